@@ -1,0 +1,84 @@
+"""The frame around both commands: entry points, exit codes, error lines. The commands stand in their packages.
+
+Exit codes: 0 done; 1 the input or the environment is wrong, one line on stderr; 2 wrong usage; 130 Ctrl-C.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+GLOBAL_FLAGS = ("--quiet", "--debug")
+
+
+def dtld() -> None:
+    """Entry point of the console script ``dtld``."""
+    from dtld_tools.commands import app
+    from dtld_tools.errors import DtldError, UsageError
+
+    run("dtld", app, DtldError, UsageError)
+
+
+def kd() -> None:
+    """Entry point of the console script ``kd``."""
+    from kd.commands import app
+
+    from kd.errors import KdError, UsageError
+
+    run("kd", app, KdError, UsageError)
+
+
+def run(
+    name: str,
+    app: typer.Typer,
+    expected_error: type[Exception],
+    usage_error: type[Exception],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Run an app with the flags that both share, then leave with an exit code. Always raises SystemExit."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # The shared flags may stand anywhere on the line; Typer wants them before the command.
+    leading = [flag for flag in arguments if flag in GLOBAL_FLAGS]
+    rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
+    app.callback()(_shared_flags(name))
+    try:
+        app([*leading, *rest], prog_name=name)
+    except expected_error as error:
+        _fail(error, 2 if isinstance(error, usage_error) else 1, leading)
+    except (OSError, MemoryError) as error:
+        _fail(error, 1, leading)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # a defect of ours: still one line, and how to see more
+        _fail(error, 1, leading, f"{type(error).__name__} (a defect of {name}; please report it with --debug): ")
+
+
+def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> None:
+    if "--debug" in flags:
+        raise error
+    print(f"error: {kind}{' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _shared_flags(name: str):  # noqa: ANN202 - a Typer callback, built per app
+    def show_version(asked: bool) -> None:
+        if asked:
+            try:
+                print(f"{name} {version('dtld-kd')}")
+            except PackageNotFoundError:
+                print(f"{name} (not installed)")
+            raise typer.Exit
+
+    def callback(
+        context: typer.Context,
+        quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+        ] = False,
+    ) -> None:
+        context.obj = {"quiet": quiet, "debug": debug}
+
+    return callback

@@ -1,0 +1,15 @@
+"""The JSON Schemas of every file that the two tools read or write, loaded by name."""
+
+import json
+from functools import lru_cache
+from importlib.resources import files
+
+
+@lru_cache
+def load(name: str) -> dict:
+    """The schema ``<name>.schema.json`` as a dict.
+
+    >>> load("frame")["title"]
+    'A line of frames.jsonl'
+    """
+    return json.loads(files(__name__).joinpath(f"{name}.schema.json").read_text(encoding="utf-8"))
