@@ -1,0 +1,244 @@
+"""The dataset on disk, its one reader and writer: data.yaml, frames.jsonl, manifest.jsonl, report, labels, images.
+
+    OUT/data.yaml  OUT/frames.jsonl  OUT/manifest.jsonl  OUT/report.json
+    OUT/images/<split>/<name>.jpg    OUT/labels/<split>/<name>.txt
+
+While a dataset is being made, OUT/.unfinished holds the identity of its plan and the temporary files; every
+other file is complete the moment it has its name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fastjsonschema
+import orjson
+import yaml
+
+import schemas
+from dtld_tools.errors import DatasetError
+from dtld_tools.images import write_atomically
+from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
+
+UNFINISHED = ".unfinished"
+Record = TypeVar("Record")
+
+
+# --- lines -----------------------------------------------------------------------------------------------
+
+
+def frame_to_json(frame: FrameRecord) -> dict[str, Any]:
+    """A frame as its line of frames.jsonl; see schemas/frame.schema.json."""
+    return {
+        "frame": frame.frame,
+        **frame.sequence._asdict(),
+        "split": frame.split,
+        "width": frame.width,
+        "height": frame.height,
+        "lights": [{"id": t.light_id, "class": t.class_id, "box": list(t.box)} for t in frame.lights],
+        "dropped": [_dropped_to_json(dropped) for dropped in frame.dropped],
+    }
+
+
+def frame_from_json(line: Mapping[str, Any]) -> FrameRecord:
+    """The inverse of `frame_to_json`."""
+    return FrameRecord(
+        frame=line["frame"],
+        sequence=SequenceId(line["city"], line["route"], line["sequence"]),
+        split=line["split"],
+        width=line["width"],
+        height=line["height"],
+        lights=tuple(Target(light["class"], Box(*light["box"]), light["id"]) for light in line["lights"]),
+        dropped=tuple(
+            Dropped(d["id"], d["reason"], d.get("class"), Box(*d["box"]) if "box" in d else None)
+            for d in line["dropped"]
+        ),
+    )
+
+
+def image_to_json(image: ImageRecord) -> dict[str, Any]:
+    """An image as its line of manifest.jsonl; see schemas/manifest.schema.json."""
+    return {
+        "name": image.name,
+        "split": image.split,
+        "frame": image.frame,
+        **image.sequence._asdict(),
+        "window": image.window._asdict(),
+        "scale": image.scale,
+        "augmentation": image.augmentation,
+        "targets": image.targets,
+        "slivers": image.slivers,
+    }
+
+
+def image_from_json(line: Mapping[str, Any]) -> ImageRecord:
+    """The inverse of `image_to_json`."""
+    return ImageRecord(
+        name=line["name"],
+        split=line["split"],
+        frame=line["frame"],
+        sequence=SequenceId(line["city"], line["route"], line["sequence"]),
+        window=Window(**line["window"]),
+        scale=line["scale"],
+        augmentation=line["augmentation"],
+        targets=tuple(line["targets"]),
+        slivers=tuple(line["slivers"]),
+    )
+
+
+def label_text(targets: Sequence[Target], size_wh: tuple[int, int]) -> str:
+    """A YOLO label file: ``class xc yc w h`` per target, shares of the image's size with 6 decimals.
+
+    >>> label_text([Target(1, Box(0, 0, 64, 32), 7)], (640, 640))
+    '1 0.050000 0.025000 0.100000 0.050000\\n'
+    """
+    width, height = size_wh
+    return "".join(
+        f"{t.class_id} {(t.box.x1 + t.box.x2) / 2 / width:.6f} {(t.box.y1 + t.box.y2) / 2 / height:.6f} "
+        f"{t.box.width / width:.6f} {t.box.height / height:.6f}\n"
+        for t in targets
+    )
+
+
+def _dropped_to_json(dropped: Dropped) -> dict[str, Any]:
+    line: dict[str, Any] = {"id": dropped.light_id, "reason": dropped.reason}
+    if dropped.class_id is not None:
+        line["class"] = dropped.class_id
+    if dropped.box is not None:
+        line["box"] = list(dropped.box)
+    return line
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def read_frames(root: Path) -> Iterator[FrameRecord]:
+    """The lines of frames.jsonl in order, each checked against its schema. Raises DatasetError."""
+    return _read_lines(root / "frames.jsonl", "frame", frame_from_json)
+
+
+def read_images(root: Path) -> Iterator[ImageRecord]:
+    """The lines of manifest.jsonl in order, each checked against its schema. Raises DatasetError."""
+    return _read_lines(root / "manifest.jsonl", "manifest", image_from_json)
+
+
+def read_report(root: Path) -> dict[str, Any]:
+    """The dataset's report.json. Raises DatasetError."""
+    path = root / "report.json"
+    try:
+        return orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: {error}; expected a finished dataset of dtld") from error
+
+
+def read_class_names(root: Path) -> tuple[str, ...]:
+    """The class names of data.yaml in the order of their numbers. Raises DatasetError."""
+    path = root / "data.yaml"
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
+        return tuple(names[index] for index in range(len(names)))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected a dataset made by dtld convert or prepare") from error
+    except (yaml.YAMLError, KeyError, TypeError, IndexError) as error:
+        raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml") from error
+
+
+def image_path(root: Path, image: ImageRecord) -> Path:
+    """Where an image of the dataset lies."""
+    return root / "images" / image.split / image.name
+
+
+def label_path(root: Path, image: ImageRecord) -> Path:
+    """Where the image's label file lies."""
+    return (root / "labels" / image.split / image.name).with_suffix(".txt")
+
+
+def _read_lines(path: Path, schema: str, from_json: Callable[[Mapping], Record]) -> Iterator[Record]:
+    check = _validator(schema)
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield from_json(check(orjson.loads(line)))
+                except (orjson.JSONDecodeError, fastjsonschema.JsonSchemaValueException) as error:
+                    reason = str(error).replace("data", "line", 1)
+                    raise DatasetError(f"{path}: line {number}: {reason}; make the dataset again") from error
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: {error.strerror}; expected a dataset made by dtld convert, tile or prepare"
+        ) from error
+
+
+@lru_cache
+def _validator(schema: str) -> Callable[[Any], Any]:
+    return fastjsonschema.compile(schemas.load(schema), use_default=False)
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+def open_output(out: Path, identity: str, *, overwrite: bool) -> None:
+    """Make OUT ready for the plan with this identity, or to continue it. Raises DatasetError.
+
+    A folder that holds another dataset is refused, or emptied with ``overwrite``; one that holds anything else
+    is always refused.
+    """
+    marker = out / UNFINISHED / "identity"
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out}: is a file, expected a folder to write the dataset into")
+    if out.is_dir() and any(out.iterdir()):
+        found = marker.read_text() if marker.is_file() else _finished_identity(out)
+        if found is None:
+            raise DatasetError(f"{out}: holds files that are no dataset of dtld; choose an empty or a new folder")
+        if found != identity:
+            if not overwrite:
+                raise DatasetError(
+                    f"{out}: holds a dataset of another configuration; choose another --out, or pass --overwrite"
+                )
+            remove_dataset(out)
+    for kind in ("images", "labels"):
+        for split in SPLITS:
+            (out / kind / split).mkdir(parents=True, exist_ok=True)
+    marker.parent.mkdir(exist_ok=True)
+    write_atomically(marker, identity.encode(), marker.parent)
+
+
+def remove_dataset(out: Path) -> None:
+    """Delete the dataset's own files and folders, the mark of an unfinished one last; leave anything else."""
+    for folder in ("images", "labels"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for name in ("frames.jsonl", "manifest.jsonl", "data.yaml", "report.json"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+
+
+def write_data_yaml(out: Path, class_names: Sequence[str]) -> None:
+    """Without a ``path`` key, Ultralytics resolves the folders beside the file, so the dataset can be moved."""
+    document = {split: f"images/{split}" for split in SPLITS} | {"names": dict(enumerate(class_names))}
+    write_atomically(out / "data.yaml", yaml.safe_dump(document, sort_keys=False).encode(), out / UNFINISHED)
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a .jsonl file: under a temporary name first, line by line, then renamed."""
+    temporary = path.parent / UNFINISHED / path.name
+    with temporary.open("wb") as stream:
+        for line in lines:
+            stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    temporary.replace(path)
+
+
+def close_output(out: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json, which makes the dataset a finished one, and remove what only the making needed."""
+    write_atomically(out / "report.json", orjson.dumps(report, option=orjson.OPT_INDENT_2), out / UNFINISHED)
+    shutil.rmtree(out / UNFINISHED)
+
+
+def _finished_identity(out: Path) -> str | None:
+    try:
+        return str(read_report(out)["identity"])
+    except (DatasetError, KeyError, TypeError):
+        return None

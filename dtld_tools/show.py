@@ -1,0 +1,60 @@
+"""Results in, text for a person out: what the commands of `dtld` print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One object, indented, on stdout."""
+    print(json.dumps(value, indent=2))
+
+
+def print_report(out: Path, report: dict[str, Any], as_json: bool) -> None:
+    """The closing lines of a command that made a dataset; skipped frames go to stderr by name."""
+    if as_json:
+        print_json(report)
+        return
+    lights, images = report["lights"], report["images"]
+    dropped = ", ".join(f"{reason} {n}" for reason, n in lights["dropped"].items())
+    print(
+        f"{out}: "
+        + ", ".join(f"{split} {n}" for split, n in images.items())
+        + f" images from {sum(report['frames'].values())} frames"
+    )
+    print(
+        f"lights: {lights['in']} in = {lights['kept']} kept + {sum(lights['dropped'].values())} dropped"
+        + (f" ({dropped})" if dropped else "")
+        + f" + {lights['in_skipped_frames']} in skipped frames"
+    )
+    for name, counts in report["classes"].items():
+        print(f"  {name}: {counts['lights']} lights, {sum(counts['targets'].values())} targets")
+    if report["padded_frames"]:
+        print(f"{report['padded_frames']} frames are smaller than a tile and were padded with grey")
+    for skip in report["frames_skipped"][:10]:
+        print(f"skipped: {skip['frame']}: {skip['reason']}", file=sys.stderr)
+    if len(report["frames_skipped"]) > 10:
+        print(f"skipped: {len(report['frames_skipped'])} frames in all, see report.json", file=sys.stderr)
+    print(
+        f"{len(report['frames_skipped'])} frames skipped; {report['wall_time_s']:.1f} s, "
+        f"{report['frames_per_s']:.1f} frames/s"
+    )
+
+
+def print_inspection(found: dict[str, Any]) -> None:
+    """What `dtld inspect` found, a few lines per topic."""
+    cities = ", ".join(f"{city} {n}" for city, n in found["cities"].items())
+    print(f"{found['frames']:,} frames in {found['sequences']:,} sequences ({cities})")
+    print(f"{found['lights']:,} lights, {found['attribute_combinations']} attribute combinations")
+    for name, counts in found["attributes"].items():
+        print(f"  {name:<12}" + ", ".join(f"{value} {n:,}" for value, n in counts.items()))
+    print("classes: " + ", ".join(f"{name} {n:,}" for name, n in found["classes"].items()))
+    widths = found["box_width_px"]
+    if widths:
+        print("box width: " + ", ".join(f"{name} {value:g}" for name, value in widths.items()) + " px")
+    print("problems: " + (", ".join(f"{kind} {n:,}" for kind, n in found["problems"].items()) or "none"))
+    for value, n in found["unlisted_values"].items():
+        print(f"  unlisted {value}: {n:,}, treated as unknown")

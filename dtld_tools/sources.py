@@ -1,0 +1,157 @@
+"""Parsed labels in, sources out: which frames there are, where they lie, their size, split and classes.
+
+No pixel is read, only image headers. Every light of a selected frame is in its line, or goes with a skipped
+frame that is named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtld_tools import dataset
+from dtld_tools.collapse import Rules
+from dtld_tools.errors import DatasetError, ImageError, UsageError
+from dtld_tools.geometry import clip_boxes
+from dtld_tools.images import image_size
+from dtld_tools.parse import Labels, candidates, locate
+from dtld_tools.split import SplitSpec, assign_splits
+from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A frame that was found: its file, and its line with all lights that have a class and an area."""
+
+    path: Path
+    frame: FrameRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A frame that is in the labels but not in the dataset, and how many lights go with it."""
+
+    frame: str
+    reason: str
+    lights: int
+
+
+def select(labels: Labels, cities: Sequence[str], limit: int | None) -> tuple[Frame, ...]:
+    """The frames of some cities (all if none is named), at most the first ``limit``. Raises UsageError."""
+    frames = labels.frames
+    if cities:
+        known = sorted({frame.sequence.city for frame in frames})
+        if unknown := sorted(set(cities) - set(known)):
+            raise DatasetError(f"--cities: no frames of {', '.join(unknown)}, expected some of {', '.join(known)}")
+        frames = tuple(frame for frame in frames if frame.sequence.city in cities)
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit: got {limit}, expected 1 or more frames")
+    return frames[:limit]
+
+
+def find_sources(
+    frames: Sequence[Frame],
+    root: Path,
+    rules: Rules,
+    spec: SplitSpec,
+    seed: int,
+    *,
+    strict: bool,
+    follow_symlinks: bool,
+) -> tuple[list[Source], list[Skipped]]:
+    """Find the frames' files, read their sizes, assign classes and splits.
+
+    Raises DatasetError if none is found, ImageError at the first missing frame if ``strict``.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: is no folder, expected --root to hold City/Route/Sequence/...")
+
+    def look_at(frame: Frame) -> tuple[Path, tuple[int, int]] | str:
+        path = locate(frame.image_path, root, follow_symlinks=follow_symlinks)
+        if path is None:
+            return "missing"
+        try:
+            return path, image_size(path)
+        except ImageError as error:
+            if strict:
+                raise
+            return f"unreadable: {str(error).removeprefix(f'{path}: ')}"
+
+    found: list[tuple[Frame, Path, tuple[int, int]]] = []
+    skipped: list[Skipped] = []
+    with ThreadPoolExecutor(8) as pool:  # waits for the disk, not for the processor
+        for frame, seen in zip(frames, pool.map(look_at, frames), strict=True):
+            if not isinstance(seen, str):
+                found.append((frame, *seen))
+                continue
+            tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
+            if strict and seen == "missing":
+                raise ImageError(f"{frame.image_path}: no such file, tried {tried}; leave out --strict to skip it")
+            skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
+    if not found:
+        first = skipped[0]
+        tried = " and ".join(str(path) for path in candidates(first.frame, root))
+        raise DatasetError(
+            f"{root}: none of {len(frames)} frames can be read ({first.frame}: {first.reason}; tried {tried}); "
+            "expected City/Route/Sequence/... below --root"
+        )
+    splits = assign_splits(Counter(frame.sequence for frame, _, _ in found), spec, seed)
+    sources = [
+        Source(
+            path,
+            frame_record(frame, size_wh, splits[frame.sequence], rules, path.relative_to(root).as_posix()),
+        )
+        for frame, path, size_wh in found
+    ]
+    return sources, skipped
+
+
+def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Rules, name: str) -> FrameRecord:
+    """Clip a frame's lights to the frame and give them classes; what is left over has a reason."""
+    width, height = size_wh
+    lights: list[Target] = []
+    dropped: list[Dropped] = []
+    clipped = clip_boxes([light.box for light in frame.lights], Box(0, 0, width, height))
+    for index, (light, box) in enumerate(zip(frame.lights, clipped, strict=True)):
+        class_id = rules.class_of(light)
+        if _repeats(light, frame.lights[:index]):
+            dropped.append(Dropped(light.unique_id, "duplicate", class_id, box))
+        elif light.box.area <= 0:
+            dropped.append(Dropped(light.unique_id, "degenerate", class_id))
+        elif box is None:
+            dropped.append(Dropped(light.unique_id, "outside_frame", class_id))
+        elif class_id is None:
+            dropped.append(Dropped(light.unique_id, "rule", None, box))
+        else:
+            lights.append(Target(class_id, box, light.unique_id))
+    return FrameRecord(name, frame.sequence, split, width, height, tuple(lights), tuple(dropped))
+
+
+def dataset_sources(root: Path) -> list[Source]:
+    """The frames of a full-frame dataset on disk. Raises DatasetError if it is tiled or augmented."""
+    images = {}
+    for image in dataset.read_images(root):
+        if image.augmentation is not None or image.name != image_name(image.frame, image.sequence, None, image.name):
+            raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
+        images[image.frame] = dataset.image_path(root, image)
+    return [Source(images[frame.frame], frame) for frame in dataset.read_frames(root) if frame.frame in images]
+
+
+def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:
+    """``<City>_<Route>_<Sequence>_<stem>[_x<X>_y<Y>].<suffix>``; of ``suffix`` only its ending counts."""
+    stem = frame.rpartition("/")[2].rpartition(".")[0]
+    place = "" if window is None else f"_x{window.x}_y{window.y}"
+    return f"{'_'.join(sequence)}_{stem}{place}.{suffix.rpartition('.')[2]}"
+
+
+def _repeats(light: Light, earlier: Sequence[Light]) -> bool:
+    """Whether the light stands a second time with the same number, box and attributes."""
+    number, repetition, _ = str(light.unique_id).partition("#")
+    return bool(repetition) and any(
+        str(other.unique_id).partition("#")[0] == number
+        and (other.box, other.attributes) == (light.box, light.attributes)
+        for other in earlier
+    )
