@@ -61,7 +61,8 @@ def load_rules(path: Path | None, vocabulary: Mapping[str, tuple[str, ...]]) -> 
     """The table in a JSON or YAML file, or the project's own (the seed paper's two classes). Raises RulesError."""
     source = files("dtld_tools").joinpath("rules.json") if path is None else path
     try:
-        table = yaml.safe_load(source.read_text(encoding="utf-8"))
+        # BaseLoader: every value is text. YAML's own reading of a bare `off`, a state here, would be False.
+        table = yaml.load(source.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise RulesError(f"{source}: {reason}; expected a rule table in JSON or YAML") from error

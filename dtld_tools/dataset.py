@@ -143,7 +143,7 @@ def read_class_names(root: Path) -> tuple[str, ...]:
         return tuple(names[index] for index in range(len(names)))
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a dataset made by dtld convert or prepare") from error
-    except (yaml.YAMLError, KeyError, TypeError, IndexError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, IndexError) as error:
         raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml") from error
 
 
@@ -190,7 +190,8 @@ def open_output(out: Path, identity: str, *, overwrite: bool) -> None:
     marker = out / UNFINISHED / "identity"
     if out.exists() and not out.is_dir():
         raise DatasetError(f"{out}: is a file, expected a folder to write the dataset into")
-    if out.is_dir() and any(out.iterdir()):
+    # A mark without an identity is a run that was killed before it wrote anything else.
+    if out.is_dir() and (marker.is_file() or any(path.name != UNFINISHED for path in out.iterdir())):
         found = marker.read_text() if marker.is_file() else _finished_identity(out)
         if found is None:
             raise DatasetError(f"{out}: holds files that are no dataset of dtld; choose an empty or a new folder")
@@ -200,11 +201,11 @@ def open_output(out: Path, identity: str, *, overwrite: bool) -> None:
                     f"{out}: holds a dataset of another configuration; choose another --out, or pass --overwrite"
                 )
             remove_dataset(out)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(marker, identity.encode(), marker.parent)
     for kind in ("images", "labels"):
         for split in SPLITS:
             (out / kind / split).mkdir(parents=True, exist_ok=True)
-    marker.parent.mkdir(exist_ok=True)
-    write_atomically(marker, identity.encode(), marker.parent)
 
 
 def remove_dataset(out: Path) -> None:

@@ -125,6 +125,9 @@ class _Reader:
         self.frames: dict[str, tuple[Frame, Path]] = {}
         self.problems: Counter[str] = Counter()
         self.unlisted: Counter[str] = Counter()
+        # Problems of the frame at hand: they count with the frame, once, however many files repeat it.
+        self._of_frame: Counter[str] = Counter()
+        self._unlisted_of_frame: Counter[str] = Counter()
         self._shared: dict[tuple[str, ...], tuple[Mapping[str, str], Counter[str], Counter[str]]] = {}
 
     def read(self, path: Path) -> None:
@@ -132,10 +135,14 @@ class _Reader:
         if not images:
             raise LabelError(f"{path}: holds no frames, expected at least one; is this the right file?")
         for index, image in enumerate(images):
+            self._of_frame.clear()
+            self._unlisted_of_frame.clear()
             frame = frame_of(self, image, f"{path.name}: {at}[{index}]")
             known = self.frames.get(frame.image_path)
             if known is None:
                 self.frames[frame.image_path] = (frame, path)
+                self.problems.update(self._of_frame)
+                self.unlisted.update(self._unlisted_of_frame)
             elif known[0].lights != frame.lights:
                 raise LabelError(
                     f"{path.name}: {at}[{index}]: {frame.image_path} has other lights in {known[1].name}, "
@@ -177,7 +184,8 @@ class _Reader:
             seen[number] += 1
             repetition = seen[number]
             parsed.append(light_of(light, number if repetition == 1 else f"{number}#{repetition}", at))
-            self.problems["duplicate_ids"] += repetition > 1
+            if repetition > 1:
+                self._of_frame["duplicate_ids"] += 1
         return Frame(image_path, SequenceId(*image_path.split("/")[:3]), timestamp, tuple(parsed))
 
     def _light_v2(self, light: Mapping, light_id: LightId, where: str) -> Light:
@@ -191,8 +199,8 @@ class _Reader:
         class_id = _get(light, "class_id", where)
         attributes = attributes_from_class_id(class_id, f"{where}.class_id")
         if any(d != " " and d not in known for d, known in zip(_digits(class_id), _V1_DIGITS, strict=True)):
-            self.problems["unlisted_values"] += 1
-            self.unlisted[f"class_id={class_id}"] += 1
+            self._of_frame["unlisted_values"] += 1
+            self._unlisted_of_frame[f"class_id={class_id}"] += 1
         return Light(box, self._share(attributes, where), light_id, str(light.get("track_id", "")))
 
     def _share(self, attributes: Mapping[str, Any], where: str) -> Mapping[str, str]:
@@ -201,8 +209,8 @@ class _Reader:
             shared, missing, unlisted = self._shared[key]
         except (KeyError, TypeError):  # TypeError: an unhashable value, which _checked refuses by name
             shared, missing, unlisted = self._shared[key] = self._checked(attributes, where)
-        self.problems.update(missing)
-        self.unlisted.update(unlisted)
+        self._of_frame.update(missing)
+        self._unlisted_of_frame.update(unlisted)
         return shared
 
     @staticmethod
@@ -312,7 +320,7 @@ def _list(value: Any, where: str) -> list:
 
 
 def _number(value: Any, where: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+    if type(value) not in (int, float) or abs(value) > _MAX_NUMBER or math.isnan(value):
         raise LabelError(f"{where}: got {_short(value)}, expected a finite number")
     return float(value)
 

@@ -6,17 +6,21 @@ interrupted: an image that has its name is complete, so a second run makes only 
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,7 +259,11 @@ def render(plan: FramePlan, out: Path) -> tuple[FramePlan, str | None]:
 
 
 def _render_job(job: Job, frame: FrameRecord, out: Path) -> None:
-    missing = [image for image in job.images if not dataset.image_path(out, image).exists()]
+    missing = [
+        image
+        for image in job.images
+        if not (dataset.image_path(out, image).exists() and dataset.label_path(out, image).exists())
+    ]
     if not missing:
         return
     scratch = out / dataset.UNFINISHED
@@ -310,7 +318,8 @@ def _map(
         under_way: deque = deque()
         try:
             for item in items:
-                under_way.append((item, pool.submit(work, item)))
+                with _no_interrupt():
+                    under_way.append((item, pool.submit(work, item)))
                 if len(under_way) >= 4 * workers:
                     yield under_way.popleft()[1].result()
             while under_way:
@@ -326,9 +335,29 @@ def _map(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back while a process may be started: it would die in its imports, with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a started process inherits the mask
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     cv2.setNumThreads(1)
+    # A worker holds both ends of the pipe it waits on, so it would never notice that its parent was killed.
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _version(package: str) -> str:

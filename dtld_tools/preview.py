@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dtld_tools import dataset
-from dtld_tools.errors import DatasetError
-from dtld_tools.images import read_image
+from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.images import SUFFIXES, read_image
 from dtld_tools.types import Box, ImageRecord, Split
 
 CELL_WIDTH = 480
@@ -29,6 +29,8 @@ def preview(root: Path, out: Path, *, count: int = 16, split: Split = "train") -
 
     Returns how many images and boxes it shows. Raises DatasetError if the split has no images.
     """
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out: got the ending {out.suffix!r}, expected {', '.join(SUFFIXES)}")
     class_names = dataset.read_class_names(root)
     images = [image for image in dataset.read_images(root) if image.split == split]
     if not images:
@@ -98,8 +100,9 @@ def read_boxes(path: Path, size_wh: tuple[int, int]) -> list[tuple[int, Box]]:
                 raise DatasetError(f"{path}: line {number}: got {line!r}, expected 'class xc yc w h'") from None
             left, top = (xc - w / 2) * width, (yc - h / 2) * height
             boxes.append((class_id, Box.from_xywh(left, top, w * width, h * height)))
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}, expected a label file; see dtld validate") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no text"
+        raise DatasetError(f"{path}: {reason}, expected a label file; see dtld validate") from error
     return boxes
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dtld_tools import dataset
 from dtld_tools.collapse import Rules
@@ -142,7 +142,7 @@ def dataset_sources(root: Path) -> list[Source]:
 
 def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:
     """``<City>_<Route>_<Sequence>_<stem>[_x<X>_y<Y>].<suffix>``; of ``suffix`` only its ending counts."""
-    stem = frame.rpartition("/")[2].rpartition(".")[0]
+    stem = PurePosixPath(frame).stem
     place = "" if window is None else f"_x{window.x}_y{window.y}"
     return f"{'_'.join(sequence)}_{stem}{place}.{suffix.rpartition('.')[2]}"
 

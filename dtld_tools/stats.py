@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dtld_tools.collapse import Rules
-from dtld_tools.errors import ImageError
+from dtld_tools.errors import ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.images import image_size
 from dtld_tools.parse import VOCABULARY, Labels, locate
 from dtld_tools.types import Box, Frame, Light
 
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 DTLD_FRAME_WH = (2048, 1024)  # assumed for boxes outside where no frame is at hand
 
 
@@ -50,9 +51,11 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
 
 
 def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
-    """Draw box sizes, places in the frame, states and classes as one picture (PNG, SVG or PDF by its ending)."""
+    """Draw sizes, places in the frame, states and classes as one picture. Raises UsageError on an unknown ending."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot: got the ending {path.suffix!r}, expected {', '.join(PLOT_SUFFIXES)}")
     lights = [light for frame in labels.frames for light in frame.lights]
     names = (*rules.class_names, "drop")
     by_class: dict[str, list[Light]] = {name: [] for name in names}

@@ -26,10 +26,13 @@ def validate(root: Path, *, workers: int = 1, quiet: bool = True) -> dict[str, A
 
     Only a folder that cannot be read as a dataset at all raises.
     """
+    unfinished = (root / dataset.UNFINISHED).exists()
+    if unfinished and not (root / "report.json").exists():
+        raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
     class_names = dataset.read_class_names(root)
     report = dataset.read_report(root)
     defects: list[str] = []
-    if (root / dataset.UNFINISHED).exists():
+    if unfinished:
         defects.append(f"{dataset.UNFINISHED}: the dataset is unfinished; run the command that made it again")
 
     frames: dict[str, FrameRecord] = {}
