@@ -1,0 +1,188 @@
+"""What a training run is asked to do, as frozen values; parses `--method` and `--set`.
+
+In: plain values and `name=value` strings. Out: a `TrainConfig`, validated once, or a UsageError that names the option.
+Invariant: standard library only, and a TrainConfig survives the way through JSON, so that a resume can compare it.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from kd.errors import UsageError
+
+# The weight that a method gets when none is given. FGFI sums over channels, so its term is large by itself: 0.01
+# starts kd_loss near 1 beside a box_loss near 6, and gave the better seeds of the first trials.
+DEFAULT_WEIGHTS: dict[str, float] = {"fgfi": 0.01}
+
+# Ultralytics settings that have an option of their own, or that the engine decides.
+OPTION_OF_SETTING = {
+    "data": "--data", "model": "--student", "epochs": "--epochs", "imgsz": "--imgsz", "batch": "--batch",
+    "device": "--device", "seed": "--seed", "freeze": "--freeze", "resume": "--resume", "project": "--out",
+    "name": "--out", "save_dir": "--out", "exist_ok": "--overwrite", "distill_model": "--teacher",
+    "dis": "--weight",
+}  # fmt: skip
+# single_cls renames the classes, and so parts the model from the data it is scored on.
+DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic", "single_cls"})
+
+
+@dataclass(frozen=True)
+class FgfiConfig:
+    """Options of the imitation mask and its adapters.
+
+    ``threshold`` is the paper's psi: a cell imitates where an anchor's IoU with a box exceeds psi times that box's
+    best. ``assigned`` takes the best over all levels instead of per level, so that a box imitates on the level of
+    its size. ``kernel`` is the adapter's side in cells, 1 or 3.
+    """
+
+    threshold: float = 0.5
+    assigned: bool = False
+    kernel: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise UsageError on a value out of range."""
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"fgfi: threshold: got {self.threshold}, expected between 0 and 1, such as 0.5")
+        if self.kernel not in (1, 3):
+            raise UsageError(f"fgfi: kernel: got {self.kernel}, expected 1 or 3")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Without teachers it is plain; methods are (name, weight) and matter only with teachers.
+
+    ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
+    are, ``settings`` further Ultralytics arguments as sorted (key, value). Raises UsageError when made.
+    """
+
+    data: str
+    student: str
+    out: str
+    teachers: tuple[str, ...] = ()
+    methods: tuple[tuple[str, float], ...] = (("fgfi", DEFAULT_WEIGHTS["fgfi"]),)
+    epochs: int = 30
+    imgsz: int = 640
+    batch: int = 16
+    device: str | None = None
+    seed: int = 0
+    freeze: int = 0
+    settings: tuple[tuple[str, Any], ...] = ()
+    fgfi: FgfiConfig = FgfiConfig()
+
+    def __post_init__(self) -> None:
+        """Raise UsageError on a value out of range, or on options that contradict each other."""
+        for name, least in (("epochs", 1), ("imgsz", 32), ("batch", 1), ("seed", 0), ("freeze", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"--{name}: got {value!r}, expected a whole number from {least}")
+        if len(self.teachers) > 1:
+            raise UsageError(f"--teacher: got {len(self.teachers)} teachers, expected one: several are to come")
+        if self.device and "," in self.device:
+            raise UsageError(f"--device: got {self.device}, expected cpu or one GPU such as 0: several are to come")
+        names = [name for name, _ in self.methods]
+        for name, weight in self.methods:
+            if name not in DEFAULT_WEIGHTS:
+                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(DEFAULT_WEIGHTS)}")
+            if not (math.isfinite(weight) and weight > 0):
+                raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0")
+        if self.teachers and not names:
+            raise UsageError("--method: got none, expected at least one with a teacher")
+        if len(set(names)) < len(names):
+            raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a teacher to learn from."""
+        return bool(self.teachers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""
+        values = asdict(self)
+        values["data"], values["out"] = str(Path(self.data).resolve()), str(Path(self.out).resolve())
+        values["methods"] = dict(self.methods) if self.distils else {}
+        values["settings"] = {key: _jsonable(value) for key, value in self.settings}
+        values["teachers"] = [_place(teacher) for teacher in self.teachers]
+        values["student"] = _place(self.student)
+        if not self.distils:
+            del values["fgfi"]
+        return values
+
+
+def _place(spec: str) -> str:
+    return str(Path(spec).resolve()) if Path(spec).is_file() else spec
+
+
+def _jsonable(value: Any) -> Any:
+    return [_jsonable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def parse_methods(texts: Iterable[str], weight: float | None = None) -> tuple[tuple[str, float], ...]:
+    """``name`` or ``name=weight`` strings as (name, weight) pairs.
+
+    ``weight`` is `--weight`: for a single method that has none of its own. Raises UsageError.
+
+    >>> parse_methods(["fgfi"]), parse_methods(["fgfi=0.1"]), parse_methods(["fgfi"], weight=0.05)
+    ((('fgfi', 0.01),), (('fgfi', 0.1),), (('fgfi', 0.05),))
+    """
+    pairs = [_parse_method(text) for text in texts]
+    if weight is not None:
+        if len(pairs) != 1 or pairs[0][1] is not None:
+            given = ", ".join(texts) or "no method"
+            raise UsageError(f"--weight: got {weight} with {given}, expected one method without a weight of its own")
+        pairs = [(pairs[0][0], float(weight))]
+    return tuple((name, DEFAULT_WEIGHTS[name] if own is None else own) for name, own in pairs)
+
+
+def _parse_method(text: str) -> tuple[str, float | None]:
+    name, equals, number = text.partition("=")
+    if name not in DEFAULT_WEIGHTS:
+        near = get_close_matches(name, DEFAULT_WEIGHTS, n=1) or list(DEFAULT_WEIGHTS)
+        raise UsageError(f"--method: got {name!r}, expected {' or '.join(near)}, as in fgfi or fgfi=0.01")
+    try:
+        return name, float(number) if equals else None
+    except ValueError as error:
+        raise UsageError(f"--method {name}: weight: got {number!r}, expected a number such as 0.01") from error
+
+
+def parse_settings(texts: Iterable[str], known: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """``KEY=VALUE`` strings as sorted (key, value) pairs, values typed as Python or YAML would.
+
+    ``known`` holds Ultralytics' settings and their defaults. Raises UsageError for a key that is unknown (naming
+    the nearest), that has an option of its own, or that the engine decides.
+
+    >>> parse_settings(["lr0=0.01", "plots=true", "optimizer=SGD"], {"lr0": 0, "plots": True, "optimizer": "auto"})
+    (('lr0', 0.01), ('optimizer', 'SGD'), ('plots', True))
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals:
+            raise UsageError(f"--set: got {text!r}, expected KEY=VALUE such as lr0=0.01")
+        if key in OPTION_OF_SETTING:
+            raise UsageError(f"--set {key}: got an argument with its own option, expected {OPTION_OF_SETTING[key]}")
+        if key in DECIDED:
+            raise UsageError(f"--set {key}: got an argument that kd decides, expected any other")
+        if key not in known:
+            near = get_close_matches(key, known, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "see docs.ultralytics.com/usage/cfg"
+            raise UsageError(f"--set {key}: got no training argument of Ultralytics, expected one: {hint}")
+        if key in values:
+            raise UsageError(f"--set {key}: got it twice, expected it once")
+        values[key] = _typed(value.strip())
+    return tuple(sorted(values.items()))
+
+
+def _typed(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,319 @@
+"""From a configuration to a run folder: checks first, then Ultralytics' training loop, then the figures.
+
+In: a TrainConfig. Out: RUN with weights, results.csv, config.json (written at the start) and run.json (written at
+the end; schemas/run.schema.json).
+Invariant: a refused run leaves no folder, run.json exists exactly when the run is complete, and nothing but a folder
+with a config.json of ours is ever deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+import ultralytics
+from ultralytics.nn.tasks import torch_safe_load
+from ultralytics.utils.torch_utils import get_flops, strip_optimizer
+
+from kd.config import TrainConfig
+from kd.errors import KdError, RunError, UsageError
+from kd.evaluate import score
+from kd.losses import METHODS
+from kd.masks import Grid, imitation_masks
+from kd.teacher import Teacher, Worth, check_worth, probe_levels, sha256, shared_strides
+from kd.trainer import Trainer, aside, trainer_class
+
+MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    allow_weak_teacher: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a student, distilled when the configuration names a teacher; returns the content of run.json.
+
+    ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
+    checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
+    levels, adapters, the mask's share on one batch, the teacher's score. ``quiet`` silences Ultralytics.
+    Raises ModelError, DataError, UsageError, RunError or DistillationError.
+    """
+    started = time.monotonic()
+    if resume and overwrite:
+        raise UsageError("--resume: got it with --overwrite, expected one of them")
+    ultra.check_settings(dict(config.settings))
+    ultra.check_device(config.device)
+    out = Path(config.out).resolve()
+    last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
+    data = ultra.resolve_data(config.data)
+    student = ultra.load_model(config.student)
+    ultra.require_student(student, config.student)
+    record = {
+        "config": config.to_json(),
+        "data_sha256": hash_data(config.data, data),
+        "student_sha256": _file_hash(config.student),
+        "kd": _kd(config, student.model) if config.distils else None,
+    }
+    if resume:
+        record["kd"] = _require_same(out, record)
+    elif not dry_run:
+        _require_free(out, overwrite)
+    if config.distils and not resume:
+        record["kd"]["worth"] = _worth(config, allow_weak_teacher).to_json()
+    if dry_run:
+        return _plan(config, student.overrides["model"], record)
+    if overwrite and out.exists():
+        shutil.rmtree(out)
+    try:
+        resumed = last.exists()
+        if not resumed or 0 <= _epoch(last) < config.epochs - 1:
+            if not resumed:
+                out.mkdir(parents=True, exist_ok=True)
+                _write_json(out / "config.json", record)
+            trainer = _trainer(config, student.overrides["model"], out, last if resumed else None)
+            with ultra.narrate(quiet):
+                _translated(trainer.train, out)
+        if not best.exists():
+            raise RunError(f"{out}: training: got no best.pt, expected finite scores: lower the learning rate")
+        for checkpoint in (last, best):  # a run that was cut off after its last epoch has this still to do
+            if _epoch(checkpoint) >= 0:
+                with ultra.silence():
+                    strip_optimizer(checkpoint)
+        result = {
+            **record,
+            "images": {split: len(ultra.image_files(data[split])) for split in ultra.SPLITS},
+            "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
+            **_size(last, config.imgsz),
+            "versions": versions(),
+            "device": device_name(config.device),
+            "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
+            "resumed": resumed,
+            "wall_time_s": round(time.monotonic() - started, 1),
+        }
+        _write_json(out / "run.json", result)
+    except BaseException:
+        if not last.exists():  # nothing to resume: leave no trace
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    finally:
+        torch.set_num_threads(ultra.TORCH_THREADS)
+    return result
+
+
+def hash_data(data_yaml: str | Path, data: dict[str, Any]) -> str:
+    """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
+
+    Pixels are not read: it tells datasets apart, and whether labels or images came or went, in milliseconds.
+    """
+    digest = hashlib.sha256(Path(data_yaml).read_bytes())
+    for split in ultra.SPLITS:
+        for image in ultra.image_files(data[split]):
+            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
+            label = ultra.label_file(image)
+            digest.update(label.read_bytes() if label.exists() else b"-")
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What made a run: this package, Python, torch, Ultralytics."""
+    try:
+        own = importlib.metadata.version("dtld-kd")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {
+        "dtld-kd": own,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "ultralytics": ultralytics.__version__,
+    }
+
+
+def device_name(device: str | None) -> str:
+    """The GPU or processor that a run is on, as text for people."""
+    if device in ("cpu", "mps") or not torch.cuda.is_available():
+        return f"{device or 'cpu'} {platform.machine()}, {ultra.TORCH_THREADS} threads"
+    return torch.cuda.get_device_name(int(device) if device else None)
+
+
+def _kd(config: TrainConfig, student: torch.nn.Module) -> dict[str, Any]:
+    """What is learned from whom: refuses a teacher that is no model, or shares no level, before anything is made."""
+    spec = config.teachers[0]
+    teacher = Teacher(spec, torch.device("cpu"))
+    levels = probe_levels(student)
+    rows = [
+        {"stride": stride, "student_channels": levels[stride], "teacher_channels": teacher.levels[stride]}
+        for stride in shared_strides(levels, teacher.levels, spec)
+    ]
+    cells = config.fgfi.kernel**2
+    return {
+        "teacher_sha256": _file_hash(spec),
+        "levels": rows,
+        "adapter_params": sum(r["teacher_channels"] * (r["student_channels"] * cells + 1) for r in rows),
+        "worth": None,
+    }
+
+
+def _worth(config: TrainConfig, allow_weak: bool) -> Worth:
+    return check_worth(
+        config.teachers[0],
+        config.student,
+        config.data,
+        imgsz=config.imgsz,
+        batch=config.batch,
+        device=config.device,
+        allow_weak=allow_weak,
+    )
+
+
+def _file_hash(spec: str) -> str | None:
+    path = Path(spec)
+    return sha256(path) if path.is_file() else None
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "config.json").is_file():
+        raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")
+    if not overwrite:
+        raise RunError(f"{out}: got a run that is there already, expected none: pass --resume or --overwrite")
+
+
+def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Raise RunError unless ``out`` holds an unfinished run of this configuration; returns what it learns from."""
+    try:
+        before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        pairs = {**before["config"], **{key: before[key] for key in ("data_sha256", "student_sha256")}}
+        taught = before["kd"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{out}: got no run of kd to resume, expected a folder with a config.json") from error
+    if (out / "run.json").exists():
+        raise RunError(f"{out}: got a finished run, expected one that was cut off: nothing is left to do")
+    now = {**record["config"], **{key: record[key] for key in ("data_sha256", "student_sha256")}}
+    if taught and record["kd"]:
+        pairs["teacher_sha256"], now["teacher_sha256"] = taught["teacher_sha256"], record["kd"]["teacher_sha256"]
+    for key in sorted((pairs.keys() | now.keys()) - MAY_DIFFER):
+        if pairs.get(key) != now.get(key):
+            raise RunError(
+                f"{out}: {key}: got {now.get(key)}, expected {pairs.get(key)} as the run was started with: "
+                f"give the same options, or --overwrite"
+            )
+    return taught
+
+
+def _epoch(checkpoint: Path) -> int:
+    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one."""
+    with ultra.silence():
+        return torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"]
+
+
+def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None) -> Trainer:
+    overrides = {
+        "task": "detect",
+        "mode": "train",
+        "model": model,
+        "data": str(Path(config.data).resolve()),
+        "epochs": config.epochs,
+        "imgsz": config.imgsz,
+        "batch": config.batch,
+        "device": config.device,
+        "seed": config.seed,
+        "freeze": config.freeze or None,
+        "plots": False,
+        **dict(config.settings),
+        "save_dir": str(out),
+    }
+    if last:
+        kept = ("data", "device", "save_dir")  # the rest comes from the checkpoint, optimizer choices included
+        overrides = {key: overrides[key] for key in kept} | {"resume": str(last)}
+    with ultra.silence():
+        return _translated(lambda: trainer_class(config)(overrides=overrides), out)
+
+
+def _translated(work: Callable[[], Any], out: Path) -> Any:
+    """Do the work; what Ultralytics or torch raise becomes one line of ours, the original as its cause."""
+    try:
+        return work()
+    except KdError:
+        raise
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"{out}: training: got {type(error).__name__}: {line}, expected it to go on: --debug shows where"
+        ) from error
+
+
+def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Scores of a checkpoint on val, and on test where there is one."""
+    yolo = ultra.load_model(str(checkpoint))
+    return {
+        split: score(
+            yolo, config.data, split=split, imgsz=config.imgsz, batch=config.batch, device=config.device, quiet=quiet
+        )
+        for split in ("val", "test")
+        if data[split]
+    }
+
+
+def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
+    model = ultra.load_model(str(checkpoint)).model
+    return {
+        "params": sum(p.numel() for p in model.parameters()),
+        "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    aside(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    aside(path).replace(path)
+
+
+def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What a run would do, from the first batch of a trainer that is set up in a folder of its own and dropped."""
+    with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, ultra.silence():
+        trainer = _trainer(config, model, Path(scratch), None)
+        _translated(trainer._setup_train, Path(scratch))
+        steps = len(trainer.train_loader)
+        plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}
+        if trainer.distillation:
+            plan["first_batch"] = _first_batch(trainer)
+    torch.set_num_threads(ultra.TORCH_THREADS)
+    return plan
+
+
+def _first_batch(trainer: Trainer) -> dict[str, Any]:
+    """Boxes, mask shares by stride, and unweighted terms of the first training batch."""
+    distillation, config = trainer.distillation, trainer.config
+    batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    with torch.no_grad():
+        inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
+        terms = {name: float(METHODS[name](inputs, config)) for name, _ in config.methods}
+    masks = imitation_masks(
+        inputs.boxes_xyxy,
+        inputs.image_index,
+        len(batch["img"]),
+        [Grid(stride, *features.shape[2:]) for stride, features in inputs.student.items()],
+        threshold=config.fgfi.threshold,
+        assigned=config.fgfi.assigned,
+    )
+    shares = [round(float(mask.float().mean()), 4) for mask in masks]
+    return {
+        "boxes": len(inputs.boxes_xyxy),
+        "mask_share": dict(zip(map(str, inputs.student), shares, strict=True)),
+        "terms": terms,
+    }

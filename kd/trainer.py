@@ -1,0 +1,277 @@
+"""The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
+
+In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
+files, plus `last.kd.pt` beside `last.pt`.
+Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
+`last.kd.pt`, the teacher in neither. Nothing of Ultralytics is patched.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.torch_utils import unwrap_model
+
+from kd.config import TrainConfig
+from kd.errors import DistillationError
+from kd.losses import METHODS, Batch
+from kd.teacher import Teacher, probe_levels, shared_strides
+
+ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
+PATIENCE = 20  # steps that a term may be zero or not finite
+
+
+class Adapters(nn.ModuleDict):
+    """One convolution per shared stride, from the student's channels to the teacher's, without an activation.
+
+    Keys are strides as text. A deep copy is None: EMA and checkpoints are made by deep copies of the student, and
+    so never carry adapters.
+    """
+
+    def __init__(self, channels: dict[int, tuple[int, int]], kernel: int, seed: int) -> None:
+        """``channels``: stride -> (student's, teacher's). The global random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(
+                {
+                    str(stride): nn.Conv2d(student, teacher, kernel, padding=kernel // 2)
+                    for stride, (student, teacher) in channels.items()
+                }
+            )
+
+    def __deepcopy__(self, memo: dict) -> None:
+        """Leave adapters out of every copy of the student."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides in pixels, in the student's order."""
+        return tuple(map(int, self))
+
+
+class Distillation:
+    """The student's criterion with the distillation terms appended; a plain object, as Ultralytics' own are.
+
+    A term is weighted, logged as it is, and multiplied by the batch size where Ultralytics does so with its own
+    items, so that a weight means the same for every batch size.
+    """
+
+    def __init__(self, model: nn.Module, teacher: Teacher, adapters: Adapters, config: TrainConfig) -> None:
+        """``model`` is the bare student; its own criterion is made at the first step, when class weights are set."""
+        self.model, self.teacher, self.adapters, self.config = model, teacher, adapters, config
+        self.task: Any = None
+        self._steps = 0
+        self._off: dict[str, Tensor] = {}  # method -> consecutive steps with boxes at which it was zero or not finite
+
+    def __deepcopy__(self, memo: dict) -> None:
+        """Leave the criterion out of every copy of the student."""
+
+    def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss items times batch size [T + 1], and the detached items by name, `kd_loss` last.
+
+        Raises DistillationError when a term was exactly zero or not finite for 20 steps with boxes.
+        """
+        if self.task is None:
+            self.task = self.model.init_criterion()
+        loss, items = self.task(preds, batch)
+        inputs = self.inputs(preds, batch)
+        terms = {name: weight * METHODS[name](inputs, self.config) for name, weight in self.config.methods}
+        if len(inputs.boxes_xyxy):
+            self._guard(terms, loss)
+        total = torch.stack(list(terms.values())).sum()
+        items = {**items, "kd_loss": total.detach()}
+        if len(terms) > 1:
+            items |= {f"kd_{name}_loss": term.detach() for name, term in terms.items()}
+        return torch.cat((loss.reshape(-1), (total * len(batch["img"])).reshape(1))), items
+
+    def inputs(self, preds: Any, batch: dict[str, Tensor]) -> Batch:
+        """What the methods look at, from the student's training output and the batch of Ultralytics' loader."""
+        images = batch["img"]
+        preds = preds[1] if isinstance(preds, tuple) else preds
+        levels = preds.get("one2many", preds)["feats"]  # dual heads: the branch that trains the neck
+        student = dict(zip((int(stride) for stride in self.model.stride), levels, strict=True))
+        teacher = self.teacher.features(images)
+        strides = self.adapters.strides
+        height, width = images.shape[2:]
+        centre, side = (batch["bboxes"].to(images.device) * images.new_tensor([width, height] * 2)).split(2, 1)
+        return Batch(
+            student={stride: student[stride] for stride in strides},
+            teacher={stride: teacher[stride] for stride in strides},
+            weight={stride: self.adapters[str(stride)].weight for stride in strides},
+            bias={stride: self.adapters[str(stride)].bias for stride in strides},
+            boxes_xyxy=torch.cat((centre - side / 2, centre + side / 2), 1),
+            image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
+        )
+
+    def _guard(self, terms: dict[str, Tensor], loss: Tensor) -> None:
+        """Count steps at which a term does nothing; the student's own divergence is Ultralytics' to recover from."""
+        healthy = loss.detach().isfinite().all()
+        for name, term in terms.items():
+            off = (term.detach() == 0) | (~term.detach().isfinite() & healthy)
+            self._off[name] = (self._off.get(name, torch.zeros((), device=term.device)) + 1) * off
+        self._steps += 1
+        if self._steps % PATIENCE:
+            return  # looking at the counters waits for the device
+        for name, count in self._off.items():
+            if count >= PATIENCE:
+                raise DistillationError(
+                    f"{name}: got {float(terms[name].detach()):g} for {int(count)} steps on batches with boxes, "
+                    f"expected a finite term above 0: lower its weight or the learning rate, or check the teacher"
+                )
+
+    def adopt(self, model: nn.Module) -> None:
+        """Take the criterion that Ultralytics put on the model instead of this one inside."""
+        if model.criterion is not self:
+            self.task, model.criterion = model.criterion, self
+
+    def update(self) -> None:
+        """Pass the end of an epoch on to a dual head's schedule."""
+        if hasattr(self.task, "update"):
+            self.task.update()
+
+    @property
+    def updates(self) -> int:
+        """The epochs that a dual head's schedule has seen."""
+        return self.task.updates
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        self.task.updates = value
+
+
+class Trainer(DetectionTrainer):
+    """Ultralytics' trainer for detectors, distilling when its configuration names a teacher.
+
+    Made by `trainer_class`. Plain and distilled runs go through the same class; with one seed they start from the
+    same weights and see the same batches.
+    """
+
+    config: TrainConfig
+    distillation: Distillation | None = None
+
+    @property
+    def sidecar(self) -> Path:
+        """Where the adapters of `last.pt` are."""
+        return self.last.with_suffix(".kd.pt")
+
+    def set_model_attributes(self) -> None:
+        """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
+        super().set_model_attributes()
+        if not self.config.distils:
+            return
+        with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
+            teacher = Teacher(self.config.teachers[0], self.device)
+        levels = probe_levels(self.model)
+        strides = shared_strides(levels, teacher.levels, teacher.spec)
+        channels = {stride: (levels[stride], teacher.levels[stride]) for stride in strides}
+        adapters = Adapters(channels, self.config.fgfi.kernel, self.config.seed).to(self.device)
+        self.distillation = Distillation(self.model, teacher, adapters, self.config)
+        self.model.criterion = self.distillation
+        self.model.add_module(ADAPTERS, adapters)
+
+    def _setup_train(self) -> None:
+        super()._setup_train()
+        if self.device.type == "cpu":
+            torch.set_num_threads(ultra.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
+        if self.distillation:
+            require_wired(self.distillation, self.optimizer)
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Leave out the validation columns of terms that only training has: Ultralytics would log them as 0."""
+        super().save_metrics({k: v for k, v in metrics.items() if not k.startswith("val/kd_")})
+
+    def save_model(self) -> bool:
+        """Write the checkpoints and the sidecar aside and rename them, so that a killed run leaves whole files."""
+        self.ema.ema._modules.pop(ADAPTERS, None)  # the None that a deep copy leaves behind
+        last, best = self.last, self.best
+        self.last, self.best = aside(last), aside(best)
+        try:
+            saved = super().save_model()
+        finally:
+            self.last, self.best = last, best
+        if self.distillation:
+            state = {"epoch": self.epoch, "adapters": self.distillation.adapters.state_dict()}
+            torch.save(state, aside(self.sidecar))
+        for path in (self.best, self.sidecar, self.last):
+            if aside(path).exists():
+                aside(path).replace(path)
+        return saved
+
+    def resume_training(self, ckpt: dict | None) -> None:
+        """Resume, and put the terms back around the criterion that Ultralytics renews for dual heads."""
+        super().resume_training(ckpt)
+        if self.distillation:
+            self.distillation.adopt(unwrap_model(self.model))
+
+    def _load_checkpoint_state(self, ckpt: dict) -> None:
+        """Load the adapters with the optimizer state that knows them; serves resume and NaN recovery."""
+        super()._load_checkpoint_state(ckpt)
+        if self.distillation:
+            state = load_sidecar(self.sidecar)
+            self.distillation.adapters.load_state_dict(state["adapters"])
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Recover without the adapters in sight: Ultralytics loads the student's state dict strictly."""
+        model = unwrap_model(self.model)
+        adapters = model._modules.pop(ADAPTERS, None)
+        try:
+            return super()._handle_nan_recovery(epoch)
+        finally:
+            if adapters is not None:
+                model.add_module(ADAPTERS, adapters)
+
+
+def trainer_class(config: TrainConfig) -> type[Trainer]:
+    """A Trainer bound to a configuration; a class, because Ultralytics ships nothing else to its worker processes."""
+    return type("Trainer", (Trainer,), {"config": config})
+
+
+def aside(path: Path) -> Path:
+    """Where a file is written before it is renamed to ``path``."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def load_sidecar(path: Path) -> dict[str, Any]:
+    """``{epoch, adapters}`` from a sidecar; tensors only, nothing in it can run. DistillationError if unreadable."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DistillationError(
+            f"{path}: got no readable adapters ({type(error).__name__}), expected the file written beside last.pt: "
+            f"start anew with --overwrite"
+        ) from error
+
+
+def require_wired(distillation: Distillation, optimizer: torch.optim.Optimizer) -> None:
+    """Raise DistillationError unless the adapters can learn and the teacher cannot.
+
+    Each condition is one that published implementations missed while their losses went on looking plausible.
+    """
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    teacher = list(distillation.teacher.model.parameters())
+    checks = {
+        "adapters outside the optimizer": all(id(p) in trained for p in distillation.adapters.parameters()),
+        "frozen adapters": all(p.requires_grad for p in distillation.adapters.parameters()),
+        "a teacher in the optimizer": not any(id(p) in trained for p in teacher),
+        "a teacher with gradients": not any(p.requires_grad for p in teacher),
+        "a teacher in training mode": not any(
+            m.training
+            for m in distillation.teacher.model.modules()
+            if not isinstance(m, nn.SiLU)  # Ultralytics shares one activation object between all models
+        ),
+        "an adapter that is not finite": all(
+            math.isfinite(float(p.detach().sum())) for p in distillation.adapters.parameters()
+        ),
+    }
+    for wrong, fine in checks.items():
+        if not fine:
+            raise DistillationError(
+                f"{distillation.teacher.spec}: distillation: got {wrong}, expected trained adapters and a frozen "
+                f"teacher; please report this with your Ultralytics version"
+            )

@@ -1,0 +1,339 @@
+"""The one door to Ultralytics: imports it offline and quiet, loads models safely, resolves a data.yaml.
+
+In: model names and paths, a data.yaml. Out: `YOLO` detectors and checked paths, or one-line errors.
+Invariant: nothing here reaches the network, runs code from a checkpoint, or touches the user's own settings of
+Ultralytics; every other module of kd imports this one first, so that the environment is set in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd.errors import DataError, KdError, ModelError, UsageError
+
+EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
+SPLITS = ("train", "val", "test")
+
+
+def cache_dir() -> Path:
+    """Where kd writes outside a run, and nowhere else: ``dtld-kd`` in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtld-kd"
+
+
+def _prepare_environment() -> None:
+    """Set what Ultralytics reads while it is imported; put a font where it looks before downloading one."""
+    os.environ.update(
+        YOLO_OFFLINE="1",  # no analytics, no update check, no downloads
+        YOLO_AUTOINSTALL="0",  # never pip-install what a checkpoint names
+        YOLO_CONFIG_DIR=str(cache_dir()),  # settings.json, fonts
+        ULTRALYTICS_SAFE_LOAD="1",  # checkpoints through the restricted unpickler, yaml models without eval
+    )
+    config = cache_dir() / "Ultralytics"  # Ultralytics appends its own name
+    fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
+    try:
+        config.mkdir(parents=True, exist_ok=True)
+        for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+            if not (config / name).exists():
+                partial = config / f"{name}.{os.getpid()}"
+                shutil.copyfile(fonts / "DejaVuSans.ttf", partial)
+                partial.replace(config / name)
+    except OSError as error:
+        raise KdError(
+            f"{cache_dir()}: got {error.strerror}, expected a writable cache folder: set XDG_CACHE_HOME"
+        ) from error
+
+
+def _import_ultralytics() -> None:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    logger = logging.getLogger("ultralytics")
+    try:
+        import torch  # noqa: F401  before Ultralytics, which sets OMP_NUM_THREADS=1 for whatever loads OpenMP later
+
+        logger.addFilter(_nothing)  # its first import announces a new settings file
+        import ultralytics.utils as utils
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in {"torch", "torchvision", "ultralytics"}:
+            raise KdError(EXTRA_MISSING) from error
+        raise
+    finally:
+        logger.removeFilter(_nothing)
+    if threads is None:
+        os.environ.pop("OMP_NUM_THREADS", None)  # or every process started from here would have one thread
+    off = dict.fromkeys(
+        ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb", "vscode_msg"), False
+    )
+    here = {"runs_dir": "runs", "weights_dir": "weights", "datasets_dir": "datasets"}
+    wanted = {**off, **{key: str(cache_dir() / name) for key, name in here.items()}}
+    if any(utils.SETTINGS.get(key) != value for key, value in wanted.items()):
+        utils.SETTINGS.update(wanted)
+    for handler in utils.LOGGER.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)  # stdout belongs to the commands' own output
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+_prepare_environment()
+_import_ultralytics()
+
+import torch  # noqa: E402
+from ultralytics import YOLO  # noqa: E402
+from ultralytics.cfg import check_cfg  # noqa: E402
+from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
+from ultralytics.nn.modules.head import Detect  # noqa: E402
+from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, SAFE_LOAD  # noqa: E402
+from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
+from ultralytics.utils.torch_utils import select_device  # noqa: E402
+
+TORCH_THREADS = torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Hold back Ultralytics' log lines below errors, and with them its progress bars."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+@contextlib.contextmanager
+def narrate(quiet: bool) -> Iterator[None]:
+    """Let Ultralytics speak on stderr; silence it when ``quiet`` or when nobody is watching (no terminal)."""
+    if quiet or not sys.stderr.isatty():
+        with silence():
+            yield
+    else:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+
+
+def load_model(spec: str) -> YOLO:
+    """The detector that ``spec`` names: a .pt, a .yaml, or a model name such as ``yolov5n`` or ``yolo26n``.
+
+    A name or a .yaml gives that architecture with fresh weights, drawn from torch's global generator; names
+    are those of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download.
+    Checkpoints go through the restricted unpickler. Raises ModelError.
+    """
+    path = Path(spec)
+    suffix = path.suffix.lower()
+    if suffix == ".pt":
+        require_safe(spec)
+        source, kind = str(path.resolve()), "a checkpoint that Ultralytics 8 wrote"
+    elif suffix in {".yaml", ".yml"} and path.is_file():
+        source, kind = spec, "a model yaml of Ultralytics 8"
+    else:
+        source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
+    try:
+        with silence():
+            yolo = YOLO(source)
+    except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
+        raise ModelError(f"{spec}: got no usable model ({_first_line(error)}), expected {kind}") from error
+    if yolo.task != "detect":
+        head = type(yolo.model.model[-1]).__name__
+        raise ModelError(f"{spec}: got a model for {yolo.task} ({head} head), expected a detector")
+    return yolo
+
+
+def require_student(yolo: YOLO, spec: str) -> None:
+    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head."""
+    head = yolo.model.model[-1]
+    if type(yolo.model) is not DetectionModel or not isinstance(head, Detect):
+        raise ModelError(
+            f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
+            f"YOLO detector with a Detect head, from yolov3 to yolo26"
+        )
+
+
+def require_safe(spec: str) -> None:
+    """Raise ModelError unless the file is a checkpoint that the restricted unpickler accepts; none of it runs.
+
+    The load is done here as well because Ultralytics reads ULTRALYTICS_SAFE_LOAD only when it is first
+    imported, which may have been before kd was.
+    """
+    path = Path(spec)
+    if not path.is_file():
+        raise ModelError(
+            f"{spec}: no such file, expected a .pt or .yaml file, or a model name such as yolov5n or yolo26n"
+        )
+    if _is_classic(path):
+        raise ModelError(
+            f"{spec}: got a classic anchor-based YOLOv5 checkpoint, expected an anchor-free one of Ultralytics "
+            f"8 (yolov5nu.pt is such), or the model name yolov5n for that architecture with fresh weights"
+        )
+    if check_yolov5u_filename(str(path.resolve()), verbose=False) != str(path.resolve()):
+        raise ModelError(
+            f"{spec}: got a file name that Ultralytics reads as {path.stem}u.pt, expected another: rename it"
+        )
+    if not SAFE_LOAD:
+        try:
+            with silence():
+                torch_safe_load(str(path), safe_only=True)
+        except Exception as error:
+            raise ModelError(
+                f"{spec}: got no usable model ({_first_line(error)}), expected a checkpoint that Ultralytics 8 wrote"
+            ) from error
+
+
+def _is_classic(path: Path) -> bool:
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no zip archive or a damaged one: the load that follows says so
+        return False
+    return any(name.startswith("models.") for name in foreign)
+
+
+def _packaged(spec: str) -> str:
+    """A model name as the yaml that Ultralytics finds in its own package, the scale letter kept.
+
+    >>> _packaged("yolov5n")
+    'yolov5n.yaml'
+    """
+    stem = Path(spec).stem if spec.endswith((".yaml", ".yml")) else spec
+    known = {path.stem for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
+    if stem not in known and re.sub(r"^(yolov?\d+)[nslmx](?=$|-)", r"\1", stem) not in known:
+        scaled = {f"{name}{scale}" for name in known if re.fullmatch(r"yolov?\d+", name) for scale in "nsmlx"}
+        near = get_close_matches(stem, sorted(known | scaled), n=3) or ["yolov5n", "yolo11s", "yolo26n"]
+        raise ModelError(
+            f"{spec}: got neither a file nor a model name that Ultralytics knows, expected a .pt, a .yaml, or a "
+            f"name such as {', '.join(near)}"
+        )
+    return f"{stem}.yaml"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).encode("ascii", "ignore").decode().replace("ERROR", "").strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].strip()[:160]}" if text else type(error).__name__
+
+
+def resolve_data(data_yaml: str | Path) -> dict[str, Any]:
+    """A checked view of a data.yaml: ``{path, names: {id: name}, train: [Path], val: ..., test: ...}``.
+
+    Entries are existing folders, image lists (.txt) or images, resolved as Ultralytics does: below ``path``,
+    or beside the file where there is no such key. A split that the file does not name is an empty list; every
+    named one holds at least one image, and train and val are there. Raises DataError.
+    """
+    file = Path(data_yaml)
+    if not file.is_file():
+        raise DataError(f"{file}: no such file, expected the data.yaml of a YOLO dataset")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: got no YAML ({_first_line(error)}), expected train, val and names") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: got a {type(content).__name__}, expected a mapping with train, val and names")
+    root = _root(file, content.get("path"))
+    view: dict[str, Any] = {"path": root, "names": _names(file, content)}
+    for split in SPLITS:
+        view[split] = _entries(file, split, content.get(split), root)
+    for split in ("train", "val"):
+        if not view[split]:
+            raise DataError(f"{file}: {split}: got nothing, expected a folder or list of images")
+    for split in SPLITS:
+        if view[split] and not image_files(view[split]):
+            places = ", ".join(map(str, view[split]))
+            raise DataError(f"{file}: {split}: got no images in {places}, expected .jpg, .png or the like")
+    return view
+
+
+def _root(file: Path, path: Any) -> Path:
+    if path is None:
+        return file.resolve().parent
+    if not isinstance(path, str) or not Path(path).is_dir():
+        raise DataError(
+            f"{file}: path: got {path!r}, expected an existing folder (absolute, or relative to where you are), "
+            f"or no such key when the images lie beside the file"
+        )
+    return Path(path).resolve()
+
+
+def _names(file: Path, content: dict) -> dict[int, str]:
+    names = content.get("names")
+    if names is None and isinstance(content.get("nc"), int):
+        names = [f"class_{i}" for i in range(content["nc"])]
+    try:
+        if not names:
+            raise ValueError("nothing")
+        names = check_class_names(names)
+    except Exception as error:
+        raise DataError(
+            f"{file}: names: got {_first_line(error)}, expected class names as a list or as a mapping from 0, 1"
+        ) from error
+    return {int(key): str(name) for key, name in names.items()}
+
+
+def _entries(file: Path, split: str, value: Any, root: Path) -> list[Path]:
+    if not value:
+        return []
+    entries = value if isinstance(value, list) else [value]
+    paths = []
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise DataError(f"{file}: {split}: got {entry!r}, expected a path or a list of paths")
+        path = (root / entry).resolve()
+        if not path.exists() and entry.startswith("../"):
+            path = (root / entry[3:]).resolve()  # counted from a folder below: Ultralytics forgives it
+        if not path.exists():
+            raise DataError(f"{file}: {split}: got {entry}, expected an existing folder or list: nothing is at {path}")
+        paths.append(path)
+    return paths
+
+
+def image_files(entries: list[Path]) -> list[Path]:
+    """The images behind a split's entries, sorted: folders searched to any depth, lists read line by line."""
+    files: list[Path] = []
+    for entry in entries:
+        if entry.is_dir():
+            files += entry.rglob("*.*")
+        elif entry.suffix == ".txt":
+            lines = entry.read_text(encoding="utf-8-sig").split("\n")
+            files += [entry.parent / line.strip() for line in lines if line.strip()]
+        else:
+            files.append(entry)
+    return sorted(file for file in files if file.suffix[1:].lower() in IMG_FORMATS)
+
+
+def label_file(image: Path) -> Path:
+    """Where Ultralytics looks for an image's labels: the last ``/images/`` becomes ``/labels/``."""
+    return Path(img2label_paths([image])[0])
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise UsageError unless Ultralytics takes each setting's value, by its own rules of type and range."""
+    try:
+        with silence():
+            check_cfg({**DEFAULT_CFG_DICT, **settings})
+    except (TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"--set: {text}") from error
+
+
+def check_device(device: str | None) -> None:
+    """Raise UsageError unless Ultralytics finds the device: cpu, mps, a GPU's number, or None for the best one."""
+    try:
+        with silence():
+            select_device(device or "", verbose=False)
+    except ValueError as error:
+        raise UsageError(
+            f"--device: got {device!r}, expected cpu, or the number of a GPU that is there: "
+            f"{torch.cuda.device_count()} are"
+        ) from error
+    finally:
+        torch.set_num_threads(TORCH_THREADS)  # choosing the CPU takes one core away

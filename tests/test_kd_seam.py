@@ -1,0 +1,172 @@
+"""Every internal of Ultralytics that kd leans on, by name: an update that moves one fails here and says why."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra kd")
+
+import torch
+import ultralytics.utils as utils
+from torch import nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import torch_utils
+from ultralytics.utils.tqdm import TQDM
+
+from kd import ultra
+from kd.config import DECIDED, OPTION_OF_SETTING
+
+
+@pytest.fixture(scope="module")
+def student():
+    return ultra.load_model("yolov5n").model
+
+
+def source(function):
+    return inspect.getsource(function)
+
+
+def test_version_is_of_the_series_that_was_tried():
+    assert utils.__version__.startswith("8.4."), "kd's seam was tried on Ultralytics 8.4 only"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "set_model_attributes", "_setup_train", "save_model", "save_metrics", "resume_training",
+        "_load_checkpoint_state", "_handle_nan_recovery",
+    ],
+)  # fmt: skip
+def test_the_trainer_has_the_methods_that_are_overridden(name):
+    assert callable(getattr(DetectionTrainer, name))
+
+
+def test_attributes_are_set_before_optimizer_and_ema_are_made():
+    code = source(BaseTrainer._setup_train)
+    steps = ("self.set_model_attributes()", "self._build_train_pipeline()", "ModelEMA(", "self.resume_training(ckpt)")
+    assert sorted(steps, key=code.index) == list(steps)
+
+
+def test_the_optimizer_takes_every_module_of_the_model():
+    assert "named_modules()" in source(BaseTrainer.build_optimizer)
+
+
+def test_checkpoints_null_the_criterion():
+    assert "ema.criterion = None" in source(BaseTrainer.save_model)
+    assert 'x["model"].criterion = None' in source(torch_utils.strip_optimizer)
+
+
+def test_checkpoints_are_written_to_last_and_best():
+    code = source(BaseTrainer.save_model)
+    assert "self.last.write_bytes(" in code
+    assert "self.best.write_bytes(" in code
+
+
+def test_the_ema_is_a_deep_copy():
+    assert "deepcopy(unwrap_model(model))" in source(torch_utils.ModelEMA.__init__)
+
+
+def test_a_module_whose_copy_is_none_vanishes_from_the_copy(student):
+    class Gone(nn.Conv2d):
+        def __deepcopy__(self, memo):
+            return None
+
+    student.add_module("gone", Gone(1, 1, 1))
+    try:
+        assert not [key for key in deepcopy(student).state_dict() if key.startswith("gone")]
+    finally:
+        del student.gone
+
+
+def test_the_model_calls_the_criterion_that_is_put_on_it(student):
+    student.criterion = lambda preds, batch: ("called", sorted(preds))
+    try:
+        called, keys = student({"img": torch.zeros(1, 3, 64, 64)})
+    finally:
+        del student.criterion
+    assert called == "called"
+    assert "feats" in keys
+
+
+@pytest.mark.parametrize("name", ["yolov10n", "yolo26n"])
+def test_dual_heads_give_their_features_with_the_one_to_many_branch(name):
+    preds = ultra.load_model(name).model.train()(torch.zeros(2, 3, 64, 64))
+    assert [f.shape[-1] for f in preds["one2many"]["feats"]] == [8, 4, 2]
+
+
+def test_resuming_replaces_the_criterion_of_dual_heads():
+    code = source(BaseTrainer.resume_training)
+    assert "model.criterion = model.init_criterion()" in code
+    assert "model.criterion.updates = " in code
+
+
+def test_the_epoch_ends_with_an_update_of_the_criterion():
+    assert "criterion.update()" in source(BaseTrainer._do_train)
+
+
+def test_nan_recovery_loads_strictly_and_then_the_checkpoint_state():
+    code = source(BaseTrainer._handle_nan_recovery)
+    assert code.index("model.load_state_dict(ema_state)") < code.index("self._load_checkpoint_state(ckpt)")
+
+
+def test_losses_are_items_by_name_times_the_batch_size(student):
+    student.args = utils.DEFAULT_CFG
+    criterion = student.init_criterion()
+    batch = {
+        "img": torch.zeros(2, 3, 64, 64), "batch_idx": torch.tensor([0.0]), "cls": torch.tensor([[0.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]),
+    }  # fmt: skip
+    loss, items = criterion(student.train()(batch["img"]), batch)
+    assert list(items) == ["box_loss", "cls_loss", "dfl_loss"]
+    torch.testing.assert_close(loss.detach(), 2 * torch.stack(list(items.values())))
+
+
+def test_layers_know_their_inputs_and_place(student):
+    head = student.model[-1]
+    assert (list(head.f), head.i) == ([17, 20, 23], 24)
+    assert student.stride.tolist() == [8, 16, 32]
+
+
+def test_activations_are_shared_between_models(student):
+    other = ultra.load_model("yolov5n").model
+    assert {id(m) for m in student.modules() if isinstance(m, nn.SiLU)} & {
+        id(m) for m in other.modules() if isinstance(m, nn.SiLU)
+    }, "the check of the teacher's mode passes over SiLU for this reason alone"
+
+
+def test_models_fold_their_batch_norms(student):
+    fused = deepcopy(student).fuse(verbose=False)
+    assert isinstance(fused, DetectionModel)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+
+
+def test_selecting_the_cpu_sets_torch_threads():
+    assert "torch.set_num_threads(NUM_THREADS)" in source(torch_utils.select_device)
+
+
+def test_the_environment_is_read_at_import():
+    # In a process of its own: another test may have imported Ultralytics before kd set anything.
+    code = (
+        "from kd import ultra; import ultralytics.utils as u; home = ultra.cache_dir() / 'Ultralytics'\n"
+        "assert u.SAFE_LOAD and not u.ONLINE and not u.AUTOINSTALL and u.SETTINGS['sync'] is False\n"
+        "assert u.USER_CONFIG_DIR == home and (home / 'Arial.ttf').is_file()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_log_level_silences_progress_bars():
+    with ultra.silence():
+        assert TQDM(range(1)).disable
+
+
+def test_the_settings_that_kd_keeps_to_itself_exist():
+    assert OPTION_OF_SETTING.keys() | DECIDED <= utils.DEFAULT_CFG_DICT.keys() | {"save_dir"}

@@ -1,0 +1,139 @@
+"""Teachers: what they give, that they stay frozen, and when they are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra kd")
+
+from kd_fixtures import shared_weights, write_dataset  # noqa: E402
+
+from kd import teacher as teacher_module  # noqa: E402
+from kd import ultra  # noqa: E402
+from kd.errors import DistillationError  # noqa: E402
+from kd.teacher import Teacher, check_worth, probe_levels, shared_strides  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def test_features_are_what_the_head_of_the_unfolded_model_reads(tmp_path):
+    yolo = ultra.load_model("yolov5n")
+    for module in yolo.model.modules():  # batch statistics that folding must carry over
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+    yolo.save(tmp_path / "teacher.pt")
+    whole = ultra.load_model(str(tmp_path / "teacher.pt")).model.eval()
+    seen = []
+    whole.model[-1].register_forward_pre_hook(lambda _, args: seen.extend(f.clone() for f in args[0]))
+    images = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        whole(images)
+    features = Teacher(str(tmp_path / "teacher.pt"), CPU).features(images)
+    assert list(features) == [8, 16, 32]
+    for got, want in zip(features.values(), seen, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_is_frozen_folded_headless_and_no_module():
+    teacher = Teacher("yolo26n", CPU)
+    parameters = list(teacher.model.parameters())
+    assert not isinstance(teacher, torch.nn.Module)
+    assert not any(p.requires_grad for p in parameters)
+    assert not teacher.model.training
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in teacher.model.modules())
+    assert sum(p.numel() for p in parameters) < sum(p.numel() for p in ultra.load_model("yolo26n").model.parameters())
+    assert not any(f.requires_grad for f in teacher.features(torch.rand(1, 3, 64, 64)).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("yolov5n", {8: 64, 16: 128, 32: 256}),
+        ("yolov8n-p2", {4: 32, 8: 64, 16: 128, 32: 256}),
+        ("yolov5n-p6", {8: 64, 16: 128, 32: 192, 64: 256}),
+        ("yolov3-tiny", {16: 256, 32: 512}),
+    ],
+)
+def test_levels_are_measured(name, levels):
+    assert probe_levels(ultra.load_model(name).model) == levels
+
+
+def test_measuring_leaves_statistics_mode_and_random_state_alone():
+    model = ultra.load_model("yolov5n").model.train()
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    probe_levels(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_levels_are_matched_by_stride_not_by_place():
+    assert shared_strides({8: 64, 16: 128, 32: 256}, {4: 64, 8: 128, 16: 256, 32: 512}, "t") == (8, 16, 32)
+    assert shared_strides({8: 64, 16: 128, 32: 256}, {16: 1, 32: 2}, "t") == (16, 32)
+    with pytest.raises(DistillationError, match="strides 64, expected at least one of the student's: 8, 16"):
+        shared_strides({8: 64, 16: 128}, {64: 1}, "t")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return str(write_dataset(tmp_path / "d", train=1, val=3))
+
+
+def checkpoint(path, names):
+    yolo = ultra.load_model("yolov5n")
+    yolo.model.names = dict(enumerate(names))
+    yolo.save(path)
+    return str(path)
+
+
+def worth(teacher, student, data, allow_weak=False):
+    return check_worth(
+        teacher, student, data, imgsz=64, batch=3, device="cpu", allow_weak=allow_weak
+    )  # fmt: skip
+
+
+def scores(monkeypatch, by_name):
+    """Let the validator find these figures, by the stem of the checkpoint's name."""
+    monkeypatch.setattr(
+        teacher_module, "score", lambda yolo, *_, **__: {"map50": by_name[yolo.ckpt_path.split("/")[-1]]}
+    )
+
+
+def test_a_teacher_above_the_students_start_is_worth_it(monkeypatch, tmp_path, data):
+    scores(monkeypatch, {"t.pt": 0.8, "s.pt": 0.3})
+    teacher = checkpoint(tmp_path / "t.pt", ["red", "green"])
+    assert worth(teacher, "yolov5n", data).to_json() == {"images": 3, "teacher_map50": 0.8, "student_map50": None}
+    student = checkpoint(tmp_path / "s.pt", ["red", "green"])
+    assert worth(teacher, student, data).student_map50 == 0.3
+    elsewhere = checkpoint(tmp_path / "other.pt", ["cat", "dog"])
+    assert worth(teacher, elsewhere, data).student_map50 is None
+
+
+def test_a_teacher_below_the_students_start_is_refused_with_the_figures(monkeypatch, tmp_path, data):
+    scores(monkeypatch, {"t.pt": 0.3, "s.pt": 0.4})
+    teacher, student = (checkpoint(tmp_path / n, ["red", "green"]) for n in ("t.pt", "s.pt"))
+    with pytest.raises(DistillationError, match=r"mAP50 0\.300 .* starting point 0\.400; .*--allow-weak-teacher"):
+        worth(teacher, student, data)
+    assert worth(teacher, student, data, allow_weak=True).teacher_map50 == 0.3
+
+
+def test_an_untrained_teacher_is_refused_with_the_figures(tmp_path, data):
+    teacher = checkpoint(tmp_path / "t.pt", ["red", "green"])
+    with pytest.raises(DistillationError, match=r"mAP50 0\.0\d\d on 3 validation images .*--allow-weak-teacher"):
+        worth(teacher, "yolov5n", data)
+
+
+def test_a_teacher_of_other_classes_is_refused_by_their_names(data):
+    teacher = shared_weights("yolov8n_coco_from_int8.pt")
+    with pytest.raises(DistillationError, match=r"80 classes \(person, .*red, green.*--allow-weak-teacher"):
+        worth(teacher, "yolov5n", data)
+    assert worth(teacher, "yolov5n", data, allow_weak=True).teacher_map50 is None
+
+
+def test_at_most_a_hundred_images_are_scored_spread_over_all(tmp_path, monkeypatch):
+    files = [tmp_path / f"{i:04d}.png" for i in range(1000)]
+    chosen = teacher_module._spread(files, teacher_module.WORTH_IMAGES)
+    assert [path.stem for path in chosen[:3]] == ["0000", "0010", "0020"]
+    assert len(chosen) == 100
+    assert teacher_module._spread(files[:7], 100) == files[:7]

@@ -1,0 +1,249 @@
+"""The seam: what is attached where, what reaches checkpoints, and that nothing is silently off."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra kd")
+
+from kd_fixtures import tiny_config, write_dataset  # noqa: E402
+
+from kd import trainer as seam  # noqa: E402
+from kd import ultra  # noqa: E402
+from kd.config import DEFAULT_WEIGHTS  # noqa: E402
+from kd.errors import DistillationError  # noqa: E402
+from kd.losses import METHODS  # noqa: E402
+from kd.teacher import Teacher  # noqa: E402
+from kd.train import _trainer  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+
+def set_up(data, out, **changes):
+    """A trainer that is ready for its first step."""
+    config = tiny_config(data, out, **changes)
+    with ultra.silence():
+        trainer = _trainer(config, f"{config.student}.yaml", out, None)
+        trainer._setup_train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    trainer = set_up(data, tmp_path_factory.mktemp("plain"))
+    return trainer, (random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def taught(data, tmp_path_factory):
+    trainer = set_up(data, tmp_path_factory.mktemp("taught"), teachers=("yolov5s",))
+    return trainer, (random.getstate(), np.random.get_state(), torch.get_rng_state())
+
+
+@pytest.fixture
+def student_and_batch(taught):
+    """The distilled student in training mode, its criterion fresh, and one batch."""
+    trainer, _ = taught
+    trainer.distillation._off, trainer.distillation._steps = {}, 0
+    return trainer, trainer.preprocess_batch(next(iter(trainer.train_loader)))
+
+
+def test_one_seed_starts_both_arms_alike(plain, taught):
+    (a, (python_a, numpy_a, torch_a)), (b, (python_b, numpy_b, torch_b)) = plain, taught
+    weights_a, weights_b = a.model.state_dict(), b.model.state_dict()
+    assert {k for k in weights_b if not k.startswith(seam.ADAPTERS)} == weights_a.keys()
+    assert all(torch.equal(v, weights_b[k]) for k, v in weights_a.items())
+    assert python_a == python_b
+    assert all(np.array_equal(x, y) for x, y in zip(numpy_a, numpy_b, strict=True))
+    assert torch.equal(torch_a, torch_b)
+    random.setstate(python_a)
+    np.random.set_state(numpy_a)
+    first_a = next(iter(a.train_loader))
+    random.setstate(python_a)
+    np.random.set_state(numpy_a)
+    first_b = next(iter(b.train_loader))
+    assert first_a["im_file"] == first_b["im_file"]
+    assert torch.equal(first_a["img"], first_b["img"])
+
+
+def test_adapters_are_optimised_and_the_teacher_is_not(taught):
+    trainer, _ = taught
+    distillation = trainer.distillation
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in distillation.adapters.parameters()} <= trained
+    assert not {id(p) for p in distillation.teacher.model.parameters()} & trained
+    known = {id(p) for p in trainer.model.parameters()}
+    assert not {id(p) for p in distillation.teacher.model.parameters()} & known
+    assert [tuple(a.weight.shape) for a in distillation.adapters.values()] == [
+        (128, 64, 1, 1), (256, 128, 1, 1), (512, 256, 1, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda d, o: o.param_groups.clear(), "adapters outside the optimizer"),
+        (lambda d, o: d.adapters.requires_grad_(False), "frozen adapters"),
+        (lambda d, o: o.add_param_group({"params": list(d.teacher.model.parameters())}), "teacher in the optimizer"),
+        (lambda d, o: d.teacher.model.requires_grad_(True), "teacher with gradients"),
+        (lambda d, o: d.teacher.model.train(), "teacher in training mode"),
+    ],
+)
+def test_wrong_wiring_is_refused(taught, spoil, expected):
+    adapters = seam.Adapters({8: (64, 64)}, 1, 0)
+    model = ultra.load_model("yolov5n").model
+    teacher = Teacher("yolov5n", torch.device("cpu"))
+    distillation = seam.Distillation(model, teacher, adapters, taught[0].config)
+    optimizer = torch.optim.SGD(adapters.parameters(), lr=0.1)
+    seam.require_wired(distillation, optimizer)
+    spoil(distillation, optimizer)
+    with pytest.raises(DistillationError, match=expected):
+        seam.require_wired(distillation, optimizer)
+
+
+def test_copies_of_the_student_carry_no_adapters(taught):
+    trainer, _ = taught
+    assert not [key for key in trainer.ema.ema.state_dict() if key.startswith(seam.ADAPTERS)]
+    assert deepcopy(trainer.model).criterion is None
+
+
+def test_the_term_is_weighted_logged_and_multiplied_by_the_batch(student_and_batch):
+    trainer, batch = student_and_batch
+    distillation, config = trainer.distillation, trainer.config
+    preds = trainer.model.eval().train()(batch["img"])
+    own_loss, own_items = trainer.model.init_criterion()(preds, batch)
+    loss, items = distillation(preds, batch)
+    term = 0.01 * METHODS["fgfi"](distillation.inputs(preds, batch), config)
+    assert list(items) == [*own_items, "kd_loss"]
+    torch.testing.assert_close(items["kd_loss"], term.detach())
+    torch.testing.assert_close(loss[:-1], own_loss)
+    torch.testing.assert_close(loss[-1], term * 3)
+
+
+def test_several_methods_are_logged_one_by_one_and_together(student_and_batch, monkeypatch):
+    trainer, batch = student_and_batch
+    monkeypatch.setitem(DEFAULT_WEIGHTS, "two", 1.0)
+    monkeypatch.setitem(METHODS, "fgfi", lambda *_: torch.tensor(3.0))
+    monkeypatch.setitem(METHODS, "two", lambda *_: torch.tensor(5.0))
+    both = replace(trainer.config, methods=(("fgfi", 0.5), ("two", 2.0)))
+    monkeypatch.setattr(trainer.distillation, "config", both)
+    loss, items = trainer.distillation(trainer.model.train()(batch["img"]), batch)
+    assert {k: float(v) for k, v in items.items() if "kd" in k} == {
+        "kd_loss": 11.5, "kd_fgfi_loss": 1.5, "kd_two_loss": 10.0,
+    }  # fmt: skip
+    assert float(loss[-1].detach()) == 11.5 * 3
+
+
+def test_gradients_reach_student_and_adapters_but_not_the_teacher(student_and_batch):
+    trainer, batch = student_and_batch
+    trainer.model.zero_grad()
+    trainer.distillation(trainer.model.train()(batch["img"]), batch)[0][-1].backward()
+    assert trainer.model.model[0].conv.weight.grad.any()
+    assert all(adapter.weight.grad.any() for adapter in trainer.distillation.adapters.values())
+    assert all(p.grad is None for p in trainer.distillation.teacher.model.parameters())
+    trainer.model.zero_grad()
+
+
+def test_boxes_reach_the_methods_in_pixels(student_and_batch):
+    trainer, batch = student_and_batch
+    batch = {
+        **batch, "img": torch.zeros(2, 3, 64, 128), "bboxes": torch.tensor([[0.5, 0.25, 0.25, 0.5]]),
+        "cls": torch.zeros(1, 1), "batch_idx": torch.tensor([1.0]),
+    }  # fmt: skip
+    inputs = trainer.distillation.inputs(trainer.model(batch["img"]), batch)
+    assert inputs.boxes_xyxy.tolist() == [[48.0, 0.0, 80.0, 32.0]]
+    assert inputs.image_index.tolist() == [1]
+
+
+def run_steps(trainer, batch, term, steps, monkeypatch):
+    """Steps with a given term; loss and inputs are computed once, for they are not what is looked at."""
+    distillation = trainer.distillation
+    inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
+    monkeypatch.setitem(METHODS, "fgfi", lambda *_: torch.tensor(term))
+    monkeypatch.setattr(distillation, "inputs", lambda *_: inputs)
+    monkeypatch.setattr(distillation, "task", lambda *_: (torch.ones(3), {}))
+    for _ in range(steps):
+        distillation(None, batch)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("term", [0.0, float("nan"), float("inf")])
+def test_a_term_that_is_off_for_twenty_steps_stops_the_run(student_and_batch, monkeypatch, term):
+    trainer, batch = student_and_batch
+    run_steps(trainer, batch, term, 19, monkeypatch)
+    with pytest.raises(DistillationError, match=r"fgfi: got .* for 20 steps"):
+        run_steps(trainer, batch, term, 1, monkeypatch)
+
+
+def test_a_term_that_is_off_now_and_then_does_not(student_and_batch, monkeypatch):
+    trainer, batch = student_and_batch
+    for _ in range(3):
+        run_steps(trainer, batch, 0.0, 15, monkeypatch)
+        run_steps(trainer, batch, 1.0, 1, monkeypatch)
+
+
+def test_batches_without_boxes_do_not_count(student_and_batch, monkeypatch):
+    trainer, batch = student_and_batch
+    empty = {**batch, "bboxes": torch.zeros(0, 4), "cls": torch.zeros(0, 1), "batch_idx": torch.zeros(0)}
+    loss, items = trainer.distillation(trainer.model(batch["img"]), empty)
+    assert items["kd_loss"] == 0
+    assert loss.isfinite().all()
+    run_steps(trainer, empty, 0.0, 45, monkeypatch)
+
+
+def test_schedules_of_dual_heads_go_on(taught):
+    model = ultra.load_model("yolo26n").model
+    model.args = taught[0].args
+    distillation = seam.Distillation(model, None, None, taught[0].config)
+    distillation.update()  # before the first step there is nothing to pass on to
+    distillation.task = model.init_criterion()
+    distillation.updates = 4
+    distillation.update()
+    assert distillation.task.updates == distillation.updates == 5
+    model.criterion = renewed = model.init_criterion()
+    distillation.adopt(model)
+    assert model.criterion is distillation
+    assert distillation.task is renewed
+    distillation.adopt(model)
+    assert distillation.task is renewed
+
+
+def test_nan_recovery_brings_the_adapters_back(data, tmp_path):
+    trainer = set_up(data, tmp_path, teachers=("yolov5n",))
+    trainer.epoch, trainer.fitness, trainer.best_fitness = 0, 0.1, 0.1
+    trainer.save_model()
+    adapters = trainer.distillation.adapters
+    saved = {k: v.clone() for k, v in adapters.state_dict().items()}
+    for value in (*adapters.parameters(), trainer.model.model[0].conv.weight):
+        value.data.fill_(float("nan"))
+    trainer.loss = torch.tensor(float("nan"))
+    with ultra.silence():
+        assert trainer._handle_nan_recovery(1)
+    assert all(torch.equal(v, saved[k]) for k, v in adapters.state_dict().items())
+    assert trainer.model.model[0].conv.weight.isfinite().all()
+    assert trainer.model.kd_adapters is adapters
+    assert not list(trainer.wdir.glob("*.partial"))
+
+
+def test_torch_threads_are_given_back(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(ultra, "TORCH_THREADS", 3)  # neither the machine's number nor the one that is left by half
+    set_up(data, tmp_path)
+    assert torch.get_num_threads() == 3
+    monkeypatch.undo()
+    torch.set_num_threads(ultra.TORCH_THREADS)
+
+
+def test_a_damaged_sidecar_is_one_line(tmp_path):
+    (tmp_path / "last.kd.pt").write_bytes(b"torn")
+    with pytest.raises(DistillationError, match=r"last\.kd\.pt: got no readable adapters"):
+        seam.load_sidecar(tmp_path / "last.kd.pt")
