@@ -1,0 +1,180 @@
+"""The commands of `kd`: parse options, call one function, print. torch is imported inside the commands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DataOption = Annotated[Path, typer.Option(help="A YOLO dataset's data.yaml.", show_default=False)]
+BatchOption = Annotated[int, typer.Option(help="Images per step.")]
+DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
+SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+@app.command(epilog="Example: kd train --data tiles/data.yaml --student yolov5n --teacher teacher/weights/best.pt")
+def train(
+    context: typer.Context,
+    data: DataOption,
+    student: Annotated[
+        str,
+        typer.Option(
+            metavar="M", help="A .pt, a .yaml, or a name such as yolov5n (fresh weights).", show_default=False
+        ),
+    ],
+    teacher: Annotated[
+        list[str] | None, typer.Option(metavar="T", help="A trained detector to imitate; without one, a plain run.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="What to imitate.  [default: fgfi]")
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    batch: BatchOption = 16,
+    device: DeviceOption = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
+    freeze: Annotated[int, typer.Option(metavar="N", help="Keep the student's first N layers as they are.")] = 0,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
+    ] = False,
+    allow_weak_teacher: Annotated[
+        bool, typer.Option("--allow-weak-teacher", help="Distil from a teacher that the check would refuse.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any Ultralytics training argument.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a teacher, a plain student, or with --teacher a distilled one."""
+    from kd.config import TrainConfig, parse_methods, parse_settings
+    from kd.train import train as run
+    from kd.ultra import DEFAULT_CFG_DICT
+
+    config = TrainConfig(
+        data=str(data),
+        student=student,
+        out=str(out),
+        teachers=tuple(teacher or ()),
+        methods=parse_methods(method or ["fgfi"], weight),
+        epochs=epochs,
+        imgsz=imgsz,
+        batch=batch,
+        device=device,
+        seed=seed,
+        freeze=freeze,
+        settings=parse_settings(settings or [], DEFAULT_CFG_DICT),
+    )
+    result = run(
+        config,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        allow_weak_teacher=allow_weak_teacher,
+        quiet=_quiet(context) or as_json,
+    )
+    if as_json or dry_run:
+        _print_json(result)
+    else:
+        for split, scores in result["metrics"]["last"].items():
+            _print_scores(f"{split}, last epoch", scores)
+        print(f"{out}: {result['epochs']} epochs in {result['wall_time_s']:.0f} s on {result['device']}")
+
+
+@app.command(epilog="Example: kd evaluate --data tiles/data.yaml --model student/weights/best.pt --split test")
+def evaluate(
+    context: typer.Context,
+    data: DataOption,
+    model: Annotated[Path, typer.Option(help="A trained detector (.pt).", show_default=False)],
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "test",
+    imgsz: SizeOption = None,
+    batch: BatchOption = 16,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
+    from kd.evaluate import evaluate as score
+
+    found = score(data, model, split=split, imgsz=imgsz, batch=batch, device=device, quiet=_quiet(context) or as_json)
+    _print_json(found) if as_json else _print_scores(f"{model}, {split}", found)
+
+
+@app.command(
+    epilog="Example: kd predict tiles/images/test --model plain/weights/best.pt --model kd/weights/best.pt --out a1.png"
+)
+def predict(
+    context: typer.Context,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    model: Annotated[
+        list[Path], typer.Option(help="A trained detector; give it twice to compare.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The picture to write (.png).", show_default=False)],
+    imgsz: SizeOption = None,
+    conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
+    limit: Annotated[int, typer.Option(min=1, help="Images taken from a folder.")] = 6,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw detections, of two models side by side, with mean inference times."""
+    from kd.predict import predict as draw
+
+    found = draw(
+        images, model, out, imgsz=imgsz, conf=conf, device=device, limit=limit, quiet=_quiet(context) or as_json
+    )
+    if as_json:
+        _print_json(found)
+        return
+    for row in found["models"]:
+        print(f"{row['name']}: {row['detections']} detections, {row['mean_ms']:.1f} ms per image on {found['device']}")
+    print(f"{out}: {found['images']} images")
+
+
+@app.command(epilog="Example: kd report runs --out report.md")
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder with runs, at any depth.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The Markdown file to write; its plot goes beside it.")] = Path("report.md"),
+) -> None:
+    """Collect runs into tables and a GFLOPs-against-mAP plot."""
+    from kd.report import report as write
+
+    written = write(folder, out)
+    print(f"{out}: {written['runs']} runs, {written['pairs']} pairs of a distilled and a plain run")
+
+
+def _quiet(context: typer.Context) -> bool:
+    return (context.obj or {}).get("quiet", False)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _print_scores(title: str, scores: dict[str, Any]) -> None:
+    """A line for all classes, and one for each."""
+    print(f"{title}: {scores['images']} images, {scores['instances']} objects")
+    print(f"  {'':<16}{'mAP50':>8}{'mAP50-95':>10}{'precision':>11}{'recall':>8}")
+    print(
+        f"  {'all':<16}{_share(scores['map50']):>8}{_share(scores['map50_95']):>10}"
+        f"{_share(scores['precision']):>11}{_share(scores['recall']):>8}"
+    )
+    for name, row in scores["per_class"].items():
+        print(f"  {name:<16}{_share(row['map50']):>8}{_share(row['map50_95']):>10}")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

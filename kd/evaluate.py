@@ -1,0 +1,139 @@
+"""How well a detector does on a split of a YOLO dataset.
+
+In: a model and a data.yaml. Out: a dict of metrics, each a share of 1, that goes to JSON as it is.
+Invariant: the numbers are those of Ultralytics' own validator at its defaults, and nothing is left behind but
+the label cache that Ultralytics keeps beside the labels, as after training.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from kd.errors import DataError, ModelError
+from kd.ultra import TORCH_THREADS, load_model, resolve_data, silence
+
+if TYPE_CHECKING:
+    from ultralytics import YOLO
+
+SPLITS = ("train", "val", "test")
+
+
+def evaluate(
+    data: str | Path,
+    model: str | Path,
+    *,
+    split: str = "test",
+    imgsz: int | None = None,
+    batch: int = 16,
+    device: str | None = None,
+    quiet: bool = False,
+) -> dict:
+    """Score a checkpoint on a split: what ``kd evaluate`` prints.
+
+    ``imgsz`` (pixels of the longer side) is by default the one that the model was trained at. Returns
+    ``{model, data, split, imgsz, images, instances, map50, map50_95, precision, recall, per_class}``; see `score`.
+    Raises ModelError where there is no detector, DataError where there is no such split or nothing labelled in it.
+    """
+    yolo = load_model(str(model))
+    imgsz = imgsz or trained_imgsz(yolo)
+    metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
+    if not metrics["instances"]:
+        raise DataError(
+            f"{data}: split '{split}': got {metrics['images']} images without one labelled object, "
+            f"expected label files beside the images (labels/ for images/): nothing to score against"
+        )
+    return {"model": str(model), "data": str(data), "split": split, "imgsz": imgsz, **metrics}
+
+
+def score(
+    yolo: YOLO,
+    data: str | Path,
+    *,
+    split: str,
+    imgsz: int,
+    batch: int = 16,
+    device: str | None = None,
+    quiet: bool = False,
+) -> dict:
+    """Run Ultralytics' validator over one split; the only place of kd that does.
+
+    Returns ``{images, instances, map50, map50_95, precision, recall, per_class: {name: {map50, map50_95}}}``. A
+    class without an instance in the split has None, not 0: it was not missed, it was not there. The means are over
+    the classes that were there. The model is left as it was.
+    Raises DataError for a split that does not exist, ModelError when the classes of model and data differ.
+    """
+    content = resolve_data(data)
+    if not content.get(split):
+        there = ", ".join(name for name in SPLITS if content.get(name))
+        raise DataError(f"{data}: split '{split}': got none, expected one of: {there}; choose with --split")
+    require_same_classes(yolo, content["names"], data)
+    with (
+        silence(),
+        tempfile.TemporaryDirectory(prefix="kd-evaluate-") as scratch,
+        tqdm(desc=f"evaluate {split}", unit="batch", leave=False, disable=quiet or None) as bar,
+    ):
+        validator = yolo.task_map[yolo.task]["validator"](
+            save_dir=Path(scratch),
+            # rect is the default of YOLO.val, though not of its validator.
+            args={
+                "mode": "val", "task": yolo.task, "data": str(data), "split": split, "imgsz": imgsz,
+                "batch": batch, "device": device, "rect": True, "plots": False, "workers": 2,
+            },
+        )  # fmt: skip
+        validator.add_callback("on_val_start", lambda v: bar.reset(total=len(v.dataloader)))
+        # Ultralytics leaves a core idle on CPUs, which halves the speed of two.
+        validator.add_callback("on_val_start", lambda _: torch.set_num_threads(TORCH_THREADS))
+        validator.add_callback("on_val_batch_end", lambda v: bar.update())
+        validator(model=yolo.model)
+    return _metrics(validator, content["names"])
+
+
+def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path) -> None:
+    """Raise ModelError unless the model's classes are those of the dataset, in the same order.
+
+    >>> require_same_classes(coco_model, {0: "relevant"}, "data.yaml")
+    ModelError: yolo11n.pt: classes: got 80 (person, bicycle, car, ...), expected those of data.yaml: 1 (relevant); ...
+    """
+    got, expected = list(yolo.names.values()), list(names.values())
+    if got != expected:
+        raise ModelError(
+            f"{yolo.model_name or 'model'}: classes: got {_listing(got)}, expected those of {data}: "
+            f"{_listing(expected)}; give a model trained on this dataset"
+        )
+
+
+def trained_imgsz(yolo: YOLO) -> int:
+    """The image size a checkpoint was trained at, in pixels; 640 where it does not say."""
+    imgsz = yolo.overrides.get("imgsz", 640)
+    return imgsz if isinstance(imgsz, int) else max(imgsz)
+
+
+def _metrics(validator: object, names: Mapping[int, str]) -> dict:
+    found, box = validator.metrics, validator.metrics.box
+    row = {int(class_id): i for i, class_id in enumerate(box.ap_class_index)}
+    some = bool(row)
+    return {
+        "images": validator.seen,
+        "instances": int(found.nt_per_class.sum()),
+        "map50": float(box.map50) if some else None,
+        "map50_95": float(box.map) if some else None,
+        "precision": float(box.mp) if some else None,
+        "recall": float(box.mr) if some else None,
+        "per_class": {
+            name: {
+                "map50": float(box.ap50[row[class_id]]) if class_id in row else None,
+                "map50_95": float(box.ap[row[class_id]]) if class_id in row else None,
+            }
+            for class_id, name in names.items()
+        },
+    }
+
+
+def _listing(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
