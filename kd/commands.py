@@ -91,7 +91,8 @@ def train(
     else:
         for split, scores in result["metrics"]["last"].items():
             _print_scores(f"{split}, last epoch", scores)
-        print(f"{out}: {result['epochs']} epochs in {result['wall_time_s']:.0f} s on {result['device']}")
+        print(f"{out}: {_count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
+        print(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 
 
 @app.command(epilog="Example: kd evaluate --data tiles/data.yaml --model student/weights/best.pt --split test")
@@ -138,8 +139,9 @@ def predict(
         _print_json(found)
         return
     for row in found["models"]:
-        print(f"{row['name']}: {row['detections']} detections, {row['mean_ms']:.1f} ms per image on {found['device']}")
-    print(f"{out}: {found['images']} images")
+        detections = _count(row["detections"], "detection")
+        print(f"{row['name']}: {detections}, {row['mean_ms']:.1f} ms per image on {found['device']}")
+    print(f"{out}: {_count(found['images'], 'image')}")
 
 
 @app.command(epilog="Example: kd report runs --out report.md")
@@ -148,12 +150,18 @@ def report(
         Path, typer.Argument(metavar="DIR", help="A folder with runs, at any depth.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="The Markdown file to write; its plot goes beside it.")] = Path("report.md"),
+    as_json: JsonOption = False,
 ) -> None:
     """Collect runs into tables and a GFLOPs-against-mAP plot."""
     from kd.report import report as write
 
     written = write(folder, out)
-    print(f"{out}: {written['runs']} runs, {written['pairs']} pairs of a distilled and a plain run")
+    if as_json:
+        _print_json(written)
+        return
+    runs, pairs = _count(written["runs"], "run"), _count(written["pairs"], "pair")
+    left = f", {written['unfinished']} unfinished" if written["unfinished"] else ""
+    print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}")
 
 
 def _quiet(context: typer.Context) -> bool:
@@ -166,15 +174,20 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def _print_scores(title: str, scores: dict[str, Any]) -> None:
     """A line for all classes, and one for each."""
-    print(f"{title}: {scores['images']} images, {scores['instances']} objects")
-    print(f"  {'':<16}{'mAP50':>8}{'mAP50-95':>10}{'precision':>11}{'recall':>8}")
+    width = max(map(len, ("all", *scores["per_class"]))) + 2
+    print(f"{title}: {_count(scores['images'], 'image')}, {_count(scores['instances'], 'object')}")
+    print(f"  {'':<{width}}{'mAP50':>8}{'mAP50-95':>10}{'precision':>11}{'recall':>8}")
     print(
-        f"  {'all':<16}{_share(scores['map50']):>8}{_share(scores['map50_95']):>10}"
+        f"  {'all':<{width}}{_share(scores['map50']):>8}{_share(scores['map50_95']):>10}"
         f"{_share(scores['precision']):>11}{_share(scores['recall']):>8}"
     )
     for name, row in scores["per_class"].items():
-        print(f"  {name:<16}{_share(row['map50']):>8}{_share(row['map50_95']):>10}")
+        print(f"  {name:<{width}}{_share(row['map50']):>8}{_share(row['map50_95']):>10}")
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,11 +1,11 @@
 """What can go wrong, as one tree. Every message is one line: where, what was got, what was expected, what to do.
 
-    KdError                   exit 1: the input or the environment is wrong
-    |-- ModelError            a teacher or student that is no model, or one that this project cannot train
-    |-- DataError             a data.yaml or the images behind it
-    |-- RunError              a run folder that exists, is missing, or belongs to another configuration
-    |-- DistillationError     a distillation term that is off: zero, not finite, or a teacher not worth imitating
-    `-- UsageError            exit 2: options that contradict each other or are out of range
+KdError                   exit 1: the input or the environment is wrong
+|-- ModelError            a teacher or student that is no model, or one that this project cannot train
+|-- DataError             a data.yaml or the images behind it
+|-- RunError              a run folder that exists, is missing, or belongs to another configuration
+|-- DistillationError     a distillation term that is off: zero, not finite, or a teacher not worth imitating
+`-- UsageError            exit 2: options that contradict each other or are out of range
 """
 
 

@@ -16,12 +16,10 @@ import torch
 from tqdm import tqdm
 
 from kd.errors import DataError, ModelError
-from kd.ultra import TORCH_THREADS, load_model, resolve_data, silence
+from kd.ultra import SPLITS, TORCH_THREADS, check_device, load_model, resolve_data, silence
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
-
-SPLITS = ("train", "val", "test")
 
 
 def evaluate(
@@ -40,6 +38,7 @@ def evaluate(
     ``{model, data, split, imgsz, images, instances, map50, map50_95, precision, recall, per_class}``; see `score`.
     Raises ModelError where there is no detector, DataError where there is no such split or nothing labelled in it.
     """
+    check_device(device)
     yolo = load_model(str(model))
     imgsz = imgsz or trained_imgsz(yolo)
     metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)

@@ -16,12 +16,13 @@ from statistics import fmean, median
 import cv2
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from kd.errors import DataError, UsageError
 from kd.evaluate import trained_imgsz
-from kd.ultra import load_model, silence
+from kd.ultra import TORCH_THREADS, check_device, load_model, silence
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -77,6 +78,7 @@ def predict(
         raise UsageError(f"--model: got {len(models)} models, expected one or two (give --model once or twice)")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out: got '{out}', expected a file name that ends in .png")
+    check_device(device)
     paths = expand(images, limit)
     pictures = [read_image(path) for path in paths]
     columns = [detect(model, pictures, imgsz=imgsz, conf=conf, device=device, quiet=quiet) for model in models]
@@ -149,6 +151,7 @@ def detect(
             return yolo.predict(picture, imgsz=imgsz, conf=conf, device=device, save=False, verbose=False)[0]
 
         found = [run(picture) for picture in pictures]
+        torch.set_num_threads(TORCH_THREADS)  # Ultralytics has taken one core away: time with all of them
         times_ms = tuple(run(picture).speed["inference"] for picture in pictures)
     return Column(
         name=model_title(model),
@@ -196,11 +199,9 @@ def draw(
     colours = _colours(columns)
     head = margin + round(62 * unit)
     foot = line * 3 + margin
-    page = Image.new(
-        "RGB",
-        (2 * margin + len(columns) * width + (len(columns) - 1) * gap, head + sum(heights) + len(heights) * (line + gap) + foot),
-        PAPER,
-    )  # fmt: skip
+    page_width = 2 * margin + len(columns) * width + (len(columns) - 1) * gap
+    page_height = head + sum(heights) + len(heights) * (line + gap) + foot
+    page = Image.new("RGB", (page_width, page_height), PAPER)
     pen = ImageDraw.Draw(page)
 
     for i, column in enumerate(columns):
@@ -229,31 +230,40 @@ def draw(
 def _draw_detections(
     cell: Image.Image, found: Sequence[Detection], scale: float, unit: float, colours: dict[str, str]
 ) -> None:
-    """Outline each box from outside, so that a light of a few pixels stays visible, and label it where there is room."""
+    """Outline each box from outside, so that a light of a few pixels stays visible; label it where there is room."""
     pen, font = ImageDraw.Draw(cell), _font(13 * unit)
     stroke = max(2, round(2 * unit))
     outlines = [
-        (round(x1 * scale) - stroke, round(y1 * scale) - stroke, round(x2 * scale) + stroke, round(y2 * scale) + stroke)
+        (
+            round(x1 * scale) - stroke,
+            round(y1 * scale) - stroke,
+            round(x2 * scale) + stroke - 1,  # Pillow's rectangles include their last pixel
+            round(y2 * scale) + stroke - 1,
+        )
         for x1, y1, x2, y2 in (detection.box_xyxy for detection in found)
     ]
-    taken = list(outlines)
+    labels: list[tuple[int, ...]] = []
     for detection, box in zip(found, outlines, strict=True):
         pen.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=INK)
         pen.rectangle(box, outline=colours[detection.name], width=stroke)
     # The surest are labelled first: they get the best places.
     for detection, box in sorted(zip(found, outlines, strict=True), key=lambda pair: -pair[0].confidence):
         text = f"{detection.name} {detection.confidence:.2f}"
-        label = _place(box, _text_size(text, font, pad=3 * unit), cell.size, taken)
-        taken.append(label)
+        label = _place(box, _text_size(text, font, pad=3 * unit), cell.size, outlines, labels)
+        labels.append(label)
         pen.rectangle(label, fill=colours[detection.name])
         middle = ((label[0] + label[2]) / 2, (label[1] + label[3]) / 2)
         pen.text(middle, text, _ink_on(colours[detection.name]), font, anchor="mm")
 
 
 def _place(
-    box: tuple[int, ...], size_wh: tuple[int, int], page_wh: tuple[int, int], taken: Sequence[tuple[int, ...]]
+    box: tuple[int, ...],
+    size_wh: tuple[int, int],
+    page_wh: tuple[int, int],
+    boxes: Sequence[tuple[int, ...]],
+    labels: Sequence[tuple[int, ...]],
 ) -> tuple[int, int, int, int]:
-    """The label's rectangle: of the eight places around the box, the one that hides least of the boxes and labels."""
+    """The label's rectangle: of eight places around the box, the first that hides least of labels, then of boxes."""
     (x1, y1, x2, y2), (w, h) = box, size_wh
     corners = [
         (x1, y1 - h - 1), (x2 - w, y1 - h - 1), (x1, y2 + 1), (x2 - w, y2 + 1),
@@ -261,7 +271,7 @@ def _place(
     ]  # fmt: skip
     inside = [(min(max(x, 0), page_wh[0] - w), min(max(y, 0), page_wh[1] - h)) for x, y in corners]
     places = [(x, y, x + w, y + h) for x, y in inside]
-    return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+    return min(places, key=lambda place: tuple(sum(_overlap(place, o) for o in others) for others in (labels, boxes)))
 
 
 def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> int:
@@ -341,11 +351,10 @@ def _write_png(page: Image.Image, out: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _device_name(device: object) -> str:
+def _device_name(device: torch.device) -> str:
     """'NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what the times were taken on."""
-    import torch
     from ultralytics.utils.torch_utils import get_cpu_info
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{get_cpu_info()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type

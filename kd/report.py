@@ -1,17 +1,20 @@
-"""Runs in, a report out: Markdown tables in the paper's form, and a GFLOPs-against-mAP plot beside them.
+"""Runs in, a report out: Markdown tables in the paper's form, and a plot of mAP against GFLOPs beside them.
 
-Every figure is the last checkpoint's, on test where there is one; the best checkpoint's stand beside. A distilled
-run is compared only with plain runs of the same student, data, seed, epochs, image size and settings.
+In: a folder with runs at any depth. Out: one Markdown file and a PNG per dataset, linked relatively.
+Invariant: every figure is the last checkpoint's unless it says best, on test images where the dataset has some; a
+distilled run is compared only with the plain run that differs from it in nothing but the teacher.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import quote
 
 import fastjsonschema
 
@@ -19,13 +22,16 @@ import schemas
 from kd.errors import RunError
 
 LEAST_PAIRS = 5
+GREEN = "#0f8a5f"
+MANY_CLASSES = 8  # beyond this a column per class is no table any more
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run and the folder's name relative to the report's source."""
+    """One finished run: its folder and the content of its run.json (schemas/run.schema.json)."""
 
-    name: str
+    folder: Path
+    name: str  # the folder as seen from the report's source
     record: dict[str, Any]
 
     @property
@@ -35,8 +41,13 @@ class Run:
 
     @property
     def student(self) -> str:
-        """The student's architecture or file, without folders and endings."""
-        return Path(self.config["student"]).stem
+        """The student's architecture, file or run."""
+        return _title(self.config["student"])
+
+    @property
+    def teacher(self) -> str:
+        """The teachers' architectures, files or runs."""
+        return ", ".join(map(_title, self.config["teachers"])) or "-"
 
     @property
     def method(self) -> str:
@@ -44,211 +55,277 @@ class Run:
         return " + ".join(f"{name} {weight:g}" for name, weight in self.config["methods"].items()) or "plain"
 
     @property
-    def teacher(self) -> str:
-        """The teachers' runs or files."""
-        return ", ".join(_title(path) for path in self.config["teachers"]) or "-"
+    def distils(self) -> bool:
+        """Whether it had a teacher."""
+        return bool(self.config["teachers"])
 
     def scores(self, checkpoint: str = "last") -> dict[str, Any]:
-        """The checkpoint's scores on test, or on val if there is no test split."""
+        """A checkpoint's scores on test, or on val where there is no test split."""
         by_split = self.record["metrics"][checkpoint]
         return by_split.get("test", by_split["val"])
 
     @property
     def twin_key(self) -> str:
-        """What a distilled run and its plain twin have in common."""
-        same = ("student", "epochs", "imgsz", "batch", "seed", "freeze", "settings")
-        content = [self.record["data_sha256"], self.record["student_sha256"], [self.config[key] for key in same]]
-        return json.dumps(content, sort_keys=True)
+        """What a distilled run and its plain twin have in common: all but the teacher."""
+        start = self.record["student_sha256"] or self.config["student"]
+        same = [self.config[key] for key in ("seed", "epochs", "imgsz", "batch", "freeze", "settings")]
+        return json.dumps([self.record["data_sha256"], start, same], sort_keys=True)
+
+    @property
+    def arm_key(self) -> str:
+        """What runs have in common that differ in nothing but the seed."""
+        asked = {key: value for key, value in self.config.items() if key not in ("data", "out", "device", "seed")}
+        taught = self.record["kd"] and self.record["kd"]["teacher_sha256"]
+        return json.dumps([self.record["data_sha256"], self.record["student_sha256"], taught, asked], sort_keys=True)
 
 
-def report(folder: Path, out: Path) -> dict[str, Any]:
-    """Write the Markdown report of all runs below ``folder`` and its plot; returns counts and paths.
+@dataclass(frozen=True)
+class Pair:
+    """A distilled run and its plain twin."""
 
-    Raises RunError if there is no finished run, or a run.json is not one of ours.
+    distilled: Run
+    plain: Run
+
+    def difference(self, metric: str) -> float | None:
+        """Distilled minus plain, as a share; None where either has no score."""
+        after, before = self.distilled.scores()[metric], self.plain.scores()[metric]
+        return None if after is None or before is None else after - before
+
+
+def report(folder: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write the report of all runs below ``folder``; returns ``{runs, pairs, unfinished, out}``.
+
+    Raises RunError where there is no finished run.
     """
+    folder, out = Path(folder), Path(out)
     runs, unfinished = read_runs(folder)
     if not runs:
         found = f"{len(unfinished)} unfinished" if unfinished else "none"
         raise RunError(f"{folder}: got {found}, expected finished runs of kd train (run.json) at any depth below it")
-    pairs = _pairs(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture = out.with_name(f"{out.stem}_gflops.png")
-    plotted = _plot(runs, picture)
+    pairs = find_pairs(runs)
     parts = [
-        "# Runs\n",
-        _hardware(runs),
-        _runs_table(runs),
-        _pairs_table(pairs),
-        f"## mAP against GFLOPs\n\n![mAP50-95 against GFLOPs]({picture.name})\n" if plotted else "",
-        _appendix(runs, unfinished),
+        "# Runs",
+        "Per cent throughout. Scores are those of the last checkpoint, not the best: a best checkpoint is chosen on "
+        "the validation images and flatters itself. Each score is of the test images, or of the validation images "
+        "where a dataset has no test split.",
     ]
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_text("\n".join(part for part in parts if part), encoding="utf-8")
-    temporary.replace(out)
-    return {"runs": len(runs), "unfinished": len(unfinished), "pairs": len(pairs), "out": str(out)}
+    for i, (name, members) in enumerate(_by_dataset(runs)):
+        picture = out.with_name(f"{out.stem}_gflops{f'_{i + 1}' if i else ''}.png")
+        split = "test" if "test" in members[0].record["metrics"]["last"] else "val"
+        counted = members[0].scores()
+        parts += [f"## {name}", f"{counted['images']} {split} images with {counted['instances']} objects."]
+        parts += [_models_table(members), *_pairs_part([pair for pair in pairs if pair.distilled in members])]
+        parts += [f"![mAP50-95 against GFLOPs]({quote(picture.name)})"] if _plot(members, picture) else []
+    parts += ["## All runs, all seeds", _runs_table(runs, out.parent)]
+    if unfinished:
+        lines = "\n".join(f"- {name}: {state}" for name, state in unfinished.items())
+        parts += ["## Unfinished, and counted nowhere", lines]
+    parts += ["## Hardware and versions", _hardware_table(runs)]
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    partial.replace(out)
+    return {"runs": len(runs), "pairs": len(pairs), "unfinished": len(unfinished), "out": str(out)}
 
 
-def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """The finished runs below ``folder``, sorted by name, and the names of unfinished ones. Raises RunError."""
+def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
+    """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
     check = fastjsonschema.compile(schemas.load("run"), use_default=False)
-    runs, unfinished = [], []
-    for config in sorted(folder.rglob("config.json")):
-        name = config.parent.relative_to(folder).as_posix()
-        path = config.parent / "run.json"
-        if not path.exists():
-            unfinished.append(name)
-            continue
+    runs, unfinished = [], {}
+    folders = {path.parent for name in ("run.json", "config.json") for path in folder.rglob(name)}
+    for place in sorted(folders):
+        name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
         try:
-            runs.append(Run(name if name != "." else folder.resolve().name, check(json.loads(path.read_bytes()))))
+            if (place / "run.json").exists():
+                runs.append(Run(place, name, check(json.loads((place / "run.json").read_bytes()))))
+            else:
+                asked = json.loads((place / "config.json").read_bytes())["config"]["epochs"]
+                unfinished[name] = f"{_epochs_done(place)} of {asked} epochs done"
         except (ValueError, fastjsonschema.JsonSchemaValueException) as error:
-            raise RunError(f"{path}: {error}; expected a run.json of kd train, see run.schema.json") from error
+            unfinished[name] = f"run.json is none of kd train ({str(error).splitlines()[0]})"
+        except (KeyError, TypeError):
+            continue  # another program's config.json
     return runs, unfinished
 
 
-def _pairs(runs: list[Run]) -> list[tuple[Run, Run]]:
-    """Each distilled run with the plain run that differs in nothing else, where there is one."""
-    plain = {run.twin_key: run for run in runs if run.method == "plain"}
-    return [(run, plain[run.twin_key]) for run in runs if run.method != "plain" and run.twin_key in plain]
+def find_pairs(runs: Iterable[Run]) -> list[Pair]:
+    """Each distilled run with its plain twin, where there is one."""
+    plain = {run.twin_key: run for run in runs if not run.distils}
+    return [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
 
 
-# --- the parts of the report -----------------------------------------------------------------------------
+def _epochs_done(place: Path) -> int:
+    results = place / "results.csv"
+    return max(0, len(results.read_text(encoding="utf-8").splitlines()) - 1) if results.exists() else 0
 
 
-def _runs_table(runs: list[Run]) -> str:
-    classes = list(dict.fromkeys(name for run in runs for name in run.scores()["per_class"]))
-    head = ["run", "model", "teacher", "method", "seed", "parameters", "GFLOPs", "mAP50", "mAP50-95", *classes]
-    rows = []
+def _by_dataset(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
+    """Runs on the same files together, under the name of their dataset: ``tiles/data.yaml``."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        scores = run.scores()
-        gflops = run.record["gflops"]
-        per_class = [scores["per_class"].get(name, {}).get("map50_95") for name in classes]
+        groups.setdefault(run.record["data_sha256"], []).append(run)
+    return [("/".join(Path(group[0].config["data"]).parts[-2:]), group) for group in groups.values()]
+
+
+def _arms(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but the seed together: the larger networks first, the plain arm first of each."""
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(run.arm_key, []).append(run)
+    return sorted(arms.values(), key=lambda arm: (-arm[0].record["params"], arm[0].student, arm[0].distils))
+
+
+# ---------------------------------------------------------------- the tables
+
+
+def _models_table(runs: list[Run]) -> str:
+    """The paper's Tables 2 and 3 in one: a row per model, teacher and method, the mean over its seeds."""
+    names = list(dict.fromkeys(name for run in runs for name in run.scores()["per_class"]))
+    classes = names if len(names) <= MANY_CLASSES else []
+    rows = []
+    for arm in _arms(runs):
+        first = arm[0]
+        scores = [run.scores() for run in arm]
         rows.append([
-            run.name, run.student, run.teacher, run.method, str(run.config["seed"]), f"{run.record['params']:,}",
-            "-" if gflops is None else f"{gflops:.2f}", _percent(scores["map50"]), _percent(scores["map50_95"]),
-            *map(_percent, per_class),
+            first.student, first.teacher, first.method, str(len(arm)), str(first.config["epochs"]),
+            str(first.config["imgsz"]), _gflops(first), f"{first.record['params'] / 1e6:.2f} M",
+            _percent(_mean(s["map50"] for s in scores)), _percent(_mean(s["map50_95"] for s in scores)),
+            *(_percent(_mean(s["per_class"].get(name, {}).get("map50_95") for s in scores)) for name in classes),
         ])  # fmt: skip
-    note = (
-        "Last checkpoint, test images (validation images where there is no test split); per class: mAP50-95. Per cent."
-    )
-    return f"## Models\n\n{note}\n\n{_table(head, rows)}"
+    head = ["model", "teacher", "method", "seeds", "epochs", "px", "GFLOPs", "parameters", "mAP50", "mAP50-95"]
+    return _table([*head, *(f"{name} mAP50-95" for name in classes)], rows)
 
 
-def _pairs_table(pairs: list[tuple[Run, Run]]) -> str:
+def _pairs_part(pairs: list[Pair]) -> list[str]:
+    """Plain and distilled side by side, pair by pair, then what the pairs of one arm say together."""
     if not pairs:
-        return "## With and without distillation\n\nNo distilled run has a plain run that differs in nothing else.\n"
-    head = ["student", "teacher", "method", "seed", "plain", "distilled", "difference"]
-    rows, differences = [], {}
-    for distilled, plain in pairs:
-        before, after = plain.scores()["map50_95"], distilled.scores()["map50_95"]
-        difference = None if before is None or after is None else after - before
-        if difference is not None:
-            differences.setdefault((distilled.student, distilled.teacher, distilled.method), []).append(difference)
-        rows.append([
-            distilled.student, distilled.teacher, distilled.method, str(distilled.config["seed"]),
-            _percent(before), _percent(after), "-" if difference is None else f"{100 * difference:+.1f}",
-        ])  # fmt: skip
-    lines = [f"## With and without distillation\n\nmAP50-95, last checkpoint, paired by seed.\n\n{_table(head, rows)}"]
-    for (student, teacher, method), values in differences.items():
-        count = f"{len(values)} pair" + ("s" if len(values) > 1 else "")
-        mean = f"{student} from {teacher}, {method}: mean difference {100 * fmean(values):+.1f} points over {count}."
-        few = f" Fewer than {LEAST_PAIRS} pairs prove nothing." if len(values) < LEAST_PAIRS else ""
-        lines.append(mean + few + "\n")
-    return "\n".join(lines)
+        return ["No distilled run here has a plain twin: same student, data, seed, epochs, image size and settings."]
+    arms: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        arms.setdefault(pair.distilled.arm_key, []).append(pair)
+    rows, verdicts = [], []
+    for arm in arms.values():
+        run = arm[0].distilled
+        for pair in sorted(arm, key=lambda pair: pair.distilled.config["seed"]):
+            cells = [pair.distilled.student, pair.distilled.teacher, pair.distilled.method]
+            cells.append(str(pair.distilled.config["seed"]))
+            for metric in ("map50", "map50_95"):
+                both = [pair.plain.scores()[metric], pair.distilled.scores()[metric]]
+                cells += [*map(_percent, both), _points(pair.difference(metric))]
+            rows.append(cells)
+        mean = _points(_mean(pair.difference("map50_95") for pair in arm))
+        count = f"{len(arm)} paired seed{'' if len(arm) == 1 else 's'}"
+        verdict = f"{run.student} from {run.teacher}, {run.method}: mAP50-95 {mean} points, the mean of {count}."
+        if len(arm) < LEAST_PAIRS:
+            verdict += f" **Fewer than {LEAST_PAIRS} paired seeds: nothing is proven.**"
+        verdicts.append(verdict)
+    head = ["model", "teacher", "method", "seed", "plain mAP50", "distilled", "difference"]
+    return ["### With and without distillation", _table([*head, "plain mAP50-95", *head[-2:]], rows), *verdicts]
 
 
-def _hardware(runs: list[Run]) -> str:
-    devices = sorted({run.record["device"] for run in runs})
-    versions = sorted({", ".join(f"{k} {v}" for k, v in run.record["versions"].items()) for run in runs})
-    return f"Hardware: {'; '.join(devices)}. Versions: {'; '.join(versions)}.\n"
-
-
-def _appendix(runs: list[Run], unfinished: list[str]) -> str:
-    head = [
-        "run",
-        "seed",
-        "epochs",
-        "imgsz",
-        "batch",
-        "last mAP50",
-        "last mAP50-95",
-        "best mAP50",
-        "best mAP50-95",
-        "time",
-    ]
+def _runs_table(runs: list[Run], home: Path) -> str:
     rows = []
     for run in runs:
-        last, best = run.scores("last"), run.scores("best")
-        shares = [last["map50"], last["map50_95"], best["map50"], best["map50_95"]]
+        link = quote(Path(os.path.relpath(run.folder.resolve(), home.resolve())).as_posix())
+        shares = [run.scores(checkpoint)[metric] for checkpoint in ("last", "best") for metric in ("map50", "map50_95")]
         numbers = [run.config["seed"], run.record["epochs"], run.config["imgsz"], run.config["batch"]]
-        rows.append([run.name, *map(str, numbers), *map(_percent, shares), f"{run.record['wall_time_s']:.0f} s"])
-    left = f"\nUnfinished, not counted: {', '.join(unfinished)}.\n" if unfinished else ""
-    return f"## All runs, all seeds\n\n{_table(head, rows)}{left}"
+        rows.append([
+            f"[{run.name}]({link})", run.student, run.teacher, run.method, *map(str, numbers), *map(_percent, shares),
+            f"{run.record['wall_time_s']:.0f} s",
+        ])  # fmt: skip
+    head = ["run", "model", "teacher", "method", "seed", "epochs", "px", "batch"]
+    return _table([*head, "last mAP50", "last mAP50-95", "best mAP50", "best mAP50-95", "time"], rows)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _hardware_table(runs: list[Run]) -> str:
+    machines: dict[tuple[str, str], int] = {}
+    for run in runs:
+        versions = ", ".join(f"{name} {version}" for name, version in run.record["versions"].items())
+        machines[run.record["device"], versions] = machines.get((run.record["device"], versions), 0) + 1
+    return _table(["device", "versions", "runs"], [[*machine, str(count)] for machine, count in machines.items()])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return fmean(there) if there else None
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def _title(path: str) -> str:
-    """A run's folder for its weights, else the file's name."""
-    file = Path(path)
-    return file.parent.parent.name if file.parent.name == "weights" else file.stem
+def _points(difference: float | None) -> str:
+    return "-" if difference is None else f"{100 * difference:+.1f}"
 
 
-# --- the plot --------------------------------------------------------------------------------------------
+def _gflops(run: Run) -> str:
+    return "-" if run.record["gflops"] is None else f"{run.record['gflops']:.1f}"
+
+
+def _title(spec: str) -> str:
+    """The run's folder for a run's weights, else the file's name without its ending."""
+    path = Path(spec)
+    return path.parent.parent.name if path.parent.name == "weights" and path.stem in ("best", "last") else path.stem
+
+
+# ---------------------------------------------------------------- the plot
 
 
 def _plot(runs: list[Run], path: Path) -> bool:
-    """mAP50-95 against GFLOPs, a point per run, an arrow from each plain to its distilled run; False without any."""
+    """The paper's Figure 2: a faint dot per run, a mark per mean over seeds, an arrow from plain to distilled.
+
+    Writes nothing and returns False where no run has both GFLOPs and a score.
+    """
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    points = [run for run in runs if run.record["gflops"] is not None and run.scores()["map50_95"] is not None]
-    if not points:
+    arms = [
+        arm for arm in _arms(runs) if arm[0].record["gflops"] and _mean(r.scores()["map50_95"] for r in arm) is not None
+    ]
+    if not arms:
         return False
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    styles = {
-        "teacher": {"marker": "s", "color": "#5b5b8c"},
-        "without distillation": {"marker": "o", "color": "#9a9a9a"},
-        "with distillation": {"marker": "^", "color": "#1b7f4d"},
-    }
-    taught = {_title(path) for run in runs for path in run.config["teachers"]}
-    kinds = [_kind(run, taught) for run in points]
-    for kind, style in styles.items():
-        members = [run for run, its_kind in zip(points, kinds, strict=True) if its_kind == kind]
-        if members:
-            x, y = zip(*[_point(run) for run in members], strict=True)
-            axes.scatter(x, y, s=60, label=kind, zorder=3, **style)
-    for distilled, plain in _pairs(points):
-        axes.annotate(
-            "", _point(distilled), _point(plain), arrowprops={"arrowstyle": "->", "color": "#1b7f4d", "alpha": 0.6}
-        )
-    for name in sorted({run.student for run in points}):
-        members = [_point(run) for run in points if run.student == name]
-        axes.annotate(
-            name, (members[0][0], max(y for _, y in members)), xytext=(0, 8), textcoords="offset points", ha="center"
-        )
-    axes.set(xlabel="GFLOPs per image", ylabel="mAP50-95, %", title="Accuracy against cost")
+    taught = {_title(spec) for run in runs for spec in run.config["teachers"]}
+    styles = {"teacher": ("s", "#4f46a5"), "without distillation": ("o", "#6b7280"), "with distillation": ("^", GREEN)}
+    for label, (marker, colour) in styles.items():
+        mine = [arm for arm in arms if _kind(arm[0], taught) == label]
+        if mine:
+            dots = [run for arm in mine for run in arm if run.scores()["map50_95"] is not None]
+            axes.scatter(*zip(*(_point([run]) for run in dots), strict=True), s=14, color=colour, alpha=0.35, lw=0)
+            axes.scatter(
+                *zip(*map(_point, mine), strict=True), s=60, marker=marker, color=colour, label=label, zorder=3
+            )
+    plain = {pair.distilled.arm_key: pair.plain.arm_key for pair in find_pairs(runs)}
+    means = {arm[0].arm_key: _point(arm) for arm in arms}
+    for distilled, twin in plain.items():
+        if distilled in means and twin in means:
+            arrow = {"arrowstyle": "->", "color": GREEN, "alpha": 0.7, "shrinkA": 5, "shrinkB": 5}
+            axes.annotate("", means[distilled], means[twin], arrowprops=arrow)
+    for student in dict.fromkeys(arm[0].student for arm in arms):
+        x, top = max((_point(arm) for arm in arms if arm[0].student == student), key=lambda point: point[1])
+        axes.annotate(student, (x, top), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
+    axes.set(xlabel="GFLOPs per image", ylabel="mAP50-95, %, last checkpoint")
     axes.margins(x=0.15, y=0.2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=150)
-    temporary.replace(path)
+    axes.legend(frameon=False)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    figure.savefig(partial, dpi=160, format="png")
+    partial.replace(path)
     return True
 
 
 def _kind(run: Run, taught: set[str]) -> str:
-    if run.method != "plain":
+    if run.distils:
         return "with distillation"
-    return "teacher" if run.name.rpartition("/")[2] in taught else "without distillation"
+    return "teacher" if run.folder.resolve().name in taught else "without distillation"
 
 
-def _point(run: Run) -> tuple[float, float]:
-    return run.record["gflops"], 100 * run.scores()["map50_95"]
+def _point(arm: list[Run]) -> tuple[float, float]:
+    """GFLOPs and mean mAP50-95 in per cent."""
+    return arm[0].record["gflops"], 100 * _mean(run.scores()["map50_95"] for run in arm)

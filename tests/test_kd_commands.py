@@ -1,0 +1,213 @@
+"""`kd` as a user meets it: help, exit codes, one error line each, JSON and nothing else on stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra kd")
+
+import typer
+from kd_fixtures import write_dataset
+from kd_models import save_detector
+
+import cli
+from kd.commands import app
+from kd.errors import KdError, UsageError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.fixture
+def kd(capfd, monkeypatch, tmp_path):
+    """Run `kd` in this process and an empty folder; the answer is (exit code, stdout, stderr)."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.run("kd", app, KdError, UsageError, [str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fails(kd):
+    """Run `kd`, which must fail with one error line and this exit code; the answer is that line."""
+
+    def run(*arguments, code=1):
+        exit_code, out, err = kd(*arguments)
+        assert (exit_code, out) == (code, ""), err
+        assert re.fullmatch(r"error: .+\n", err), err
+        return err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"), train=2, val=2, test=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_detector(tmp_path_factory.mktemp("model") / "tiny.pt", {0: "red", 1: "green"})
+
+
+def left_behind():
+    return sorted(path.name for path in Path.cwd().iterdir())
+
+
+# --- help ------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_are_the_contracts(kd):
+    code, out, _ = kd("--help")
+    assert code == 0
+    listed = re.findall(r"^  ([a-z]+)  +\S", out.partition("Commands:")[2], re.MULTILINE)
+    assert set(listed) >= {"train", "evaluate", "predict", "report"}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_of_every_command_ends_in_an_example_that_parses(kd, command):
+    code, out, err = kd(command, "--help")
+    assert (code, err) == (0, "")
+    example = re.search(r"Example: (kd .+?)\s*$", " ".join(out.split()))
+    assert example, out
+    words = shlex.split(example[1])
+    assert words[:2] == ["kd", command]
+    # Parsing alone: every option exists and every value is of its type.
+    COMMANDS[command].make_context(command, words[2:])
+
+
+def test_every_flag_of_the_contract_is_there_with_its_default():
+    options = {name: option for option in COMMANDS["train"].params for name in option.opts}
+    defaults = {"--epochs": 30, "--imgsz": 640, "--batch": 16, "--seed": 0}
+    assert {name: options[name].default for name in defaults} == defaults
+    flags = {
+        "--data", "--student", "--teacher", "--method", "--weight", "--device", "--freeze", "--out", "--resume",
+        "--overwrite", "--dry-run", "--allow-weak-teacher", "--set",
+    }  # fmt: skip
+    assert options.keys() >= flags
+    assert options["--teacher"].multiple
+    assert options["--set"].multiple
+    assert {name for option in COMMANDS["evaluate"].params for name in option.opts} >= {"--data", "--split", "--json"}
+
+
+def test_help_loads_neither_torch_nor_anything_slow():
+    code = "import sys, kd.commands; print(*{name.split('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = set(run.stdout.split())
+    assert "typer" in loaded  # the probe works
+    assert not loaded & {"torch", "torchvision", "ultralytics", "cv2", "matplotlib", "numpy", "dtld_tools"}
+
+
+# --- what is printed -------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_one_json_object_and_leaves_nothing(kd, data, model):
+    code, out, err = kd("evaluate", "--data", data, "--model", model, "--device", "cpu", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found.keys() >= {"map50", "map50_95", "precision", "recall", "per_class"}
+    assert found["per_class"].keys() == {"red", "green"}
+    assert (found["split"], found["images"]) == ("test", 2)
+    assert left_behind() == []
+
+
+def test_evaluate_prints_a_row_per_class_for_people(kd, data, model):
+    code, out, _ = kd("evaluate", "--data", data, "--model", model, "--device", "cpu", "--split", "val")
+    assert code == 0
+    title, head, *table = out.splitlines()
+    assert title == f"{model}, val: 2 images, 4 objects"
+    assert head.split() == ["mAP50", "mAP50-95", "precision", "recall"]
+    assert [line.split()[0] for line in table] == ["all", "red", "green"]
+    ends = [match.end() for match in re.finditer(r"\S+", head)]
+    assert [match.end() for match in re.finditer(r"\S+", table[0])][1:] == ends  # aligned
+    assert all(re.fullmatch(r"[01]\.\d{3}|-", cell) for line in table for cell in line.split()[1:])
+
+
+def test_predict_writes_the_picture_and_says_what_it_shows(kd, data, model):
+    images = data.parent / "images" / "test"
+    code, out, _ = kd(
+        "predict", images, "--model", model, "--model", model, "--out", "a1.png", "--device", "cpu", "--json"
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert [row.keys() for row in found["models"]] == [{"name", "params", "mean_ms", "median_ms", "detections"}] * 2
+    assert (found["images"], found["out"]) == (2, "a1.png")
+    assert left_behind() == ["a1.png"]
+
+
+@pytest.mark.train
+def test_train_then_report(kd, data):
+    options = ("--imgsz", 64, "--batch", 2, "--epochs", 1, "--device", "cpu", "--set", "mosaic=0")
+    code, out, err = kd("train", "--data", data, "--student", "yolov5n", "--out", "runs/plain", *options)
+    assert (code, err) == (0, "")
+    for line in (r"val, last epoch: 2 images, 4 objects", r"test, last epoch: 2 images", r"runs/plain: 1 epoch in"):
+        assert re.search(line, out), out
+    weights = re.search(r"weights: (\S+), (\S+)", out)
+    assert all(Path(path).is_file() for path in weights.groups())
+    code, out, _ = kd("report", "runs", "--out", "runs/report.md")
+    assert (code, out) == (0, "runs/report.md: 1 run, 0 pairs of a distilled and a plain run\n")
+    code, out, _ = kd("report", "runs", "--out", "runs/report.md", "--json")
+    assert json.loads(out) == {"runs": 1, "pairs": 0, "unfinished": 0, "out": "runs/report.md"}
+    assert left_behind() == ["runs"]
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_one_line_and_exit_1(fails, data, model, tmp_path):
+    (tmp_path / "no_model.pt").write_text("hello")
+    (tmp_path / "empty.yaml").write_text("train: nowhere\nval: nowhere\nnames: [red, green]\n")
+    assert "no.yaml: no such file" in fails("evaluate", "--data", "no.yaml", "--model", model)
+    assert "nowhere" in fails("evaluate", "--data", tmp_path / "empty.yaml", "--model", model)
+    assert "no.pt: no such file" in fails("evaluate", "--data", data, "--model", "no.pt")
+    assert "no_model.pt: got no usable model" in fails("evaluate", "--data", data, "--model", tmp_path / "no_model.pt")
+    assert "no.jpg: no such file" in fails("predict", "no.jpg", "--model", model, "--out", "a.png")
+    assert "cannot decode" in fails("predict", data, "--model", model, "--out", "a.png")
+    assert "got none, expected finished runs" in fails("report", data.parent)
+    assert "no.yaml: no such file" in fails("train", "--data", "no.yaml", "--student", "yolov5n")
+    assert left_behind() == []
+
+
+def test_wrong_usage_is_exit_2(kd, fails, data):
+    train = ("train", "--data", data, "--student", "yolov5n")
+    assert "--teacher: got 2 teachers, expected one" in fails(*train, "--teacher", "a.pt", "--teacher", "b.pt", code=2)
+    assert "--method: got 'fgif', expected fgfi" in fails(*train, "--method", "fgif", code=2)
+    assert "--epochs: got 0" in fails(*train, "--epochs", 0, code=2)
+    assert "lr0" in fails(*train, "--set", "lr=1", code=2)
+    assert "--out: got 'a.jpg'" in fails("predict", data, "--model", "a.pt", "--out", "a.jpg", code=2)
+    for command in (("evaluate", "--data", data), ("predict", data.parent / "images" / "test", "--out", "a.png")):
+        assert "--device: got '99'" in fails(*command, "--model", "a.pt", "--device", "99", code=2)
+    code, out, err = kd("evaluate", "--split", "all", "--data", data, "--model", "a.pt")
+    assert (code, out) == (2, "")
+    assert "all" in err
+    assert left_behind() == []
+
+
+def test_debug_shows_the_traceback(capfd, monkeypatch):
+    with pytest.raises(KdError, match="no such file"):
+        cli.run("kd", app, KdError, UsageError, ["--debug", "evaluate", "--data", "no.yaml", "--model", "no.pt"])
+
+
+def test_ctrl_c_is_130(kd, monkeypatch, data, model):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kd.evaluate.evaluate", interrupted)
+    code, out, err = kd("evaluate", "--data", data, "--model", model)
+    assert code == 130
+    assert "Traceback" not in out + err

@@ -1,0 +1,118 @@
+"""Scores: Ultralytics' own numbers, None for what is not there, and nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra kd")
+
+from kd_fixtures import write_dataset
+from kd_models import save_detector
+
+from kd import ultra
+from kd.errors import DataError, ModelError
+from kd.evaluate import evaluate, score, trained_imgsz
+
+NAMES = {0: "red", 1: "green"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_detector(tmp_path_factory.mktemp("model") / "tiny.pt", NAMES)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, model):
+    """A dataset whose labels are some of the model's own detections, so that its scores are neither 0 nor 1."""
+    data = write_dataset(tmp_path_factory.mktemp("data"), val=2, test=4)
+    yolo = ultra.load_model(model)
+    for image in sorted((data.parent / "images" / "test").iterdir()):
+        boxes = yolo.predict(image, imgsz=96, conf=0.1, save=False, verbose=False)[0].boxes
+        rows = zip(boxes.cls.tolist()[::3], boxes.xywhn.tolist()[::3], strict=True)
+        lines = dict.fromkeys(f"{int(label)} " + " ".join(f"{value:.6f}" for value in box) for label, box in rows)
+        ultra.label_file(image).write_text("\n".join(lines) + "\n")
+    return data
+
+
+def test_numbers_are_those_of_plain_ultralytics(data, model, tmp_path):
+    ours = evaluate(data, model, device="cpu", batch=2)
+    with ultra.silence():
+        theirs = ultra.YOLO(model).val(
+            data=str(data), split="test", imgsz=96, batch=2, device="cpu", plots=False, project=str(tmp_path)
+        )
+    assert 0.05 < theirs.box.map50 < 0.95  # or the comparison would say nothing
+    assert (ours["map50"], ours["map50_95"]) == pytest.approx((theirs.box.map50, theirs.box.map))
+    assert (ours["precision"], ours["recall"]) == pytest.approx((theirs.box.mp, theirs.box.mr))
+    for row, class_id in enumerate(theirs.box.ap_class_index):
+        found = ours["per_class"][NAMES[class_id]]
+        assert found == pytest.approx({"map50": theirs.box.ap50[row], "map50_95": theirs.box.ap[row]})
+
+
+def test_counts_and_defaults_are_reported(data, model):
+    found = evaluate(data, model, device="cpu")
+    labels = [path.read_text().splitlines() for path in (data.parent / "labels" / "test").iterdir()]
+    assert found["images"] == 4
+    assert found["instances"] == sum(map(len, labels)) > 4
+    assert (found["split"], found["imgsz"], found["model"], found["data"]) == ("test", 96, model, str(data))
+
+
+def test_a_class_without_an_instance_has_none_and_does_not_pull_the_mean_down(tmp_path, model, data):
+    other = tmp_path / "one_class"
+    shutil.copytree(data.parent, other)
+    for path in (other / "labels" / "test").iterdir():
+        lines = [line for line in path.read_text().splitlines() if line.startswith("0")]
+        path.write_text("\n".join(lines))
+    (other / "labels" / "test.cache").unlink(missing_ok=True)
+    found = evaluate(other / "data.yaml", model, device="cpu")
+    assert found["per_class"]["green"] == {"map50": None, "map50_95": None}
+    assert found["map50"] == found["per_class"]["red"]["map50"] > 0
+
+
+def test_no_instance_at_all_is_none_for_a_library_and_an_error_for_a_person(tmp_path, model):
+    data = write_dataset(tmp_path, test=2)
+    shutil.rmtree(tmp_path / "labels" / "test")
+    found = score(ultra.load_model(model), data, split="test", imgsz=96, device="cpu")
+    assert (found["instances"], found["map50"], found["recall"]) == (0, None, None)
+    with pytest.raises(DataError, match="got 2 images without one labelled object"):
+        evaluate(data, model, device="cpu")
+
+
+def test_a_missing_split_names_those_that_exist(tmp_path, model):
+    data = write_dataset(tmp_path)
+    with pytest.raises(DataError, match=r"split 'test': got none, expected one of: train, val; choose with --split"):
+        evaluate(data, model)
+
+
+@pytest.mark.parametrize(
+    ("names", "got"),
+    [({0: "car"}, r"1 \(car\)"), ({0: "green", 1: "red"}, r"2 \(green, red\)")],
+    ids=["other classes", "other order"],
+)
+def test_other_classes_are_refused(tmp_path, names, got):
+    with pytest.raises(ModelError, match=rf"classes: got {got}, expected those of .*data.yaml: 2 \(red, green\)"):
+        evaluate(write_dataset(tmp_path, test=1), save_detector(tmp_path / "other.pt", names))
+
+
+def test_nothing_is_printed_or_left_and_the_model_stays_as_it_was(tmp_path, monkeypatch, capfd, data, model):
+    scratch, work = tmp_path / "scratch", tmp_path / "work"
+    scratch.mkdir()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    threads = ultra.torch.get_num_threads()
+    yolo = ultra.load_model(model)
+    before = {name: value.clone() for name, value in yolo.model.state_dict().items()}
+    score(yolo, data, split="test", imgsz=96, device="cpu")
+    assert (list(scratch.iterdir()), list(work.iterdir())) == ([], [])
+    assert capfd.readouterr() == ("", "")
+    after = yolo.model.state_dict()
+    assert before.keys() == after.keys()  # not fused
+    assert all(ultra.torch.equal(before[name], after[name]) for name in before)
+    assert ultra.torch.get_num_threads() == threads
+
+
+def test_the_image_size_is_the_trained_one(tmp_path):
+    assert trained_imgsz(ultra.load_model(save_detector(tmp_path / "a.pt", NAMES, imgsz=160))) == 160
+    assert trained_imgsz(ultra.load_model("yolov5n")) == 640  # an architecture does not say
