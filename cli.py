@@ -24,7 +24,6 @@ def dtld() -> None:
 def kd() -> None:
     """Entry point of the console script ``kd``."""
     from kd.commands import app
-
     from kd.errors import KdError, UsageError
 
     run("kd", app, KdError, UsageError)
@@ -51,6 +50,10 @@ def run(
         _fail(error, 1, leading)
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        _fail(
+            error, 1, leading, f"{name} needs more than the base install, see README.md (pip install 'dtld-kd[kd]'): "
+        )
     except Exception as error:  # a defect of ours: still one line, and how to see more
         _fail(error, 1, leading, f"{type(error).__name__} (a defect of {name}; please report it with --debug): ")
 
