@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kd.errors import DataError, UsageError
 from kd.evaluate import trained_imgsz
-from kd.ultra import TORCH_THREADS, check_device, load_model, silence
+from kd.ultra import TORCH_THREADS, check_device, device_name, load_model, silence
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -158,7 +158,7 @@ def detect(
         params=params,
         class_names=tuple(yolo.names.values()),
         imgsz=imgsz,
-        device=_device_name(yolo.predictor.device),
+        device=device_name(yolo.predictor.device),
         times_ms=times_ms,
         detections=tuple(
             tuple(
@@ -349,12 +349,3 @@ def _write_png(page: Image.Image, out: Path) -> None:
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _device_name(device: torch.device) -> str:
-    """'NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what the times were taken on."""
-    from ultralytics.utils.torch_utils import get_cpu_info
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type

@@ -57,7 +57,7 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
-    ultra.check_device(config.device)
+    device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
     data = ultra.resolve_data(config.data)
@@ -100,7 +100,7 @@ def train(
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
-            "device": device_name(config.device),
+            "device": ultra.device_name(device),
             "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
             "resumed": resumed,
             "wall_time_s": round(time.monotonic() - started, 1),
@@ -141,13 +141,6 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "ultralytics": ultralytics.__version__,
     }
-
-
-def device_name(device: str | None) -> str:
-    """The GPU or processor that a run is on, as text for people."""
-    if device in ("cpu", "mps") or not torch.cuda.is_available():
-        return f"{device or 'cpu'} {platform.machine()}, {ultra.TORCH_THREADS} threads"
-    return torch.cuda.get_device_name(int(device) if device else None)
 
 
 def _kd(config: TrainConfig, student: torch.nn.Module) -> dict[str, Any]:

@@ -98,7 +98,7 @@ from ultralytics.nn.modules.head import Detect  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, SAFE_LOAD  # noqa: E402
 from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
-from ultralytics.utils.torch_utils import select_device  # noqa: E402
+from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E402
 
 TORCH_THREADS = torch.get_num_threads()
 
@@ -325,11 +325,11 @@ def check_settings(settings: dict[str, Any]) -> None:
         raise UsageError(f"--set: {text}") from error
 
 
-def check_device(device: str | None) -> None:
-    """Raise UsageError unless Ultralytics finds the device: cpu, mps, a GPU's number, or None for the best one."""
+def check_device(device: str | None) -> torch.device:
+    """The device that Ultralytics finds for cpu, mps, a GPU's number, or None for the best one; else UsageError."""
     try:
         with silence():
-            select_device(device or "", verbose=False)
+            return select_device(device or "", verbose=False)
     except ValueError as error:
         raise UsageError(
             f"--device: got {device!r}, expected cpu, or the number of a GPU that is there: "
@@ -337,3 +337,10 @@ def check_device(device: str | None) -> None:
         ) from error
     finally:
         torch.set_num_threads(TORCH_THREADS)  # choosing the CPU takes one core away
+
+
+def device_name(device: torch.device) -> str:
+    """'NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type
