@@ -51,9 +51,7 @@ def run(
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
-        _fail(
-            error, 1, leading, f"{name} needs more than the base install (pip install 'dtld-kd[kd]'): "
-        )
+        _fail(error, 1, leading, f"{name} needs more than the base install (pip install 'dtld-kd[kd]'): ")
     except Exception as error:  # a defect of ours: still one line, and how to see more
         _fail(error, 1, leading, f"{type(error).__name__} (a defect of {name}; please report it with --debug): ")
 
