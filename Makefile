@@ -17,25 +17,28 @@ $(INSTALLED): pyproject.toml
 
 # Settings that learn in minutes on two cores: small tiles at native resolution, an optimizer step per batch of 8,
 # no mosaic. They are for this demonstration; real training takes kd's defaults.
-DEMO_TRAIN := --data demo/tiles/data.yaml --epochs 5 --imgsz 192 --batch 8 --set nbs=8 --set optimizer=AdamW \
-	--set lr0=0.003 --set cos_lr=true --set warmup_epochs=1 --set mosaic=0 --set scale=0.2 --set workers=0
+DEMO_TRAIN := --data demo/tiles/data.yaml --imgsz 192 --batch 8 --set nbs=8 --set optimizer=AdamW \
+	--set lr0=0.003 --set cos_lr=true --set warmup_epochs=1 --set warmup_bias_lr=0 --set mosaic=0 --set scale=0.2 \
+	--set workers=0
 DEMO_LABELS := demo/raw/DTLD_Labels_v2.0/v2.0/DTLD_all.json
 
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(INSTALLED)
 	rm -rf demo
-	dtld sample demo/raw --frames 80
+	dtld sample demo/raw --frames 120
 	dtld inspect $(DEMO_LABELS) --root demo/raw --plot demo/labels.png
-	dtld prepare $(DEMO_LABELS) --root demo/raw --out demo/tiles --tile-size 192 --overlap 0.1 --val 0.05 --test 0.15
+	dtld prepare $(DEMO_LABELS) --root demo/raw --out demo/tiles --tile-size 192 --overlap 0.1 --copies 0 \
+		--empty-ratio 0.05 --val 0.03 --test 0.06
 	dtld validate demo/tiles
 	dtld preview demo/tiles --out demo/tiles.png
-	kd train $(DEMO_TRAIN) --student yolov5n --out demo/runs/teacher
-	kd train $(DEMO_TRAIN) --student benchmarks/yolov5p.yaml --out demo/runs/plain
-	kd train $(DEMO_TRAIN) --student benchmarks/yolov5p.yaml --teacher demo/runs/teacher/weights/best.pt \
+	kd train $(DEMO_TRAIN) --epochs 4 --student yolov5n --out demo/runs/teacher
+	kd train $(DEMO_TRAIN) --epochs 3 --student benchmarks/yolov5p.yaml --out demo/runs/plain
+	kd train $(DEMO_TRAIN) --epochs 3 --student benchmarks/yolov5p.yaml --teacher demo/runs/teacher/weights/best.pt \
 		--out demo/runs/distilled
 	kd report demo/runs --out demo/report.md
-	kd predict demo/tiles/images/test --model demo/runs/plain/weights/best.pt \
-		--model demo/runs/distilled/weights/best.pt --out demo/detections.png
+	dtld convert $(DEMO_LABELS) --root demo/raw --out demo/frames --val 0.03 --test 0.06
+	kd predict $$(ls demo/frames/images/test/* | awk 'NR % 4 == 3') --imgsz 2048 \
+		--model demo/runs/plain/weights/last.pt --model demo/runs/distilled/weights/last.pt --out demo/detections.png
 	@cat demo/report.md
 
 # One OpenMP thread per process: on busy cores, spinning threads make tiny networks several times slower.

@@ -264,7 +264,7 @@ def _points(difference: float | None) -> str:
 
 
 def _gflops(run: Run) -> str:
-    return "-" if run.record["gflops"] is None else f"{run.record['gflops']:.1f}"
+    return "-" if run.record["gflops"] is None else f"{run.record['gflops']:.3g}"
 
 
 def _title(spec: str) -> str:
