@@ -264,7 +264,8 @@ def _points(difference: float | None) -> str:
 
 
 def _gflops(run: Run) -> str:
-    return "-" if run.record["gflops"] is None else f"{run.record['gflops']:.3g}"
+    gflops = run.record["gflops"]
+    return "-" if gflops is None else f"{gflops:.{1 if gflops >= 1 else 2}f}"
 
 
 def _title(spec: str) -> str:
