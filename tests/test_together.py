@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import sys
+import os, sys
 
 import pytest
 
@@ -15,11 +15,11 @@ from dtld_tools.split import SplitSpec
 from dtld_tools.types import TileSpec
 
 PLAIN = """
-import sys
+import os, sys
 sys.modules.update(dict.fromkeys(("kd", "dtld_tools", "cli", "schemas")))  # importing them would fail
 from ultralytics import YOLO
 model = YOLO("yolov5n.yaml")
-model.train(data="tiles/data.yaml", epochs=1, imgsz=64, batch=16, device="cpu", workers=0, plots=False, project="runs")
+model.train(data="tiles/data.yaml", epochs=1, imgsz=64, batch=16, device="cpu", workers=0, plots=False, project=os.path.abspath("runs"))
 print(sorted(model.names.values()), model.trainer.epoch)
 """
 
