@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import os, sys
+import sys
 
 import pytest
 
@@ -18,8 +18,8 @@ PLAIN = """
 import os, sys
 sys.modules.update(dict.fromkeys(("kd", "dtld_tools", "cli", "schemas")))  # importing them would fail
 from ultralytics import YOLO
-model = YOLO("yolov5n.yaml")
-model.train(data="tiles/data.yaml", epochs=1, imgsz=64, batch=16, device="cpu", workers=0, plots=False, project=os.path.abspath("runs"))
+model, RUNS = YOLO("yolov5n.yaml"), os.path.abspath("runs")
+model.train(data="tiles/data.yaml", epochs=1, imgsz=64, batch=16, device="cpu", workers=0, plots=False, project=RUNS)
 print(sorted(model.names.values()), model.trainer.epoch)
 """
 
