@@ -11,7 +11,7 @@ import platform
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -38,7 +38,7 @@ from dtld_tools.sources import Skipped, dataset_sources, find_sources, select
 from dtld_tools.split import SplitSpec, assign_splits
 from dtld_tools.tally import Tally
 from dtld_tools.tile import image_size, targets_in
-from dtld_tools.types import FrameRecord, ImageRecord, SequenceId, TileSpec
+from dtld_tools.types import FrameRecord, ImageRecord, TileSpec
 
 FULL_FRAMES = TileSpec(layout="frame", min_visible=0, min_side_px=0)
 
@@ -123,10 +123,7 @@ def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run
 def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
     """A dataset split anew; returns its report. Raises DtldError for one with augmented copies."""
     _refuse_augmented(root, "copies of a training image must not end up in test; split first, then augment")
-    frames_per_sequence: dict[SequenceId, int] = {}
-    for frame in dataset.read_frames(root):
-        frames_per_sequence[frame.sequence] = frames_per_sequence.get(frame.sequence, 0) + 1
-    splits = assign_splits(frames_per_sequence, spec, seed)
+    splits = assign_splits(Counter(frame.sequence for frame in dataset.read_frames(root)), spec, seed)
     settings = {"command": "split", "split": _plain(asdict(spec)), "seed": seed}
     frames = plan_copies(root, lambda _: (), lambda frame: splits[frame.sequence])
     return _execute(Plan(settings, dataset.read_class_names(root), frames), root, out, run)
@@ -215,9 +212,13 @@ def _execute(plan: Plan, source_root: Path, out: Path, run: Run) -> dict[str, An
         return (frame for frame in plan.frames() if frame.frame.frame not in unreadable)
 
     tally = Tally(plan.class_names)
-    for frame_plan in written():
-        tally.add(frame_plan.frame, frame_plan.images)
-    dataset.write_lines(out / "frames.jsonl", (dataset.frame_to_json(plan.frame) for plan in written()))
+
+    def counted_lines() -> Iterator[dict[str, Any]]:
+        for frame_plan in written():
+            tally.add(frame_plan.frame, frame_plan.images)
+            yield dataset.frame_to_json(frame_plan.frame)
+
+    dataset.write_lines(out / "frames.jsonl", counted_lines())
     images = (image for plan in written() for image in plan.images)
     dataset.write_lines(out / "manifest.jsonl", (dataset.image_to_json(image) for image in images))
     dataset.write_data_yaml(out, plan.class_names)

@@ -29,7 +29,6 @@ class Job:
     """One source image and what is made of it; ``verbatim`` originals are copied byte by byte."""
 
     source: Path
-    shows: Window  # the part of the frame that the source shows
     images: tuple[ImageRecord, ...]
     verbatim: bool = False
 
@@ -109,8 +108,7 @@ def _plan_frame(
         if tile.targets or threshold is None or frame.split != "train" or _rank(seed, image.name) <= threshold:
             images.append(image)
             images.extend(copies(image, augment, seed))
-    whole = Window(0, 0, frame.width, frame.height)
-    return FramePlan(_with_drops(frame, tiles), (Job(source.path, whole, tuple(images)),) if images else ())
+    return FramePlan(_with_drops(frame, tiles), (Job(source.path, tuple(images)),) if images else ())
 
 
 def _with_drops(frame: FrameRecord, tiles: Sequence[Tile]) -> FrameRecord:
@@ -220,7 +218,7 @@ def plan_copies(
                 for image in images:
                     original = replace(image, split=split)
                     source = dataset.image_path(root, image)
-                    jobs.append(Job(source, image.window, (original, *make(original)), verbatim=True))
+                    jobs.append(Job(source, (original, *make(original)), verbatim=True))
                 name, images = next(by_frame, (None, iter(())))
             yield FramePlan(replace(frame, split=split), tuple(jobs))
         if name is not None:

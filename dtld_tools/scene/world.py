@@ -199,9 +199,6 @@ class Road:
     grain_seed: int
 
 
-Thing = Signal | Pole | Tree | Car | Sign
-
-
 @dataclass(frozen=True, slots=True)
 class Scene:
     """Everything at one intersection, and the approach to it: one camera per step."""
