@@ -1,7 +1,8 @@
 """How near `dtld prepare` comes to a bare loop of the same OpenCV calls: frames/s as ratios within one run.
 
 The bare loop reads a TIFF, demosaics, shifts, cuts the grid's eight windows and writes them as JPEG, and knows
-nothing of labels, names or interruptions. Both are timed in turn, three times; the medians are compared.
+nothing of labels, names or interruptions. All are timed in turn, `--repetitions` times over; medians are compared.
+Frames beyond the first 40 are hard links to them: read as often, drawn once.
 """
 
 from __future__ import annotations
@@ -9,80 +10,124 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
+import orjson
 
-from dtld_tools.augment import AugmentSpec
+from dtld_tools.augment import AugmentSpec, motion_kernel
 from dtld_tools.pipeline import Run, Selection, prepare
 from dtld_tools.sample import sample
 from dtld_tools.split import SplitSpec
 from dtld_tools.tile import windows
 from dtld_tools.types import TileSpec
+from dtld_tools.workers import Executor
 
-REPETITIONS = 3
+DRAWN = 40
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
+EVERY_TILE_TWICE = AugmentSpec(clahe=1, blur=1, copies=1, splits=("train", "val", "test"))
 
 
-def bare_loop(frames: list[Path], out: Path) -> None:
-    """The least that must be done for eight JPEG tiles per frame."""
+def make_tree(root: Path, count: int) -> Path:
+    """A DTLD tree of ``count`` frames; returns its label file."""
+    sample(root, min(count, DRAWN), workers=2)
+    labels = root / "DTLD_Labels_v2.0" / "v2.0" / "DTLD_all.json"
+    drawn = orjson.loads(labels.read_bytes())["images"]
+    images = list(drawn)
+    for number in range(len(drawn), count):
+        image = dict(drawn[number % len(drawn)])
+        path = Path(*Path(image["image_path"]).parts[-4:])  # some are absolute and stale, as in DTLD
+        linked = path.parent.with_name(f"{path.parent.name}-{number // len(drawn):04d}") / path.name
+        (root / linked).parent.mkdir(exist_ok=True)
+        os.link(root / path, root / linked)
+        images.append(image | {"image_path": f"./{linked}"})
+    labels.write_bytes(orjson.dumps({"images": images}, option=orjson.OPT_INDENT_2))
+    return labels
+
+
+def bare_loop(frames: list[Path], out: Path, copies: bool = False) -> None:
+    """The least that must be done for eight JPEG tiles per frame, or for sixteen, each second one changed."""
     cv2.setNumThreads(1)  # as in the pipeline's workers
-    for path in frames:
+    clahe, blur = cv2.createCLAHE(2.0, (8, 8)), motion_kernel(5, 45)
+    for index, path in enumerate(frames):
         colour = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BAYER_GB2BGR)
         image = (colour >> 4).astype(np.uint8)
         for x, y, w, h in windows(image.shape[1], image.shape[0], TileSpec()):
-            name = str(out / f"{path.stem}_{x}_{y}.jpg")
-            cv2.imwrite(name, image[y : y + h, x : x + w], [cv2.IMWRITE_JPEG_QUALITY, 95])
+            tile = image[y : y + h, x : x + w]
+            cv2.imwrite(str(out / f"{index}_{x}_{y}.jpg"), tile, JPEG)
+            if copies:
+                lab = cv2.cvtColor(tile, cv2.COLOR_BGR2LAB)
+                lab[..., 0] = clahe.apply(lab[..., 0])
+                tile = cv2.cvtColor(lab, cv2.COLOR_LAB2BGR)
+                tile = cv2.GaussianBlur(tile, (0, 0), 1.0) if index % 2 else cv2.filter2D(tile, -1, blur)
+                cv2.imwrite(str(out / f"{index}_{x}_{y}_a1.jpg"), tile, JPEG)
 
 
-def pipeline(root: Path, out: Path, workers: int) -> None:
-    """`dtld prepare` without copies, all tiles kept."""
-    labels = root / "DTLD_Labels_v2.0" / "v2.0" / "DTLD_all.json"
-    prepare(
-        Selection((labels,), root),
-        out,
-        SplitSpec(),
-        TileSpec(),
-        AugmentSpec(copies=0),
-        empty_ratio=None,
-        run=Run(workers=workers),
-    )
+def bare_loops(frames: list[Path], out: Path) -> None:
+    """The bare loop in two processes: what this machine's two cores can do at most."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        list(pool.map(partial(bare_loop, out=out), (frames[::2], frames[1::2])))
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Wall-clock time of one call."""
+def pipeline(labels: Path, root: Path, out: Path, workers: int, augment: AugmentSpec) -> None:
+    """`dtld prepare`, all tiles kept."""
+    run = Run(Executor(workers))
+    prepare(Selection((labels,), root), out, SplitSpec(), TileSpec(), augment, empty_ratio=None, run=run)
+
+
+def seconds(work: Callable[[Path], None], out: Path) -> float:
+    """Wall-clock time of one call into a fresh folder, which is removed again."""
+    out.mkdir()
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    work(out)
+    elapsed = time.perf_counter() - started
+    shutil.rmtree(out)
+    return elapsed
 
 
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=200)
-    count = parser.parse_args().frames
-    times: dict[str, list[float]] = {"bare loop": [], "prepare, 1 worker": [], "prepare, 2 workers": []}
+    parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    none = AugmentSpec(copies=0)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "raw")
-        sample(root, count, workers=2)
+        labels = make_tree(root, options.frames)
         frames = sorted(root.rglob("*_k0.tiff"))
-        for repetition in range(REPETITIONS):
-            bare = Path(scratch, f"bare{repetition}")
-            bare.mkdir()
-            times["bare loop"].append(seconds(lambda: bare_loop(frames, bare)))  # noqa: B023 - called at once
-            for workers, name in ((1, "prepare, 1 worker"), (2, "prepare, 2 workers")):
-                out = Path(scratch, f"out{repetition}{workers}")
-                times[name].append(seconds(lambda: pipeline(root, out, workers)))  # noqa: B023 - called at once
-    print(f"{count} frames; {os.cpu_count()} cores, {platform.machine()}, OpenCV {cv2.__version__}")
-    print("| | frames/s | of the bare loop |\n| --- | --- | --- |")
-    base = statistics.median(times["bare loop"])
-    for name, measured in times.items():
-        median = statistics.median(measured)
-        print(f"| {name} | {count / median:.1f} | {base / median:.2f} |")
+        cases: dict[str, tuple[str, Callable[[Path], None]]] = {
+            "bare loop": ("bare loop", partial(bare_loop, frames)),
+            "prepare, 1 worker": ("bare loop", lambda out: pipeline(labels, root, out, 1, none)),
+            "bare loop, 2 processes": ("bare loop", partial(bare_loops, frames)),
+            "prepare, 2 workers": ("prepare, 1 worker", lambda out: pipeline(labels, root, out, 2, none)),
+            "bare loop, CLAHE and blur": ("bare loop, CLAHE and blur", partial(bare_loop, frames, copies=True)),
+            "prepare, 1 worker, CLAHE and blur": (
+                "bare loop, CLAHE and blur",
+                lambda out: pipeline(labels, root, out, 1, EVERY_TILE_TWICE),
+            ),
+        }
+        times: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(options.repetitions):
+            for name, (_, work) in cases.items():
+                times[name].append(seconds(work, Path(scratch, "out")))
+    medians = {name: statistics.median(measured) for name, measured in times.items()}
+    print(f"{options.frames} frames, {options.repetitions} repetitions; {os.cpu_count()} cores, {platform.machine()},")
+    print(f"OpenCV {cv2.__version__}\n")
+    print("| | frames/s | least, most | ratio | to |\n| --- | --- | --- | --- | --- |")
+    for name, (base, _) in cases.items():
+        rates = sorted(options.frames / elapsed for elapsed in times[name])
+        speed = f"{options.frames / medians[name]:.1f} | {rates[0]:.1f}, {rates[-1]:.1f}"
+        print(f"| {name} | {speed} | {medians[base] / medians[name]:.2f} | {base} |")
 
 
 if __name__ == "__main__":

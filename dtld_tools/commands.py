@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from dtld_tools import options
-from dtld_tools.show import print_inspection, print_json, print_report
+from dtld_tools.show import print_export, print_inspection, print_json, print_report
 
 app = typer.Typer(
     help="DriveU Traffic Light Data to a clean, leak-free, traceable YOLO dataset.",
@@ -40,19 +40,38 @@ def sample(
 
 @app.command(epilog="Example: dtld inspect demo/raw/DTLD_Labels_v2.0/v2.0/DTLD_all.json --plot labels.png")
 def inspect(
+    context: typer.Context,
     labels: options.Labels,
     root: Annotated[Path | None, typer.Option(help="Look for missing images below this folder.")] = None,
     rules: options.Rules = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the counts as a picture.")] = None,
+    anchors: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Fit K anchor priors per stride to the lights in tiles.")
+    ] = None,
+    tile_size: options.TileSize = 640,
+    overlap: options.Overlap = 0.2,
+    layout: options.Layout = "grid",
+    min_visible: options.MinVisible = 0.4,
+    min_side: options.MinSide = 2,
     as_json: options.Json = False,
 ) -> None:
-    """Count what label files hold: frames, lights, attributes, classes, problems."""
+    """Count what label files hold: frames, lights, attributes, classes, problems.
+
+    The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
+    """
     from dtld_tools.collapse import load_rules
     from dtld_tools.parse import VOCABULARY, read_labels
     from dtld_tools.stats import inspect_labels, plot_labels
 
+    if anchors is None:
+        options.refuse_without("--anchors", context, "tile_size", "overlap", "layout", "min_visible", "min_side")
     parsed, table = read_labels(labels), load_rules(rules, VOCABULARY)
     found = inspect_labels(parsed, table, root)
+    if anchors is not None:
+        from dtld_tools.anchors import inspect_anchors
+
+        spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side)
+        found |= inspect_anchors(parsed, table, root, spec, anchors)
     if plot:
         plot_labels(parsed, table, plot)
     print_json(found) if as_json else print_inspection(found)
@@ -72,10 +91,14 @@ def convert(
     val_cities: options.ValCities = "",
     test_cities: options.TestCities = "",
     split_file: options.SplitFile = None,
+    val_labels: options.ValLabels = None,
+    test_labels: options.TestLabels = None,
     cities: options.Cities = "",
     limit: options.Limit = None,
     seed: options.Seed = 0,
     workers: options.Workers = None,
+    executor: options.ExecutorKind = "local",
+    ray_address: options.RayAddress = None,
     overwrite: options.Overwrite = False,
     strict: options.Strict = False,
     follow_symlinks: options.Symlinks = False,
@@ -87,10 +110,10 @@ def convert(
     report = pipeline.convert(
         options.selection(labels, root, rules, cities, limit, follow_symlinks),
         out,
-        options.split_spec(val, test, split_by, val_cities, test_cities, split_file),
+        options.split_spec(val, test, split_by, val_cities, test_cities, split_file, val_labels, test_labels),
         image_format=image_format,
         seed=seed,
-        run=options.run(context, workers, overwrite, strict),
+        run=options.run(context, workers, executor, ray_address, overwrite, strict),
     )
     print_report(out, report, as_json)
 
@@ -105,9 +128,13 @@ def tile(
     layout: options.Layout = "grid",
     min_visible: options.MinVisible = 0.4,
     min_side: options.MinSide = 2,
+    mask_partial: options.MaskPartial = False,
     empty_ratio: options.EmptyRatio = "0.1",
+    max_images: options.MaxImages = "",
     seed: options.Seed = 0,
     workers: options.Workers = None,
+    executor: options.ExecutorKind = "local",
+    ray_address: options.RayAddress = None,
     overwrite: options.Overwrite = False,
     strict: options.Strict = False,
     as_json: options.Json = False,
@@ -115,9 +142,17 @@ def tile(
     """Cut a dataset of whole frames into tiles with clipped boxes."""
     from dtld_tools import pipeline
 
-    spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side)
-    run = options.run(context, workers, overwrite, strict)
-    report = pipeline.tile(dataset, out, spec, empty_ratio=options.empty_ratio(empty_ratio), seed=seed, run=run)
+    spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side, mask_partial)
+    run = options.run(context, workers, executor, ray_address, overwrite, strict)
+    report = pipeline.tile(
+        dataset,
+        out,
+        spec,
+        empty_ratio=options.empty_ratio(empty_ratio),
+        max_images=options.max_images(max_images),
+        seed=seed,
+        run=run,
+    )
     print_report(out, report, as_json)
 
 
@@ -132,13 +167,18 @@ def augment(
     splits: options.AugmentSplits = "train",
     seed: options.Seed = 0,
     workers: options.Workers = None,
+    executor: options.ExecutorKind = "local",
+    ray_address: options.RayAddress = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Add copies with CLAHE on lightness and blur; the originals stay as they are."""
     from dtld_tools import pipeline
 
-    spec, run = options.augment_spec(clahe, blur, copies, splits), options.run(context, workers, overwrite)
+    spec, run = (
+        options.augment_spec(clahe, blur, copies, splits),
+        options.run(context, workers, executor, ray_address, overwrite),
+    )
     print_report(out, pipeline.augment(dataset, out, spec, seed=seed, run=run), as_json)
 
 
@@ -155,6 +195,8 @@ def split(
     split_file: options.SplitFile = None,
     seed: options.Seed = 0,
     workers: options.Workers = None,
+    executor: options.ExecutorKind = "local",
+    ray_address: options.RayAddress = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -162,7 +204,9 @@ def split(
     from dtld_tools import pipeline
 
     spec = options.split_spec(val, test, split_by, val_cities, test_cities, split_file)
-    report = pipeline.split(dataset, out, spec, seed=seed, run=options.run(context, workers, overwrite))
+    report = pipeline.split(
+        dataset, out, spec, seed=seed, run=options.run(context, workers, executor, ray_address, overwrite)
+    )
     print_report(out, report, as_json)
 
 
@@ -172,6 +216,7 @@ def prepare(
     labels: options.Labels,
     root: options.Root,
     out: options.Out,
+    preset: options.Preset = None,
     rules: options.Rules = None,
     image_format: options.Format = "jpg",
     val: options.Val = 0.1,
@@ -180,6 +225,8 @@ def prepare(
     val_cities: options.ValCities = "",
     test_cities: options.TestCities = "",
     split_file: options.SplitFile = None,
+    val_labels: options.ValLabels = None,
+    test_labels: options.TestLabels = None,
     cities: options.Cities = "",
     limit: options.Limit = None,
     tile_size: options.TileSize = 640,
@@ -187,13 +234,17 @@ def prepare(
     layout: options.Layout = "grid",
     min_visible: options.MinVisible = 0.4,
     min_side: options.MinSide = 2,
+    mask_partial: options.MaskPartial = False,
     empty_ratio: options.EmptyRatio = "0.1",
+    max_images: options.MaxImages = "",
     clahe: options.Clahe = 0.5,
     blur: options.Blur = 0.3,
     copies: options.Copies = 1,
     augment_splits: options.AugmentSplits = "train",
     seed: options.Seed = 0,
     workers: options.Workers = None,
+    executor: options.ExecutorKind = "local",
+    ray_address: options.RayAddress = None,
     overwrite: options.Overwrite = False,
     strict: options.Strict = False,
     follow_symlinks: options.Symlinks = False,
@@ -205,13 +256,14 @@ def prepare(
     report = pipeline.prepare(
         options.selection(labels, root, rules, cities, limit, follow_symlinks),
         out,
-        options.split_spec(val, test, split_by, val_cities, test_cities, split_file),
-        options.tile_spec(layout, tile_size, overlap, min_visible, min_side),
+        options.split_spec(val, test, split_by, val_cities, test_cities, split_file, val_labels, test_labels),
+        options.tile_spec(layout, tile_size, overlap, min_visible, min_side, mask_partial),
         options.augment_spec(clahe, blur, copies, augment_splits),
         empty_ratio=options.empty_ratio(empty_ratio),
+        max_images=options.max_images(max_images),
         image_format=image_format,
         seed=seed,
-        run=options.run(context, workers, overwrite, strict),
+        run=options.run(context, workers, executor, ray_address, overwrite, strict),
     )
     print_report(out, report, as_json)
 
@@ -250,3 +302,30 @@ def validate(
         print(f"{dataset}: {verdict}; {found['images']} images, {found['targets']} targets, {found['frames']} frames")
     if found["defects"]:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: dtld export tiles --format coco --out tiles.json --split val,test")
+def export(
+    context: typer.Context,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="A dataset made by dtld; for --format yolo, a COCO JSON file.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The file to write; for --format yolo, the folder for labels/.", show_default=False)
+    ],
+    form: Annotated[Literal["coco", "yolo"], typer.Option("--format", help="COCO JSON, or YOLO label files.")] = "coco",
+    split: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits (coco).  [default: all]")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a dataset's boxes, unrounded, as COCO JSON; or a COCO JSON's boxes as YOLO label files."""
+    from dtld_tools.export import to_coco, to_yolo
+
+    if form == "yolo":
+        options.refuse_without("--format coco", context, "split")
+    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out)
+    print_json(made) if as_json else print_export(made)

@@ -3,21 +3,23 @@
     OUT/data.yaml  OUT/frames.jsonl  OUT/manifest.jsonl  OUT/report.json
     OUT/images/<split>/<name>.jpg    OUT/labels/<split>/<name>.txt
 
-While a dataset is being made, OUT/.unfinished holds the identity of its plan and the temporary files; every
-other file is complete the moment it has its name.
+While a dataset is being made, OUT/.unfinished holds the identity of its plan, a lock and the temporary files;
+every other file is complete the moment it has its name.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fastjsonschema
 import orjson
 import yaml
+from filelock import FileLock, Timeout
 
 import schemas
 from dtld_tools.errors import DatasetError
@@ -25,6 +27,7 @@ from dtld_tools.images import write_atomically
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
 
 UNFINISHED = ".unfinished"
+LOCK = "lock"
 Record = TypeVar("Record")
 
 
@@ -72,6 +75,7 @@ def image_to_json(image: ImageRecord) -> dict[str, Any]:
         "augmentation": image.augmentation,
         "targets": image.targets,
         "slivers": image.slivers,
+        "masked": image.masked,
     }
 
 
@@ -87,6 +91,7 @@ def image_from_json(line: Mapping[str, Any]) -> ImageRecord:
         augmentation=line["augmentation"],
         targets=tuple(line["targets"]),
         slivers=tuple(line["slivers"]),
+        masked=tuple(line["masked"]),
     )
 
 
@@ -181,31 +186,39 @@ def _validator(schema: str) -> Callable[[Any], Any]:
 # --- writing ---------------------------------------------------------------------------------------------
 
 
-def open_output(out: Path, identity: str, *, overwrite: bool) -> None:
-    """Make OUT ready for the plan with this identity, or to continue it. Raises DatasetError.
+@contextmanager
+def output(out: Path, identity: str, *, overwrite: bool) -> Iterator[None]:
+    """Hold OUT ready for the plan with this identity, or to continue it, against any other process.
 
     A folder that holds another dataset is refused, or emptied with ``overwrite``; one that holds anything else
-    is always refused.
+    is always refused. Raises DatasetError.
     """
-    marker = out / UNFINISHED / "identity"
     if out.exists() and not out.is_dir():
         raise DatasetError(f"{out}: is a file, expected a folder to write the dataset into")
-    # A mark without an identity is a run that was killed before it wrote anything else.
-    if out.is_dir() and (marker.is_file() or any(path.name != UNFINISHED for path in out.iterdir())):
-        found = marker.read_text() if marker.is_file() else _finished_identity(out)
-        if found is None:
-            raise DatasetError(f"{out}: holds files that are no dataset of dtld; choose an empty or a new folder")
-        if found != identity:
-            if not overwrite:
-                raise DatasetError(
-                    f"{out}: holds a dataset of another configuration; choose another --out, or pass --overwrite"
-                )
+    _holds_another(out, identity, overwrite)  # a refused folder stays as it was
+    scratch = out / UNFINISHED
+    scratch.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(scratch / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DatasetError(
+            f"{out}: another process is writing this dataset; wait until it has ended, or choose another --out"
+        ) from error
+    try:
+        if _holds_another(out, identity, overwrite):
             remove_dataset(out)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, identity.encode(), marker.parent)
-    for kind in ("images", "labels"):
-        for split in SPLITS:
-            (out / kind / split).mkdir(parents=True, exist_ok=True)
+        for path in scratch.glob("*.tmp"):  # of a killed run
+            path.unlink()
+        write_atomically(scratch / "identity", identity.encode(), scratch)
+        for kind in ("images", "labels"):
+            for split in SPLITS:
+                (out / kind / split).mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        lock.release()
+        if not (scratch / "identity").exists():  # finished, or nothing came of it
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def remove_dataset(out: Path) -> None:
@@ -214,7 +227,18 @@ def remove_dataset(out: Path) -> None:
         shutil.rmtree(out / folder, ignore_errors=True)
     for name in ("frames.jsonl", "manifest.jsonl", "data.yaml", "report.json"):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    (out / UNFINISHED / "identity").unlink(missing_ok=True)
+
+
+@contextmanager
+def line_files(out: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """frames.jsonl and manifest.jsonl to write lines into; they get their names when both are complete."""
+    names = ("frames.jsonl", "manifest.jsonl")
+    frames, manifest = (out / UNFINISHED / name for name in names)
+    with frames.open("wb") as frame_lines, manifest.open("wb") as image_lines:
+        yield frame_lines, image_lines
+    for path in (frames, manifest):
+        path.replace(out / path.name)
 
 
 def write_data_yaml(out: Path, class_names: Sequence[str]) -> None:
@@ -223,19 +247,27 @@ def write_data_yaml(out: Path, class_names: Sequence[str]) -> None:
     write_atomically(out / "data.yaml", yaml.safe_dump(document, sort_keys=False).encode(), out / UNFINISHED)
 
 
-def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a .jsonl file: under a temporary name first, line by line, then renamed."""
-    temporary = path.parent / UNFINISHED / path.name
-    with temporary.open("wb") as stream:
-        for line in lines:
-            stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-    temporary.replace(path)
-
-
-def close_output(out: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json, which makes the dataset a finished one, and remove what only the making needed."""
+def finish(out: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json, which makes the dataset a finished one."""
     write_atomically(out / "report.json", orjson.dumps(report, option=orjson.OPT_INDENT_2), out / UNFINISHED)
-    shutil.rmtree(out / UNFINISHED)
+    (out / UNFINISHED / "identity").unlink()
+
+
+def _holds_another(out: Path, identity: str, overwrite: bool) -> bool:
+    """Whether OUT holds another dataset that may be replaced. Raises DatasetError if it may not."""
+    marker = out / UNFINISHED / "identity"
+    # A mark without an identity is a run that was killed before it wrote anything else.
+    if not out.is_dir() or not (marker.is_file() or any(path.name != UNFINISHED for path in out.iterdir())):
+        return False
+    found = marker.read_text() if marker.is_file() else _finished_identity(out)
+    if found is None:
+        raise DatasetError(f"{out}: holds files that are no dataset of dtld; choose an empty or a new folder")
+    if found != identity and not overwrite:
+        raise DatasetError(
+            f"{out}: holds a dataset of another configuration, or of other frames; "
+            "choose another --out, or pass --overwrite"
+        )
+    return found != identity
 
 
 def _finished_identity(out: Path) -> str | None:

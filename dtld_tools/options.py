@@ -23,6 +23,12 @@ Format = Annotated[Literal["jpg", "png"], typer.Option(help="JPEG (quality 95) o
 Val = Annotated[float, typer.Option(help="Share of the frames for validation.")]
 Test = Annotated[float, typer.Option(help="Share of the frames for test.")]
 SplitBy = Annotated[Literal["sequence", "route", "city"], typer.Option(help="What is never divided between splits.")]
+ValLabels = Annotated[
+    list[Path] | None, typer.Option(help="A label file whose sequences are the validation split; repeatable.")
+]
+TestLabels = Annotated[
+    list[Path] | None, typer.Option(help="A label file whose sequences are the test split; repeatable.")
+]
 ValCities = Annotated[str, typer.Option(metavar="A,B", help="Cities for validation; decides before shares.")]
 TestCities = Annotated[str, typer.Option(metavar="A,B", help="Cities for test; decides before shares.")]
 SplitFile = Annotated[Path | None, typer.Option(help="Lines 'City/Route/Sequence split'; decides alone.")]
@@ -43,8 +49,45 @@ Clahe = Annotated[float, typer.Option(help="Probability of CLAHE on lightness, p
 Blur = Annotated[float, typer.Option(help="Probability of Gaussian or motion blur, per copy.")]
 Copies = Annotated[int, typer.Option(help="Changed copies tried per image.")]
 AugmentSplits = Annotated[str, typer.Option(metavar="train[,val]", help="Splits that get copies.")]
+
+
+def _take_preset(context: typer.Context, name: str | None) -> str | None:
+    if name:
+        context.default_map = PRESETS[name]  # an option on the line decides before it
+    return name
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    # The seed paper: 24,520 / 800 / 4,345 images of 5 cities, which it does not name; halves resized to 640 px,
+    # CLAHE and blur on training and validation images.
+    "paper": {
+        "layout": "halves",
+        "tile_size": 640,
+        "empty_ratio": "all",
+        "val": 800 / 29665,
+        "test": 4345 / 29665,
+        "max_images": "train=24520,val=800,test=4345",
+        "augment_splits": "train,val",
+    }
+}
+Preset = Annotated[
+    Literal["paper"] | None,
+    typer.Option(is_eager=True, callback=_take_preset, help="Other defaults: the seed paper's dataset."),
+]
+MaxImages = Annotated[
+    str, typer.Option(metavar="train=N[,val=N]", help="At most so many originals of a split, drawn by the seed.")
+]
+MaskPartial = Annotated[
+    bool, typer.Option("--mask-partial", help="Paint slivers over: lights seen, but left unlabelled.")
+]
 Seed = Annotated[int, typer.Option(help="Decides splits, empty tiles and copies.")]
 Workers = Annotated[int | None, typer.Option(help="Processes; the result does not depend on it.  [default: cores]")]
+ExecutorKind = Annotated[
+    Literal["local", "ray"], typer.Option("--executor", help="Processes of this machine, or a Ray cluster.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -54,6 +97,27 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def split_names(texts: list[str] | None) -> tuple[Split, ...]:
+    """``--split``, given once or several times, as names in the order of train, val, test. Raises UsageError."""
+    from dtld_tools.errors import UsageError
+    from dtld_tools.types import SPLITS
+
+    chosen = [name for text in texts or [",".join(SPLITS)] for name in _names(text)]
+    if not chosen or not set(chosen) <= set(SPLITS):
+        raise UsageError(f"--split: got {', '.join(chosen) or 'nothing'}, expected some of {', '.join(SPLITS)}")
+    return tuple(split for split in SPLITS if split in chosen)
+
+
+def refuse_without(needed: str, context: typer.Context, *names: str) -> None:
+    """Raise UsageError if one of these parameters was given, though it matters only with the option ``needed``."""
+    from dtld_tools.errors import UsageError
+
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')}: got it without {needed}, expected both or neither")
 
 
 def cores(workers: int | None) -> int:
@@ -72,11 +136,19 @@ def quiet(context: typer.Context) -> bool:
     return (context.obj or {}).get("quiet", False)
 
 
-def run(context: typer.Context, workers: int | None, overwrite: bool, strict: bool = False) -> Run:
+def run(
+    context: typer.Context,
+    workers: int | None,
+    executor: Literal["local", "ray"],
+    ray_address: str | None,
+    overwrite: bool,
+    strict: bool = False,
+) -> Run:
     """How to carry a plan out."""
     from dtld_tools.pipeline import Run
+    from dtld_tools.workers import Executor
 
-    return Run(cores(workers), overwrite, strict, quiet(context))
+    return Run(Executor(cores(workers), executor, ray_address), overwrite, strict, quiet(context))
 
 
 def selection(
@@ -89,19 +161,29 @@ def selection(
 
 
 def split_spec(
-    val: float, test: float, by: GroupBy, val_cities: str, test_cities: str, split_file: Path | None
+    val: float,
+    test: float,
+    by: GroupBy,
+    val_cities: str,
+    test_cities: str,
+    split_file: Path | None,
+    val_labels: list[Path] | None = None,
+    test_labels: list[Path] | None = None,
 ) -> SplitSpec:
     """Which sequences go where."""
     from dtld_tools.split import SplitSpec
 
-    return SplitSpec(val, test, by, _names(val_cities), _names(test_cities), split_file)
+    cities = _names(val_cities), _names(test_cities)
+    return SplitSpec(val, test, by, *cities, split_file, tuple(val_labels or ()), tuple(test_labels or ()))
 
 
-def tile_spec(layout: Layout, size: int, overlap: float, min_visible: float, min_side: float) -> TileSpec:
+def tile_spec(
+    layout: Layout, size: int, overlap: float, min_visible: float, min_side: float, mask_partial: bool = False
+) -> TileSpec:
     """How frames become images."""
     from dtld_tools.types import TileSpec
 
-    return TileSpec(layout, size, overlap, min_visible, min_side)
+    return TileSpec(layout, size, overlap, min_visible, min_side, mask_partial)
 
 
 def augment_spec(clahe: float, blur: float, copies: int, splits: str) -> AugmentSpec:
@@ -123,3 +205,17 @@ def empty_ratio(text: str) -> float | None:
     if ratio is not None and not 0 <= ratio < float("inf"):
         raise UsageError(f"--empty-ratio: got {text!r}, expected a share such as 0.1, or all")
     return ratio
+
+
+def max_images(text: str) -> dict[Split, int]:
+    """``--max-images``: split -> number. Raises UsageError."""
+    from dtld_tools.errors import UsageError
+    from dtld_tools.types import SPLITS
+
+    most: dict[Split, int] = {}
+    for part in _names(text):
+        split, _, number = part.partition("=")
+        if split not in SPLITS or split in most or not number.isdecimal():
+            raise UsageError(f"--max-images: got {part!r}, expected each split once, as in train=24520,val=800")
+        most[split] = int(number)
+    return most

@@ -58,3 +58,22 @@ def print_inspection(found: dict[str, Any]) -> None:
     print("problems: " + (", ".join(f"{kind} {n:,}" for kind, n in found["problems"].items()) or "none"))
     for value, n in found["unlisted_values"].items():
         print(f"  unlisted {value}: {n:,}, treated as unknown")
+    if "anchors" in found:
+        _print_anchors(found["anchors"], found["anchor_fit"])
+
+
+def _print_anchors(anchors: dict[str, list[list[float]]], fit: dict[str, Any]) -> None:
+    """The priors by stride, and whether they fit better than YOLOv5's."""
+    ours, theirs = fit["mean_best_iou"], fit["mean_best_iou_yolov5"]
+    print(f"anchors: {fit['targets']:,} targets in tiles, mean best IoU {ours:.3f} (YOLOv5's anchors: {theirs:.3f})")
+    for stride, priors in anchors.items():
+        print(f"  stride {stride:<5}" + ", ".join(f"{width:g} x {height:g}" for width, height in priors) + " px")
+
+
+def print_export(made: dict[str, Any]) -> None:
+    """What `dtld export` wrote."""
+    left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in made.get("left_out", {}).items())
+    print(
+        f"{made['out']}: {made['images']:,} images, {made['annotations']:,} boxes, {len(made['categories'])} classes"
+        + (f"; left out: {left_out}" if left_out else "")
+    )

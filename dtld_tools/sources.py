@@ -7,7 +7,7 @@ frame that is named.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,6 @@ from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.images import image_size
 from dtld_tools.parse import Labels, candidates, locate
-from dtld_tools.split import SplitSpec, assign_splits
 from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target, Window
 
 
@@ -56,15 +55,15 @@ def find_sources(
     frames: Sequence[Frame],
     root: Path,
     rules: Rules,
-    spec: SplitSpec,
-    seed: int,
+    assign: Callable[[Mapping[SequenceId, int]], Mapping[SequenceId, Split]],
     *,
     strict: bool,
     follow_symlinks: bool,
-) -> tuple[list[Source], list[Skipped]]:
-    """Find the frames' files, read their sizes, assign classes and splits.
+) -> tuple[Callable[[], Iterator[Source]], list[Skipped]]:
+    """Find the frames' files, read their sizes, assign classes and splits: ``assign`` has those of all sequences.
 
-    Raises DatasetError if none is found, ImageError at the first missing frame if ``strict``.
+    The sources come as a function that gives them anew each time, so that they need not all be held. Raises
+    DatasetError if none is found, ImageError at the first missing frame if ``strict``.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: is no folder, expected --root to hold City/Route/Sequence/...")
@@ -80,17 +79,21 @@ def find_sources(
                 raise
             return f"unreadable: {str(error).removeprefix(f'{path}: ')}"
 
-    found: list[tuple[Frame, Path, tuple[int, int]]] = []
+    found: list[tuple[Frame, str, tuple[int, int]]] = []
     skipped: list[Skipped] = []
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}  # one for all frames, as a rule
     with ThreadPoolExecutor(8) as pool:  # waits for the disk, not for the processor
-        for frame, seen in zip(frames, pool.map(look_at, frames), strict=True):
-            if not isinstance(seen, str):
-                found.append((frame, *seen))
-                continue
-            tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
-            if strict and seen == "missing":
-                raise ImageError(f"{frame.image_path}: no such file, tried {tried}; leave out --strict to skip it")
-            skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
+        for batch in _batches(frames, 256):
+            for frame, seen in zip(batch, pool.map(look_at, batch), strict=True):
+                if not isinstance(seen, str):
+                    name = seen[0].relative_to(root).as_posix()
+                    name = frame.image_path if name == frame.image_path else name
+                    found.append((frame, name, sizes.setdefault(seen[1], seen[1])))
+                    continue
+                tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
+                if strict and seen == "missing":
+                    raise ImageError(f"{frame.image_path}: no such file, tried {tried}; leave out --strict to skip it")
+                skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
     if not found:
         first = skipped[0]
         tried = " and ".join(str(path) for path in candidates(first.frame, root))
@@ -98,15 +101,17 @@ def find_sources(
             f"{root}: none of {len(frames)} frames can be read ({first.frame}: {first.reason}; tried {tried}); "
             "expected City/Route/Sequence/... below --root"
         )
-    splits = assign_splits(Counter(frame.sequence for frame, _, _ in found), spec, seed)
-    sources = [
-        Source(
-            path,
-            frame_record(frame, size_wh, splits[frame.sequence], rules, path.relative_to(root).as_posix()),
-        )
-        for frame, path, size_wh in found
-    ]
+    splits = assign(Counter(frame.sequence for frame, _, _ in found))
+
+    def sources() -> Iterator[Source]:
+        for frame, name, size_wh in found:
+            yield Source(root / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
+
     return sources, skipped
+
+
+def _batches(frames: Sequence[Frame], size: int) -> Iterator[Sequence[Frame]]:
+    return (frames[start : start + size] for start in range(0, len(frames), size))
 
 
 def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Rules, name: str) -> FrameRecord:
@@ -130,14 +135,19 @@ def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Ru
     return FrameRecord(name, frame.sequence, split, width, height, tuple(lights), tuple(dropped))
 
 
-def dataset_sources(root: Path) -> list[Source]:
+def dataset_sources(root: Path) -> Iterator[Source]:
     """The frames of a full-frame dataset on disk. Raises DatasetError if it is tiled or augmented."""
-    images = {}
-    for image in dataset.read_images(root):
+    images = dataset.read_images(root)
+    image = next(images, None)
+    for frame in dataset.read_frames(root):
+        if image is None or image.frame != frame.frame:
+            continue
         if image.augmentation is not None or image.name != image_name(image.frame, image.sequence, None, image.name):
             raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
-        images[image.frame] = dataset.image_path(root, image)
-    return [Source(images[frame.frame], frame) for frame in dataset.read_frames(root) if frame.frame in images]
+        yield Source(dataset.image_path(root, image), frame)
+        image = next(images, None)
+    if image is not None:
+        raise DatasetError(f"{root / 'manifest.jsonl'}: {image.frame} is not in frames.jsonl or not in its order")
 
 
 def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:

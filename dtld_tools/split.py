@@ -19,7 +19,10 @@ GroupBy = Literal["sequence", "route", "city"]
 
 @dataclass(frozen=True, slots=True)
 class SplitSpec:
-    """Which sequences go where: a file decides alone; else listed cities first, then shares of frames."""
+    """Which sequences go where: a file decides alone; else label files and cities first, then shares of frames.
+
+    ``val_labels`` and ``test_labels`` are label files whose sequences make up that split.
+    """
 
     val: float = 0.1
     test: float = 0.2
@@ -27,6 +30,8 @@ class SplitSpec:
     val_cities: tuple[str, ...] = ()
     test_cities: tuple[str, ...] = ()
     split_file: Path | None = None
+    val_labels: tuple[Path, ...] = ()
+    test_labels: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for option, share in (("--val", self.val), ("--test", self.test)):
@@ -36,12 +41,17 @@ class SplitSpec:
             raise UsageError(f"--val + --test: got {self.val + self.test:g}, expected below 1: train needs frames")
         if both := set(self.val_cities) & set(self.test_cities):
             raise UsageError(f"--val-cities, --test-cities: {', '.join(sorted(both))} stands in both")
-        if self.split_file and (self.val_cities or self.test_cities):
-            raise UsageError("--split-file: decides alone; leave out --val-cities and --test-cities")
+        if self.split_file and (self.val_cities or self.test_cities or self.val_labels or self.test_labels):
+            raise UsageError("--split-file: decides alone; leave out the options with cities and labels")
 
 
-def assign_splits(frames_per_sequence: Mapping[SequenceId, int], spec: SplitSpec, seed: int) -> dict[SequenceId, Split]:
-    """The split of every sequence, given how many frames each has.
+def assign_splits(
+    frames_per_sequence: Mapping[SequenceId, int],
+    spec: SplitSpec,
+    seed: int,
+    decided: Mapping[SequenceId, Split] | None = None,
+) -> dict[SequenceId, Split]:
+    """The split of every sequence, given how many frames each has; label files have ``decided`` some of them.
 
     Groups are drawn in a seeded order until a share is reached; a split that asked for a share gets at least
     one group. Raises DatasetError if there are fewer groups than splits, or a listed city or sequence is missing.
@@ -49,17 +59,23 @@ def assign_splits(frames_per_sequence: Mapping[SequenceId, int], spec: SplitSpec
     if spec.split_file:
         return _from_file(frames_per_sequence, spec.split_file)
     chosen = _from_cities(frames_per_sequence, spec)
+    for sequence in set(frames_per_sequence) & set(decided or {}):
+        if chosen.setdefault(sequence, decided[sequence]) != decided[sequence]:
+            raise DatasetError(
+                f"{sequence}: is in {chosen[sequence]} by its city and in {decided[sequence]} by its label file; "
+                "leave out one of the two options"
+            )
     groups: dict[tuple[str, ...], list[SequenceId]] = {}
     for sequence in frames_per_sequence:
         if sequence not in chosen:
             depth = {"city": 1, "route": 2, "sequence": 3}[spec.by]
             groups.setdefault(sequence[:depth], []).append(sequence)
 
-    # A split whose cities are listed has what it asked for; the others share the rest.
+    # A split whose cities or label files are listed has what it asked for; the others share the rest.
     shares: dict[Split, float] = {}
-    if spec.test and not spec.test_cities:
+    if spec.test and not (spec.test_cities or spec.test_labels):
         shares["test"] = spec.test
-    if spec.val and not spec.val_cities:
+    if spec.val and not (spec.val_cities or spec.val_labels):
         shares["val"] = spec.val
     if len(groups) < len(shares) + 1:
         raise DatasetError(
@@ -80,6 +96,26 @@ def assign_splits(frames_per_sequence: Mapping[SequenceId, int], spec: SplitSpec
     for group in order:
         chosen.update(dict.fromkeys(groups[group], "train"))
     return chosen
+
+
+def from_label_files(
+    sequences_of: Mapping[Split, Mapping[SequenceId, int]], all_frames: Mapping[SequenceId, int]
+) -> dict[SequenceId, Split]:
+    """The split of each sequence of the splits' label files, given how many frames each has there and in all.
+
+    Raises DatasetError for a sequence that is divided: its frames are nearly the same picture.
+    """
+    decided: dict[SequenceId, Split] = {}
+    for split, counts in sequences_of.items():
+        for sequence, count in counts.items():
+            if count != all_frames[sequence] or sequence in decided:
+                others = f"{decided[sequence]} labels" if sequence in decided else "labels of other splits"
+                raise DatasetError(
+                    f"{sequence}: stands in the {split} labels and in {others}, expected in one split alone; "
+                    "its frames are nearly the same picture"
+                )
+            decided[sequence] = split
+    return decided
 
 
 def _from_cities(frames_per_sequence: Mapping[SequenceId, int], spec: SplitSpec) -> dict[SequenceId, Split]:

@@ -13,14 +13,14 @@ from dtld_tools.types import SPLITS, FrameRecord, ImageRecord
 
 
 class Tally:
-    """Counts lights, targets, frames and images as their lines go by."""
+    """Counts lights, targets, frames and images as their lines go by; tallies of parts merge into one."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str] = ()) -> None:
         self.class_names = class_names
         self.frames: Counter[str] = Counter()
         self.images: Counter[str] = Counter()
         self.empty: Counter[str] = Counter()
-        self.copies = self.slivers = self.padded = self.kept = 0
+        self.sums: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.lights: Counter[int] = Counter()
         self.targets: Counter[tuple[int | None, str]] = Counter()
@@ -28,7 +28,6 @@ class Tally:
     def add(self, frame: FrameRecord, images: Iterable[ImageRecord]) -> None:
         """Count one frame and its images; copies count as images, their targets are not counted again."""
         self.frames[frame.split] += 1
-        self.kept += len(frame.lights)
         self.dropped.update(dropped.reason for dropped in frame.dropped)
         self.lights.update(light.class_id for light in frame.lights)
         class_of = {light.light_id: light.class_id for light in frame.lights}
@@ -36,36 +35,44 @@ class Tally:
         for image in images:
             self.images[image.split] += 1
             if image.augmentation is not None:
-                self.copies += 1
+                self.sums["copies"] += 1
                 continue
             self.empty[image.split] += not image.targets
-            self.slivers += len(image.slivers)
+            self.sums["slivers"] += len(image.slivers)
+            self.sums["masked"] += len(image.masked)
             self.targets.update((class_of.get(light_id), image.split) for light_id in image.targets)
             x, y, w, h = image.window
             padded |= x + w > frame.width or y + h > frame.height
-        self.padded += padded
+        self.sums["padded"] += padded
+
+    def merge(self, part: Tally) -> None:
+        """Add the counts of another tally."""
+        for name, counts in vars(part).items():
+            if isinstance(counts, Counter):
+                getattr(self, name).update(counts)
 
     def counts(self, skipped_lights: int) -> dict[str, Any]:
         """The counts as they stand in report.json; see schemas/report.schema.json."""
-        dropped = dict(sorted(self.dropped.items()))
+        kept, dropped = sum(self.lights.values()), dict(sorted(self.dropped.items()))
         return {
             "lights": {
-                "in": self.kept + sum(dropped.values()) + skipped_lights,
-                "kept": self.kept,
+                "in": kept + sum(dropped.values()) + skipped_lights,
+                "kept": kept,
                 "dropped": dropped,
                 "in_skipped_frames": skipped_lights,
             },
             "classes": {
-                name: {"lights": self.lights[index], "targets": self._by_split(index)}
+                name: {
+                    "lights": self.lights[index],
+                    "targets": {split: self.targets[index, split] for split in SPLITS},
+                }
                 for index, name in enumerate(self.class_names)
             },
             "frames": {split: self.frames[split] for split in SPLITS},
             "images": {split: self.images[split] for split in SPLITS},
             "empty_images": {split: self.empty[split] for split in SPLITS},
-            "augmented_copies": self.copies,
-            "slivers": self.slivers,
-            "padded_frames": self.padded,
+            "augmented_copies": self.sums["copies"],
+            "slivers": self.sums["slivers"],
+            "masked_slivers": self.sums["masked"],
+            "padded_frames": self.sums["padded"],
         }
-
-    def _by_split(self, class_id: int) -> dict[str, int]:
-        return {split: self.targets[class_id, split] for split in SPLITS}

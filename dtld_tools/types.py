@@ -119,7 +119,7 @@ class TileSpec:
     ``frame`` is the whole frame as one image, ``grid`` native-resolution windows that overlap by at least
     ``overlap``, ``halves`` squares of the frame's height resized to ``size_px``. A box is a target of an image
     if at least ``min_visible`` of its area inside the frame is visible there and its shorter side there is at
-    least ``min_side_px``.
+    least ``min_side_px``; else it is a sliver, which ``mask_partial`` paints over.
     """
 
     layout: Layout = "grid"
@@ -127,6 +127,7 @@ class TileSpec:
     overlap: float = 0.2
     min_visible: float = 0.4
     min_side_px: float = 2.0
+    mask_partial: bool = False
 
     def __post_init__(self) -> None:
         if self.layout not in ("frame", "grid", "halves"):
@@ -172,7 +173,7 @@ class ImageRecord:
     """A line of ``manifest.jsonl``: where an image of the dataset comes from and which lights it shows.
 
     The image is ``window`` of the frame times ``scale``; ``augmentation`` is the recipe of a changed copy
-    (see `dtld_tools.augment`), None for an original.
+    (see `dtld_tools.augment`), None for an original; ``masked`` are the slivers that were painted over.
     """
 
     name: str
@@ -184,3 +185,4 @@ class ImageRecord:
     augmentation: Mapping[str, Any] | None
     targets: tuple[LightId, ...]
     slivers: tuple[LightId, ...]
+    masked: tuple[LightId, ...] = ()

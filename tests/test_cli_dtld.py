@@ -5,11 +5,9 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,7 @@ import cli
 from dtld_tools.commands import app
 from dtld_tools.errors import DtldError, UsageError
 
-COMMANDS = ("sample", "inspect", "convert", "tile", "augment", "split", "prepare", "preview", "validate")
+COMMANDS = ("sample", "inspect", "convert", "tile", "augment", "split", "prepare", "preview", "validate", "export")
 
 
 @pytest.fixture
@@ -225,7 +223,7 @@ def test_a_bad_label_file(fails, tmp_path, command, content, expected):
 
 def test_an_out_that_holds_another_dataset_or_other_files(fails, dtld, made, tmp_path):
     out = Path(shutil.copytree(made / "tiles", tmp_path / "out"))
-    assert "holds a dataset of another configuration; choose another --out, or pass --overwrite" in fails(
+    assert "holds a dataset of another configuration, or of other frames; choose another --out, or pass" in fails(
         "prepare", *prepare(made, out, "--seed", 1)
     )
     assert tree_bytes(out) == tree_bytes(made / "tiles")
@@ -399,6 +397,30 @@ def test_quiet_silences_the_bar_on_a_terminal(made, tmp_path):
     assert stderr_on_a_terminal("quiet", "--quiet") == b""
 
 
+# --- presets ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_preset_and_what_stands_on_the_line_before_it(dtld, made, tmp_path):
+    arguments = [made / "all.json", "--root", made, "--workers", 1, "--preset", "paper"]
+    assert dtld("prepare", *arguments, "--out", tmp_path / "a")[0] == 0
+    configuration = json.loads((tmp_path / "a/report.json").read_text())["configuration"]
+    assert configuration["tiles"]["layout"] == "halves"
+    assert configuration["max_images"] == {"train": 24520, "val": 800, "test": 4345}
+    assert configuration["augment"]["splits"] == ["train", "val"]
+    assert configuration["empty_ratio"] is None
+    options = ("--max-images", "train=4,test=2", "--layout", "grid", "--val", 0.2, "--copies", 0)
+    assert dtld("prepare", *arguments, "--out", tmp_path / "b", *options)[0] == 0
+    report = json.loads((tmp_path / "b/report.json").read_text())
+    assert report["configuration"]["tiles"]["layout"] == "grid"
+    assert (report["images"]["train"], report["images"]["test"]) == (4, 2)
+
+
+@pytest.mark.parametrize("text", ["train", "train=x", "dev=3", "train=1,train=2", "train=-1"])
+def test_max_images_that_cannot_be_read(fails, made, tmp_path, text):
+    line = fails("prepare", *prepare(made, tmp_path / "out", "--max-images", text), code=2)
+    assert "--max-images: got " in line
+
+
 # --- as its own process ----------------------------------------------------------------------------------
 
 
@@ -413,54 +435,6 @@ def test_the_console_script_fails_in_one_line(tmp_path):
     run = tool("dtld", "inspect", "nowhere.json", cwd=tmp_path)
     expected = "error: nowhere.json: No such file or directory, expected a label file (.json or .yml)\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", expected)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_is_exit_130_and_can_be_continued(dtld, tmp_path, workers):
-    run, arguments = start_long_run(tmp_path, workers)
-    os.killpg(run.pid, signal.SIGINT)  # a terminal signals the workers, too
-    _, err = run.communicate(timeout=30)
-    assert (run.returncode, "Traceback" in err) == (130, False)
-    assert not (tmp_path / "out/report.json").exists()
-    assert dtld("prepare", *arguments, "--workers", 1)[0] == 0
-    assert dtld("validate", tmp_path / "out")[0] == 0
-
-
-def test_a_worker_that_is_killed_is_one_line_that_says_what_to_do(dtld, tmp_path):
-    """As the kernel does when memory runs out."""
-    run, arguments = start_long_run(tmp_path, workers=2)
-    os.kill(next(pid for pid in workers_of(run.pid)), signal.SIGKILL)
-    _, err = run.communicate(timeout=30)
-    assert run.returncode == 1
-    assert re.fullmatch(
-        r"error: \S+_k0\.tiff: a worker process was killed near .*; run the same command again .*\n", err
-    )
-    assert dtld("prepare", *arguments, "--workers", 1)[0] == 0
-    assert dtld("validate", tmp_path / "out")[0] == 0
-
-
-def start_long_run(folder, workers):
-    """Start `dtld prepare` as a process of its own and wait for its first image."""
-    root = folder / "raw"
-    write_v2(root / "all.json", make_tree(root, sequences=2, frames=4, size_wh=(512, 256)))
-    arguments = prepare(root, folder / "out")
-    script = [sys.executable, "-c", "import cli; cli.dtld()", "prepare", *arguments, "--workers", str(workers)]
-    run = subprocess.Popen(script, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not any((folder / "out/images").rglob("*.jpg")):
-        assert run.poll() is None, run.stderr.read()
-        time.sleep(0.005)
-    return run, arguments
-
-
-def workers_of(parent):
-    """The process ids of a run's worker processes."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            is_child = int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent
-            if is_child and b"spawn_main" in (folder / "cmdline").read_bytes():
-                yield int(folder.name)
-        except OSError:  # it has ended
-            continue
 
 
 def test_a_frame_name_with_spaces_and_umlauts(dtld, tmp_path):

@@ -1,7 +1,11 @@
 """The dataset on disk: lines and labels there and back, and an output folder that is only taken if it is ours."""
 
+import contextlib
 import json
+import subprocess
+import sys
 
+import orjson
 import pytest
 import yaml
 from dtld_data import tree_bytes
@@ -60,22 +64,21 @@ images = st.builds(
     augmentation=recipes,
     targets=st.lists(ids, max_size=3).map(tuple),
     slivers=st.lists(ids, max_size=3).map(tuple),
+    masked=st.lists(ids, max_size=3).map(tuple),
 )
 
 
 @given(st.lists(frames, max_size=3))
 def test_frame_lines_there_and_back(tmp_path_factory, records):
     root = tmp_path_factory.mktemp("d")
-    (root / dataset.UNFINISHED).mkdir()
-    dataset.write_lines(root / "frames.jsonl", map(dataset.frame_to_json, records))
+    (root / "frames.jsonl").write_bytes(b"".join(orjson.dumps(dataset.frame_to_json(r)) + b"\n" for r in records))
     assert list(dataset.read_frames(root)) == records  # floats to the last bit
 
 
 @given(st.lists(images, max_size=3))
 def test_image_lines_there_and_back(tmp_path_factory, records):
     root = tmp_path_factory.mktemp("d")
-    (root / dataset.UNFINISHED).mkdir()
-    dataset.write_lines(root / "manifest.jsonl", map(dataset.image_to_json, records))
+    (root / "manifest.jsonl").write_bytes(b"".join(orjson.dumps(dataset.image_to_json(r)) + b"\n" for r in records))
     assert list(dataset.read_images(root)) == records
 
 
@@ -193,34 +196,49 @@ def test_data_yaml_there_and_back(tmp_path):
 # --- the output folder -----------------------------------------------------------------------------------
 
 
+def start(out, identity="one", *, overwrite=False):
+    """Begin a dataset and stop in the middle."""
+    with dataset.output(out, identity, overwrite=overwrite):
+        (out / "images/train/a.jpg").write_bytes(b"a")
+
+
 def finish(out, identity="one"):
-    dataset.open_output(out, identity, overwrite=False)
-    (out / "images/train/a.jpg").write_bytes(b"a")
-    dataset.close_output(out, {"identity": identity})
+    with dataset.output(out, identity, overwrite=False):
+        (out / "images/train/a.jpg").write_bytes(b"a")
+        dataset.finish(out, {"identity": identity})
 
 
-def test_a_new_folder_is_opened_and_closed(tmp_path):
+def test_a_new_folder_is_opened_and_finished(tmp_path):
     out = tmp_path / "deep" / "out"
-    dataset.open_output(out, "one", overwrite=False)
-    assert {p.relative_to(out).as_posix() for p in out.glob("*/*")} == {
-        ".unfinished/identity",
-        *(f"{kind}/{split}" for kind in ("images", "labels") for split in SPLITS),
-    }
-    dataset.close_output(out, {"identity": "one"})
+    with dataset.output(out, "one", overwrite=False):
+        assert {p.relative_to(out).as_posix() for p in out.glob("*/*")} == {
+            ".unfinished/identity",
+            ".unfinished/lock",
+            *(f"{kind}/{split}" for kind in ("images", "labels") for split in SPLITS),
+        }
+        dataset.finish(out, {"identity": "one"})
     assert sorted(p.name for p in out.iterdir()) == ["images", "labels", "report.json"]
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_the_same_plan_continues_and_another_is_refused(tmp_path, finished):
+def test_an_interrupted_one_stays_marked(tmp_path):
+    with pytest.raises(KeyboardInterrupt), dataset.output(tmp_path, "one", overwrite=False):
+        raise KeyboardInterrupt
+    assert (tmp_path / ".unfinished" / "identity").read_text() == "one"
+
+
+@pytest.mark.parametrize("make", [start, finish])
+def test_the_same_plan_continues_and_another_is_refused(tmp_path, make):
     out = tmp_path / "out"
-    finish(out) if finished else dataset.open_output(out, "one", overwrite=False)
-    (out / "images/train/a.jpg").write_bytes(b"a")
+    make(out)
     before = tree_bytes(out, without=())
-    with pytest.raises(DatasetError, match=r"holds a dataset of another configuration.*--overwrite"):
-        dataset.open_output(out, "two", overwrite=False)
+    with (
+        pytest.raises(DatasetError, match=r"holds a dataset of another configuration.*--overwrite"),
+        dataset.output(out, "two", overwrite=False),
+    ):
+        pass
     assert tree_bytes(out, without=()) == before  # a refusal touches nothing
-    dataset.open_output(out, "one", overwrite=False)
-    assert (out / "images/train/a.jpg").exists()
+    with dataset.output(out, "one", overwrite=False):
+        assert (out / "images/train/a.jpg").exists()
 
 
 def test_overwrite_removes_the_other_dataset_and_nothing_foreign(tmp_path):
@@ -229,12 +247,29 @@ def test_overwrite_removes_the_other_dataset_and_nothing_foreign(tmp_path):
     (out / "notes.txt").write_text("mine")
     (out / "runs").mkdir()
     (out / "runs" / "best.pt").write_bytes(b"weights")
-    dataset.open_output(out, "two", overwrite=True)
-    assert tree_bytes(out, without=()) == {
-        ".unfinished/identity": b"two",
-        "notes.txt": b"mine",
-        "runs/best.pt": b"weights",
-    }
+    with dataset.output(out, "two", overwrite=True):
+        assert tree_bytes(out, without=(".unfinished/lock",)) == {
+            ".unfinished/identity": b"two",
+            "notes.txt": b"mine",
+            "runs/best.pt": b"weights",
+        }
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path, overwrite):
+    out = tmp_path / "out"
+    code = (
+        f"from pathlib import Path; from dtld_tools import dataset; out = Path({str(out)!r})\n"
+        f"with dataset.output(out, 'one', overwrite={overwrite}): print('in')"
+    )
+    with dataset.output(out, "one", overwrite=False):
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "DatasetError" in second.stderr
+        assert "another process is writing this dataset" in second.stderr
+        assert (out / "images/train").is_dir()
+        dataset.finish(out, {"identity": "one"})
+    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert third.stdout == "in\n"
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
@@ -242,31 +277,33 @@ def test_foreign_files_are_never_taken_over(tmp_path, overwrite):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     (tmp_path / "report.json").write_text('["another tool"]')
     with pytest.raises(DatasetError, match="holds files that are no dataset of dtld"):
-        dataset.open_output(tmp_path, "one", overwrite=overwrite)
+        start(tmp_path, overwrite=overwrite)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo.jpg", "report.json"]
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(DatasetError, match="out: is a file"):
-        dataset.open_output(tmp_path / "out", "one", overwrite=True)
+        start(tmp_path / "out", overwrite=True)
 
 
 def test_a_run_killed_before_its_first_file_can_be_continued(tmp_path):
     """The mark's folder is made first; a kill right after it must not lock the output for good."""
     (tmp_path / dataset.UNFINISHED).mkdir()
     (tmp_path / dataset.UNFINISHED / "123.tmp").write_bytes(b"half")
-    dataset.open_output(tmp_path, "one", overwrite=False)
+    (tmp_path / dataset.UNFINISHED / "lock").write_bytes(b"")  # the lock of a process that is no more
+    start(tmp_path)
     assert (tmp_path / dataset.UNFINISHED / "identity").read_text() == "one"
+    assert not (tmp_path / dataset.UNFINISHED / "123.tmp").exists()
 
 
-def test_a_failing_writer_leaves_no_half_file(tmp_path):
-    dataset.open_output(tmp_path, "one", overwrite=False)
-
-    def lines():
-        yield {"a": 1}
+def test_lines_get_their_names_when_both_files_are_whole(tmp_path):
+    (tmp_path / dataset.UNFINISHED).mkdir()
+    with contextlib.suppress(KeyboardInterrupt), dataset.line_files(tmp_path) as (frames, _):
+        frames.write(b"{}\n")
         raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        dataset.write_lines(tmp_path / "frames.jsonl", lines())
-    assert not (tmp_path / "frames.jsonl").exists()
+    assert not list(tmp_path.glob("*.jsonl"))
+    with dataset.line_files(tmp_path) as (frames, images):
+        frames.write(b"f\n")
+        images.write(b"i\n")
+    assert (tmp_path / "frames.jsonl").read_bytes() + (tmp_path / "manifest.jsonl").read_bytes() == b"f\ni\n"

@@ -1,11 +1,6 @@
 """Whole runs on small trees: accounting, determinism, staged = one pass, resume after a kill, refusals."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +23,14 @@ from dtld_data import (
     write_v2,
 )
 
-from dtld_tools import pipeline
+from dtld_tools import pipeline, render
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.errors import DatasetError, ImageError, LabelError, UsageError
 from dtld_tools.pipeline import Run, Selection
 from dtld_tools.split import SplitSpec
 from dtld_tools.types import SPLITS, TileSpec
 from dtld_tools.validate import validate
+from dtld_tools.workers import Executor
 
 SPLIT = SplitSpec(0.2, 0.3)
 TILES = TileSpec(size_px=96, overlap=0.2, min_visible=0.4, min_side_px=2)
@@ -161,7 +157,7 @@ def test_red_yellow_is_relevant(tmp_path):
 
 
 def test_two_workers_write_the_same_bytes(raw, prepared, tmp_path):
-    prepare(raw, tmp_path / "out", run=Run(workers=2))
+    prepare(raw, tmp_path / "out", run=Run(Executor(2)))
     assert tree_bytes(tmp_path / "out") == tree_bytes(prepared[0])
 
 
@@ -187,7 +183,7 @@ def test_staged_equals_one_pass(raw, tmp_path, layout):
     tiles = replace(TILES, layout=layout)
     prepare(raw, tmp_path / "once", tiles=tiles)
     pipeline.convert(selection(raw), tmp_path / "full", SPLIT, image_format="png")
-    pipeline.tile(tmp_path / "full", tmp_path / "tiles", tiles, empty_ratio=0.5, run=Run(workers=2))
+    pipeline.tile(tmp_path / "full", tmp_path / "tiles", tiles, empty_ratio=0.5, run=Run(Executor(2)))
     pipeline.augment(tmp_path / "tiles", tmp_path / "staged", AUGMENT)
     assert tree_bytes(tmp_path / "staged") == tree_bytes(tmp_path / "once")
     assert any(m["augmentation"] for m in read_lines(tmp_path / "once/manifest.jsonl"))
@@ -226,82 +222,9 @@ def test_deleted_images_and_labels_are_made_again(raw, prepared, tmp_path):
 
 def test_images_that_are_there_are_not_made_again(raw, prepared, tmp_path, monkeypatch):
     out = Path(shutil.copytree(prepared[0], tmp_path / "out"))
-    monkeypatch.setattr(pipeline, "read_image", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr(render, "read_image", lambda path: pytest.fail(f"{path} was decoded"))
     prepare(raw, out)
     assert tree_bytes(out) == tree_bytes(prepared[0])
-
-
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-from dtld_tools import dataset, pipeline
-sys.path.insert(0, sys.argv[1])
-import test_pipeline
-write, left = pipeline.write_atomically, [int(sys.argv[4])]
-def write_or_die(path, data, scratch):
-    left[0] -= 1
-    if not left[0]:
-        (scratch / "1.tmp").write_bytes(data[: len(data) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(path, data, scratch)
-pipeline.write_atomically = dataset.write_atomically = write_or_die
-test_pipeline.prepare(Path(sys.argv[2]), Path(sys.argv[3]))
-"""
-
-
-@pytest.mark.parametrize("write_that_kills", [1, 2, 61, -1])
-def test_a_killed_run_is_continued_to_the_same_bytes(raw, prepared, tmp_path, write_that_kills):
-    """SIGKILL in the n-th atomic write, half a temporary file left behind: the mark, a label, an image, the report."""
-    out = tmp_path / "out"
-    if write_that_kills < 0:  # the last: report.json; the mark, two per image, data.yaml before it
-        write_that_kills = 2 * len(read_lines(prepared[0] / "manifest.jsonl")) + 3
-    arguments = [str(Path(__file__).parent), str(raw), str(out), str(write_that_kills)]
-    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert (out / ".unfinished").is_dir()
-    assert not (out / "report.json").exists()
-    prepare(raw, out)
-    assert tree_bytes(out) == tree_bytes(prepared[0])
-
-
-@pytest.mark.skipif(not hasattr(os, "setsid"), reason="needs process groups")
-def test_workers_end_with_a_killed_parent(tmp_path):
-    """A worker holds both ends of the pipe it waits on; without a watch it would wait for ever."""
-    root = tmp_path / "raw"
-    write_v2(root / "all.json", make_tree(root, sequences=2, frames=6, size_wh=(512, 256)))
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_pipeline; from pathlib import Path\n"
-        "if __name__ == '__main__':\n"
-        f"    root, out = Path({str(root)!r}), Path({str(tmp_path / 'out')!r})\n"
-        "    test_pipeline.prepare(root, out, run=test_pipeline.Run(workers=2))\n"
-    )
-    (tmp_path / "run.py").write_text(code)
-    run = subprocess.Popen([sys.executable, str(tmp_path / "run.py")], start_new_session=True)
-    while not any((tmp_path / "out/images").rglob("*.png")):
-        assert run.poll() is None
-        time.sleep(0.01)
-    run.kill()
-    run.wait()
-    deadline = time.monotonic() + 10
-    while _group_is_alive(run.pid):
-        assert time.monotonic() < deadline, "workers outlive their parent"
-        time.sleep(0.05)
-    prepare(root, tmp_path / "out")
-    prepare(root, tmp_path / "fresh")
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "fresh")
-
-
-def _group_is_alive(group):
-    """Whether a process of the group runs; one that has ended but was not waited for does not count."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, process_group = stat.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(process_group) == group and state != "Z":
-            return True
-    return False
 
 
 # --- frames that cannot be read --------------------------------------------------------------------------
@@ -326,7 +249,7 @@ def test_skipped_frames_are_named_and_their_lights_counted(own_raw, tmp_path, wo
     missing, n_missing = damage(own_raw, 0)
     empty, n_empty = damage(own_raw, 3, lambda data: b"")
     hidden, n_hidden = damage(own_raw, 7, hidden_damage)
-    report = prepare(own_raw, tmp_path / "out", empty_ratio=None, run=Run(workers=workers))
+    report = prepare(own_raw, tmp_path / "out", empty_ratio=None, run=Run(Executor(workers)))
     skipped = {skip["frame"]: skip for skip in report["frames_skipped"]}
     assert set(skipped) == {missing, empty, hidden}
     assert skipped[missing]["reason"] == "missing"
@@ -471,6 +394,69 @@ def test_a_split_file_and_cities_decide(raw, tmp_path):
     assert all((m["split"] == "test") == (m["city"] == "Berlin") for m in read_lines(tmp_path / "cities/frames.jsonl"))
 
 
+def test_the_official_label_files_as_splits(raw, tmp_path):
+    """As DTLD_train.json and DTLD_test.json are: by sequence; what is left is divided by shares."""
+    by_sequence = sorted({entry["image_path"].rpartition("/")[0] for entry in _images(raw)})
+    test = [e for e in _images(raw) if e["image_path"].startswith((f"{by_sequence[0]}/", f"{by_sequence[4]}/"))]
+    rest = [entry for entry in _images(raw) if entry not in test]
+    write_v2(tmp_path / "test.json", test)
+    spec = SplitSpec(0.2, 0.3, test_labels=(tmp_path / "test.json",))
+    select = Selection((write_v2(tmp_path / "train.json", rest),), raw)
+    report = prepare(raw, tmp_path / "out", split=spec, select=select)
+    lines = read_lines(tmp_path / "out/frames.jsonl")
+    assert {f["frame"] for f in lines if f["split"] == "test"} == {entry["image_path"][2:] for entry in test}
+    assert {f["split"] for f in lines} == set(SPLITS)
+    assert len(lines) == len(_images(raw))
+    assert report["configuration"]["split"]["test_labels"] == [str(tmp_path / "test.json")]
+    prepare(raw, tmp_path / "same", split=spec)  # all frames' labels, those of the test split among them
+    assert tree_bytes(tmp_path / "same") == tree_bytes(tmp_path / "out")
+
+    write_v2(tmp_path / "test.json", [*test, rest[0]])  # the other frame of its sequence stays in train
+    with pytest.raises(DatasetError, match=r"stands in the test labels and in labels of other splits"):
+        prepare(raw, tmp_path / "no", split=spec, select=select)
+    write_v2(tmp_path / "test.json", test)
+    with pytest.raises(DatasetError, match=r"stands in the test labels and in val labels"):
+        prepare(raw, tmp_path / "no", split=replace(spec, val_labels=(tmp_path / "test.json",)))
+    with pytest.raises(UsageError, match="--split-file: decides alone"):
+        replace(spec, split_file=tmp_path / "splits.txt")
+
+
+def test_label_files_and_cities_that_disagree_are_refused(raw, tmp_path):
+    berlin = write_v2(tmp_path / "b.json", [e for e in _images(raw) if "/Berlin/" in e["image_path"]])
+    with pytest.raises(DatasetError, match=r"Berlin/.* is in val by its city and in test by its label file"):
+        prepare(raw, tmp_path / "out", split=SplitSpec(0.1, 0.1, val_cities=("Berlin",), test_labels=(berlin,)))
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_slivers_are_painted_over_and_targets_are_not(tmp_path, staged):
+    """Tiles of 128 px meet at x = 128: a light of 50 px shows 40 px on the left, 10 px on the right."""
+    path = frame_path("Aachen", 1, 0)
+    write_raw(tmp_path / path, np.random.default_rng(0), 256, 128)
+    lights = [light(88, 32, 50, 40, 1), light(130, 50, 40, 40, 2), light(0, 0, 60, 1, 3)]  # the last: too low
+    write_v2(tmp_path / "all.json", [image(path, *lights)])
+    made, spec = {}, TileSpec(size_px=128, overlap=0)
+    for name, tiles in (("plain", spec), ("masked", replace(spec, mask_partial=True))):
+        out = tmp_path / name
+        options = {"split": SplitSpec(0, 0), "empty_ratio": None}
+        if staged:
+            pipeline.convert(selection(tmp_path), tmp_path / f"full-{name}", options["split"], image_format="png")
+            report = pipeline.tile(tmp_path / f"full-{name}", out, tiles, empty_ratio=None)
+        else:
+            report = prepare(tmp_path, out, tiles=tiles, augment=AugmentSpec(copies=0), **options)
+        assert (report["slivers"], report["masked_slivers"]) == (2, 2 * (name == "masked"))
+        assert validate(out)["defects"] == []
+        made[name] = [cv2.imread(str(p)) for p in sorted((out / "images/train").iterdir())]
+    left, right = made["plain"][0].copy(), made["plain"][1].copy()
+    left[0:1, 0:60] = 114
+    targets = right[50:90, 2:42].copy()
+    right[32:72, 0:10] = 114  # columns 128 to 138 of the frame
+    right[50:90, 2:42] = targets
+    by_offset = sorted(read_lines(tmp_path / "masked/manifest.jsonl"), key=lambda m: m["window"]["x"])
+    assert [(m["slivers"], m["masked"]) for m in by_offset] == [([3], [3]), ([1], [1])]
+    np.testing.assert_array_equal(made["masked"][0], left)
+    np.testing.assert_array_equal(made["masked"][1], right)
+
+
 def test_splitting_anew_moves_whole_sequences_and_no_pixel(raw, prepared, tmp_path):
     pipeline.prepare(selection(raw), tmp_path / "tiles", SPLIT, TILES, AugmentSpec(copies=0), image_format="png")
     pipeline.split(tmp_path / "tiles", tmp_path / "anew", SplitSpec(0.5, 0, "city"), seed=3)
@@ -549,7 +535,7 @@ def test_the_real_photographs(tmp_path, layout, targets):
         TileSpec(layout=layout),
         AugmentSpec(copies=0),
         empty_ratio=0,
-        run=Run(workers=2),
+        run=Run(Executor(2)),
     )
     assert report["lights"] == {"in": 65, "kept": 65, "dropped": {}, "in_skipped_frames": 0}
     assert sum(sum(c["targets"].values()) for c in report["classes"].values()) == targets

@@ -1,5 +1,6 @@
 """Plans: accounting for random frames, the quota of empty tiles, names, copies - all before a pixel is read."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.errors import DatasetError
-from dtld_tools.plan import Plan, copies, plan_images
+from dtld_tools.plan import Cut, copies, plan_images
 from dtld_tools.sources import Source
 from dtld_tools.types import SPLITS, Box, FrameRecord, SequenceId, Target, TileSpec
 
@@ -24,8 +25,15 @@ def source(number, lights=(), split="train", size_wh=(2048, 1024), city="Berlin"
 GRID = TileSpec()
 
 
-def plans_of(sources, spec=GRID, empty_ratio=0.1, augment=None, seed=0, suffix=".jpg"):
-    return list(plan_images(sources, spec, empty_ratio, augment, seed, suffix)())
+def plan_of(sources, spec=GRID, empty_ratio=0.1, augment=None, seed=0, settings=None, classes=("a", "b"), **options):
+    cut = Cut(spec, augment, seed, ".jpg")
+    return plan_images(settings or {}, classes, lambda: sources, cut, empty_ratio=empty_ratio, **options)
+
+
+def plans_of(*arguments, **options):
+    plan = plan_of(*arguments, **options)
+    cut = pickle.loads(pickle.dumps(plan.cut))  # it travels to the workers
+    return [cut(source) for source in plan.items()]
 
 
 def images_of(*arguments, **options):
@@ -186,7 +194,7 @@ def test_two_frames_of_one_name_are_refused():
     a = source(0, city="Bad_Urach")
     sequence = SequenceId("Bad", "Urach_Bad_Urach1", "train-sequence")
     b = Source(Path("x"), FrameRecord(f"{'/'.join(sequence)}/0000.tiff", sequence, "train", 64, 64, (), ()))
-    with pytest.raises(DatasetError, match=r"would be named Bad_Urach_Bad_Urach1_train-sequence_0000.jpg"):
+    with pytest.raises(DatasetError, match=r"named Bad_Urach_Bad_Urach1_train-sequence_0000.*rename one folder"):
         plans_of([a, b])
 
 
@@ -195,21 +203,49 @@ def test_names_are_unique():
     assert len(names) == len(set(names)) > 72
 
 
-def plan_of(settings, sources, **options):
-    frames = plan_images(sources, TileSpec(), options.get("empty_ratio", 0.1), None, options.get("seed", 0), ".jpg")
-    return Plan(settings, ("a", "b"), frames)
-
-
 def test_equal_plans_have_one_identity_and_any_change_another():
     sources = [source(n, [LAMP]) for n in range(3)]
-    identity, frames = plan_of({"x": 1, "y": 2}, sources).scan()
-    assert frames == 3
-    assert plan_of({"y": 2, "x": 1}, sources).scan()[0] == identity
+    plan = plan_of(sources, settings={"x": 1, "y": 2})
+    assert plan.frames == 3
+    assert plan_of(sources, settings={"y": 2, "x": 1}).identity == plan.identity
     others = [
-        plan_of({"x": 1, "y": 3}, sources),
-        plan_of({"x": 1, "y": 2}, sources[:2]),
-        plan_of({"x": 1, "y": 2}, [*sources[:2], source(2, [Box(100, 100, 120, 141)])]),
-        plan_of({"x": 1, "y": 2}, sources, empty_ratio=None),
-        Plan({"x": 1, "y": 2}, ("a", "c"), plan_of({}, sources).frames),
+        plan_of(sources, settings={"x": 1, "y": 3}),
+        plan_of(sources[:2], settings={"x": 1, "y": 2}),
+        plan_of([*sources[:2], source(2, [Box(100, 100, 120, 141)])], settings={"x": 1, "y": 2}),
+        plan_of([*sources[:2], source(2, [LAMP], "val")], settings={"x": 1, "y": 2}),
+        plan_of(sources, settings={"x": 1, "y": 2}, classes=("a", "c")),
     ]
-    assert len({identity, *(plan.scan()[0] for plan in others)}) == 6
+    assert len({plan.identity, *(other.identity for other in others)}) == 6
+
+
+# --- at most so many images ------------------------------------------------------------------------------
+
+
+def test_at_most_so_many_originals_of_a_split():
+    sources = [source(n, [LAMP], split) for split in SPLITS for n in range(20)]
+    most = {"train": 7, "val": 0, "test": 1000}
+    images = images_of(sources, empty_ratio=0.5, max_images=most, augment=AugmentSpec(clahe=1))
+    originals = Counter(image.split for image in images if image.augmentation is None)
+    assert originals == {"train": 7, "test": 160}
+    assert len(images) == 7 + 160 + 7  # a copy of each in train comes on top
+    train = [image for image in images if image.split == "train"]
+    assert 0 < len([image for image in train if image.targets]) < len(train)  # drawn from both kinds
+
+
+def test_a_light_whose_images_were_left_out_is_dropped_for_that():
+    plans = plans_of([source(n, [LAMP]) for n in range(20)], empty_ratio=0, max_images={"train": 5})
+    assert sum(len(plan.frame.lights) for plan in plans) == 5
+    dropped = [light for plan in plans for light in plan.frame.dropped]
+    assert [(light.reason, light.box) for light in dropped] == [("max_images", LAMP)] * 15
+
+
+# --- slivers painted over --------------------------------------------------------------------------------
+
+
+def test_slivers_are_masked_when_asked():
+    sources = [source(0, [Box(635, 100, 655, 140)])]
+    spec = TileSpec(mask_partial=True)
+    by_name = {image.name: image for image in images_of(sources, spec, empty_ratio=None)}
+    assert by_name["Berlin_Berlin1_train-sequence_0000_x0_y0.jpg"].masked == (0,)
+    assert by_name["Berlin_Berlin1_train-sequence_0000_x469_y0.jpg"].masked == ()
+    assert not any(image.masked for image in images_of(sources, empty_ratio=None))

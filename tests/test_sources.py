@@ -13,12 +13,16 @@ from dtld_tools.collapse import load_rules
 from dtld_tools.errors import DatasetError, ImageError, LabelError, UsageError
 from dtld_tools.parse import VOCABULARY, read_labels
 from dtld_tools.sources import find_sources, frame_record, image_name, select
-from dtld_tools.split import SplitSpec
 from dtld_tools.types import Box, Frame, Light, SequenceId, Window
 
 SEQUENCE = SequenceId("Berlin", "Berlin1", "2015")
 RULES = load_rules(None, VOCABULARY)
-NO_SPLIT = SplitSpec(0, 0)
+
+
+def all_train(sequences):
+    return dict.fromkeys(sequences, "train")
+
+
 GREEN = {
     "direction": "front",
     "relevance": "relevant",
@@ -123,7 +127,9 @@ def tree(tmp_path):
 def find(root, images, **options):
     labels = read_labels([write_v2(root / "all.json", images)])
     options = {"strict": False, "follow_symlinks": False, **options}
-    return find_sources(labels.frames, root, RULES, NO_SPLIT, 0, **options)
+    sources, skipped = find_sources(labels.frames, root, RULES, all_train, **options)
+    assert list(sources()) == list(sources())  # as often as it is asked
+    return list(sources()), skipped
 
 
 def test_all_frames_are_found_in_order(tree):
@@ -167,7 +173,7 @@ def test_all_missing_names_the_places_tried(tmp_path):
 
 def test_a_root_that_is_no_folder(tmp_path):
     with pytest.raises(DatasetError, match="nowhere: is no folder"):
-        find_sources((), tmp_path / "nowhere", RULES, NO_SPLIT, 0, strict=False, follow_symlinks=False)
+        find_sources((), tmp_path / "nowhere", RULES, all_train, strict=False, follow_symlinks=False)
 
 
 def test_a_doubly_nested_city_keeps_its_path_and_its_sequence(tmp_path):

@@ -11,9 +11,9 @@ def frame(split="train", lights=(), dropped=()):
     return FrameRecord(f"{split}.tiff", SEQUENCE, split, 100, 50, lights, dropped)
 
 
-def image(split="train", targets=(), slivers=(), augmentation=None, x=0):
+def image(split="train", targets=(), slivers=(), augmentation=None, x=0, masked=()):
     return ImageRecord(
-        "a.jpg", split, f"{split}.tiff", SEQUENCE, Window(x, 0, 50, 50), 1.0, augmentation, targets, slivers
+        "a.jpg", split, f"{split}.tiff", SEQUENCE, Window(x, 0, 50, 50), 1.0, augmentation, targets, slivers, masked
     )
 
 
@@ -25,7 +25,7 @@ def test_nothing_is_all_zero():
 
 
 def test_one_of_everything():
-    tally = Tally(("a", "b"))
+    tally, part = Tally(("a", "b")), Tally()
     lights = (Target(0, BOX, 1), Target(1, BOX, 2), Target(1, BOX, 3))
     tally.add(
         frame("train", lights, (Dropped(4, "rule"), Dropped(5, "min_side", 0, BOX), Dropped(6, "rule"))),
@@ -33,11 +33,12 @@ def test_one_of_everything():
             image("train", targets=(1, 2), slivers=(3,)),
             image("train", targets=(1, 2), slivers=(3,), augmentation={"clahe": {}}),
             image("train", targets=(2, 3), x=51),
-            image("train", slivers=(5,)),
+            image("train", slivers=(5,), masked=(5,)),
         ],
     )
-    tally.add(frame("val", (Target(0, BOX, 1),)), [image("val", targets=(1,))])
-    tally.add(frame("test"), [])
+    part.add(frame("val", (Target(0, BOX, 1),)), [image("val", targets=(1,))])
+    part.add(frame("test"), [])
+    tally.merge(part)
     assert tally.counts(skipped_lights=10) == {
         "lights": {"in": 17, "kept": 4, "dropped": {"min_side": 1, "rule": 2}, "in_skipped_frames": 10},
         "classes": {
@@ -49,5 +50,6 @@ def test_one_of_everything():
         "empty_images": {"train": 1, "val": 0, "test": 0},
         "augmented_copies": 1,
         "slivers": 2,  # of originals
+        "masked_slivers": 1,
         "padded_frames": 1,  # the window from 51 reaches to 101
     }
