@@ -39,6 +39,13 @@ def train(
         list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="What to imitate.  [default: fgfi]")
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
+    priors: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON of dtld inspect --anchors: fgfi's anchor priors by stride, in pixels of the training image "
+            "(--imgsz).  [default: YOLOv5's]"
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
     imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
     batch: BatchOption = 16,
@@ -60,7 +67,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
-    from kd.config import TrainConfig, parse_methods, parse_settings
+    from kd.config import FgfiConfig, TrainConfig, parse_methods, parse_settings, read_priors
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
@@ -77,6 +84,7 @@ def train(
         seed=seed,
         freeze=freeze,
         settings=parse_settings(settings or [], DEFAULT_CFG_DICT),
+        fgfi=FgfiConfig(priors=read_priors(priors) if priors else None),
     )
     result = run(
         config,

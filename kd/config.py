@@ -1,12 +1,14 @@
-"""What a training run is asked to do, as frozen values; parses `--method` and `--set`.
+"""What a training run is asked to do, as frozen values; parses `--method`, `--set` and the file of `--priors`.
 
-In: plain values and `name=value` strings. Out: a `TrainConfig`, validated once, or a UsageError that names the option.
+In: plain values, `name=value` strings, a JSON file. Out: a `TrainConfig`, validated once, or an error that names the
+option or the place in the file.
 Invariant: standard library only, and a TrainConfig survives the way through JSON, so that a resume can compare it.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +16,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from kd.errors import UsageError
+from kd.errors import DataError, UsageError
+
+#: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
+Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
 
 # The weight that a method gets when none is given. FGFI sums over channels, so its term is large by itself: 0.01
 # starts kd_loss near 1 beside a box_loss near 6, and gave the better seeds of the first trials.
@@ -37,12 +42,14 @@ class FgfiConfig:
 
     ``threshold`` is the paper's psi: a cell imitates where an anchor's IoU with a box exceeds psi times that box's
     best. ``assigned`` takes the best over all levels instead of per level, so that a box imitates on the level of
-    its size. ``kernel`` is the adapter's side in cells, 1 or 3.
+    its size. ``kernel`` is the adapter's side in cells, 1 or 3. ``priors`` are the anchors by stride, in pixels of the
+    training image; None for YOLOv5's.
     """
 
     threshold: float = 0.5
     assigned: bool = False
     kernel: int = 1
+    priors: Priors | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range."""
@@ -50,6 +57,8 @@ class FgfiConfig:
             raise UsageError(f"fgfi: threshold: got {self.threshold}, expected between 0 and 1, such as 0.5")
         if self.kernel not in (1, 3):
             raise UsageError(f"fgfi: kernel: got {self.kernel}, expected 1 or 3")
+        if self.priors is not None and not (self.priors and all(_are_priors(*level) for level in self.priors)):
+            raise UsageError(f"fgfi: priors: got {self.priors}, expected (stride, ((width, height), ...)) per stride")
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,10 @@ class TrainConfig:
         values["student"] = _place(self.student)
         if not self.distils:
             del values["fgfi"]
+        elif self.fgfi.priors is None:
+            del values["fgfi"]["priors"]  # as runs have it from before there were any but YOLOv5's
+        else:
+            values["fgfi"]["priors"] = {str(stride): _jsonable(sizes) for stride, sizes in self.fgfi.priors}
         return values
 
 
@@ -119,6 +132,40 @@ def _place(spec: str) -> str:
 
 def _jsonable(value: Any) -> Any:
     return [_jsonable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def read_priors(path: Path) -> Priors:
+    """Anchor priors from the key ``anchors`` of a JSON file, {stride: [[width, height], ...]} in pixels.
+
+    `dtld inspect --anchors K --json` prints such a file. Raises DataError that names the place.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}, expected the output of dtld inspect --anchors 3 --json") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: got no JSON, expected the output of dtld inspect --anchors 3 --json") from error
+    anchors = document.get("anchors") if isinstance(document, dict) else None
+    if not isinstance(anchors, dict) or not anchors:
+        raise DataError(f"{path}: anchors: got none, expected the output of dtld inspect --anchors 3 --json")
+    priors = []
+    for key, sizes in anchors.items():
+        stride = int(key) if key.isdecimal() else 0
+        if not _are_priors(stride, sizes):
+            raise DataError(
+                f"{path}: anchors.{key}: got {str(sizes)[:80]}, expected [[width, height], ...] in pixels above 0, "
+                f"under a stride such as 8"
+            )
+        priors.append((stride, tuple((float(width), float(height)) for width, height in sizes)))
+    return tuple(sorted(priors))
+
+
+def _are_priors(stride: Any, sizes: Any) -> bool:
+    """Whether this is a stride and at least one (width, height), all in pixels above 0."""
+    if not (isinstance(stride, int) and stride >= 1 and isinstance(sizes, list | tuple) and sizes):
+        return False
+    pairs = all(isinstance(size, list | tuple) and len(size) == 2 for size in sizes)
+    return pairs and all(type(side) in (int, float) and 0 < side < 1e6 for size in sizes for side in size)
 
 
 def parse_methods(texts: Iterable[str], weight: float | None = None) -> tuple[tuple[str, float], ...]:

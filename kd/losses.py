@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config import TrainConfig
-from kd.masks import Grid, imitation_masks
+from kd.masks import YOLOV5_PRIORS, Grid, imitation_masks
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,22 @@ def imitation(student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, bi
         return (adapted - target).square().sum() / (2 * max(len(adapted), 1))
 
 
-def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
-    """Fine-grained feature imitation: `imitation` on the cells near ground truth, summed over the shared levels."""
-    grids = [Grid(stride, *features.shape[2:]) for stride, features in batch.student.items()]
-    masks = imitation_masks(
+def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
+    """The cells near ground truth that `fgfi` imitates: a boolean [B, H, W] per shared level."""
+    return imitation_masks(
         batch.boxes_xyxy,
         batch.image_index,
         len(next(iter(batch.student.values()))),
-        grids,
+        [Grid(stride, *features.shape[2:]) for stride, features in batch.student.items()],
         threshold=config.fgfi.threshold,
         assigned=config.fgfi.assigned,
+        priors=dict(config.fgfi.priors) if config.fgfi.priors else YOLOV5_PRIORS,
     )
+
+
+def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
+    """Fine-grained feature imitation: `imitation` on the cells near ground truth, summed over the shared levels."""
+    masks = fgfi_masks(batch, config)
     terms = [
         imitation(batch.student[s], batch.teacher[s], mask, batch.weight[s], batch.bias[s])
         for s, mask in zip(batch.student, masks, strict=True)

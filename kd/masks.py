@@ -7,7 +7,7 @@ Invariant: the masks equal a loop over every box, anchor and cell (up to roundin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,20 +21,22 @@ YOLOV5_PRIORS: dict[int, tuple[tuple[float, float], ...]] = {
 }
 
 
-def anchor_priors(stride: int) -> tuple[tuple[float, float], ...]:
+def anchor_priors(
+    stride: int, priors: Mapping[int, Sequence[tuple[float, float]]] = YOLOV5_PRIORS
+) -> tuple[tuple[float, float], ...]:
     """The anchor sizes (width, height) in pixels for a level of this stride.
 
-    YOLOv5's for 8, 16, 32. Another stride takes those of the nearest of the three, scaled by the strides' ratio: a
-    P2 level (stride 4) has stride 8's halved, a P6 level (64) stride 32's doubled, which keeps an anchor's size in
-    cells.
+    ``priors`` by stride, YOLOv5's for 8, 16, 32 unless given. Another stride takes those of the nearest, scaled by
+    the strides' ratio: with YOLOv5's, a P2 level (stride 4) has stride 8's halved, a P6 level (64) stride 32's
+    doubled, which keeps an anchor's size in cells.
 
-    >>> anchor_priors(4)
-    ((5.0, 6.5), (8.0, 15.0), (16.5, 11.5))
+    >>> anchor_priors(4), anchor_priors(16, {8: [(4, 9)]})
+    (((5.0, 6.5), (8.0, 15.0), (16.5, 11.5)), ((8.0, 18.0),))
     """
-    nearest = min(YOLOV5_PRIORS, key=lambda known: abs(math.log2(stride / known)))
+    nearest = min(priors, key=lambda known: abs(math.log2(stride / known)))
     if nearest == stride:
-        return YOLOV5_PRIORS[nearest]
-    return tuple((w * stride / nearest, h * stride / nearest) for w, h in YOLOV5_PRIORS[nearest])
+        return tuple(priors[nearest])
+    return tuple((w * stride / nearest, h * stride / nearest) for w, h in priors[nearest])
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def imitation_masks(
     *,
     threshold: float = 0.5,
     assigned: bool = False,
+    priors: Mapping[int, Sequence[tuple[float, float]]] = YOLOV5_PRIORS,
 ) -> list[Tensor]:
     """Mark the cells whose anchors overlap some ground-truth box nearly as well as any anchor does.
 
@@ -62,13 +65,14 @@ def imitation_masks(
     2019, section 3.1).
 
     ``boxes_xyxy`` [N, 4] in pixels, possibly beyond the image; ``image_index`` [N] the image of the batch that a box
-    belongs to; ``images`` the batch size B. Returns a boolean [B, H, W] per grid; a box without area marks nothing.
+    belongs to; ``images`` the batch size B; ``priors`` the anchors by stride, see `anchor_priors`. Returns a boolean
+    [B, H, W] per grid; a box without area marks nothing.
 
     Overlap is separable, inter = x(column) * y(row), and IoU > t is inter > t (A_box + A_anchor) / (1 + t). In a row,
     then, the marked columns are those whose x exceeds a limit, and x being a trapezoid they are one interval: its
     ends follow from the box, and neither IoU nor overlap is ever computed per cell.
     """
-    levels = [_Level(boxes_xyxy, grid) for grid in grids]
+    levels = [_Level(boxes_xyxy, grid, anchor_priors(grid.stride, priors)) for grid in grids]
     best = torch.stack([level.best_iou() for level in levels])  # [L, N]
     if assigned:
         best = best.amax(0, keepdim=True).expand_as(best)
@@ -78,10 +82,10 @@ def imitation_masks(
 class _Level:
     """Boxes [N, 4] against the K anchors of one grid's H x W cells; all lengths in pixels."""
 
-    def __init__(self, boxes_xyxy: Tensor, grid: Grid) -> None:
+    def __init__(self, boxes_xyxy: Tensor, grid: Grid, anchors: Sequence[tuple[float, float]]) -> None:
         self.grid = grid
         self.boxes = boxes_xyxy[:, None]  # [N, 1, 4]
-        self.anchors = boxes_xyxy.new_tensor(anchor_priors(grid.stride))  # [K, 2] width, height
+        self.anchors = boxes_xyxy.new_tensor(anchors)  # [K, 2] width, height
         self.sides = (self.boxes[..., 2:] - self.boxes[..., :2]).clamp(min=0)  # [N, 1, 2]
         self.areas = self.sides.prod(-1) + self.anchors.prod(-1)  # [N, K] of box and anchor together
         self.y = self._overlap(1, grid.height)  # [N, K, H]
@@ -102,7 +106,8 @@ class _Level:
     def mark(self, iou: Tensor, image_index: Tensor, images: int) -> Tensor:
         """Cells [B, H, W] where some anchor's IoU with box n exceeds ``iou`` [N]."""
         least = iou[:, None] * self.areas / (1 + iou[:, None])  # [N, K] square pixels
-        least_x = torch.where(self.y > 0, least[..., None] / self.y, math.inf)  # [N, K, H]
+        overlaps = (self.y > 0) & (iou[:, None, None] > 0)  # IoU 0: a box out of reach, or of an area that underflows
+        least_x = torch.where(overlaps, least[..., None] / self.y, math.inf)  # [N, K, H]
         reached = least_x < self.sides[..., :1].minimum(self.anchors[:, :1])  # overlap is at most the shorter of both
         n, k, row = reached.nonzero(as_tuple=True)  # [M] rows of cells in which something is marked
         reach = self.anchors[k, 0] / 2 - least_x[n, k, row]  # how far beyond the box's sides a centre may be

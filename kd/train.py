@@ -29,8 +29,7 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 from kd.config import TrainConfig
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
-from kd.losses import METHODS
-from kd.masks import Grid, imitation_masks
+from kd.losses import METHODS, fgfi_masks
 from kd.teacher import Teacher, Worth, check_worth, probe_levels, sha256, shared_strides
 from kd.trainer import Trainer, aside, trainer_class
 
@@ -296,14 +295,7 @@ def _first_batch(trainer: Trainer) -> dict[str, Any]:
     with torch.no_grad():
         inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
         terms = {name: float(METHODS[name](inputs, config)) for name, _ in config.methods}
-    masks = imitation_masks(
-        inputs.boxes_xyxy,
-        inputs.image_index,
-        len(batch["img"]),
-        [Grid(stride, *features.shape[2:]) for stride, features in inputs.student.items()],
-        threshold=config.fgfi.threshold,
-        assigned=config.fgfi.assigned,
-    )
+    masks = fgfi_masks(inputs, config)
     shares = [round(float(mask.float().mean()), 4) for mask in masks]
     return {
         "boxes": len(inputs.boxes_xyxy),

@@ -13,11 +13,13 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
+import jsonschema
 import typer
 from kd_fixtures import write_dataset
 from kd_models import save_detector
 
 import cli
+import schemas
 from kd.commands import app
 from kd.errors import KdError, UsageError
 
@@ -97,7 +99,7 @@ def test_every_flag_of_the_contract_is_there_with_its_default():
     assert {name: options[name].default for name in defaults} == defaults
     flags = {
         "--data", "--student", "--teacher", "--method", "--weight", "--device", "--freeze", "--out", "--resume",
-        "--overwrite", "--dry-run", "--allow-weak-teacher", "--set",
+        "--overwrite", "--dry-run", "--allow-weak-teacher", "--set", "--priors",
     }  # fmt: skip
     assert options.keys() >= flags
     assert options["--teacher"].multiple
@@ -166,6 +168,31 @@ def test_train_then_report(kd, data):
     assert left_behind() == ["runs"]
 
 
+def test_train_takes_priors_from_the_answer_of_dtld_inspect(kd, data, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kd.train.train", lambda config, **_: asked.append(config) or {})
+    Path("a.json").write_text('{"frames": 1, "anchors": {"16": [[9, 30.5]], "8": [[4, 9], [5, 7]]}, "anchor_fit": {}}')
+    for more in ((), ("--priors", "a.json")):
+        assert kd("train", "--data", data, "--student", "yolov5n", *more, "--json")[:2] == (0, "{}\n")
+    assert [config.fgfi.priors for config in asked] == [
+        None,
+        ((8, ((4.0, 9.0), (5.0, 7.0))), (16, ((9.0, 30.5),))),
+    ]
+
+
+@pytest.mark.train
+def test_a_run_with_priors_records_them(kd, data):
+    Path("a.json").write_text('{"anchors": {"8": [[12, 20], [30, 25]], "16": [[30, 40]]}}')
+    options = ("--imgsz", 64, "--batch", 2, "--epochs", 1, "--device", "cpu", "--set", "mosaic=0", "--json")
+    teach = ("--teacher", "yolov5n", "--allow-weak-teacher", "--priors", "a.json")
+    code, out, err = kd("train", "--data", data, "--student", "yolov5n", *teach, "--out", "run", *options)
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    jsonschema.validate(answer, schemas.load("run"))
+    assert answer["config"]["fgfi"]["priors"] == {"8": [[12.0, 20.0], [30.0, 25.0]], "16": [[30.0, 40.0]]}
+    assert answer == json.loads(Path("run/run.json").read_text())
+
+
 # --- errors ----------------------------------------------------------------------------------------------
 
 
@@ -180,6 +207,10 @@ def test_bad_input_is_one_line_and_exit_1(fails, data, model, tmp_path):
     assert "cannot decode" in fails("predict", data, "--model", model, "--out", "a.png")
     assert "got none, expected finished runs" in fails("report", data.parent)
     assert "no.yaml: no such file" in fails("train", "--data", "no.yaml", "--student", "yolov5n")
+    (tmp_path / "a.json").write_text('{"anchors": {"8": [[4, 0]]}}')
+    for name, expected in (("a.json", "anchors.8: got [[4, 0]]"), ("no.json", "No such file")):
+        line = fails("train", "--data", data, "--student", "yolov5n", "--priors", tmp_path / name)
+        assert f"{tmp_path / name}: {expected}" in line
     assert left_behind() == []
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import jsonschema
 import pytest
 
-from kd.config import DEFAULT_WEIGHTS, FgfiConfig, TrainConfig, parse_methods, parse_settings
-from kd.errors import UsageError
+import schemas
+from kd.config import DEFAULT_WEIGHTS, FgfiConfig, TrainConfig, parse_methods, parse_settings, read_priors
+from kd.errors import DataError, UsageError
 
 BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
 
@@ -81,7 +83,20 @@ def test_values_out_of_range_are_refused(changes, expected):
         TrainConfig(**BASE, **changes)
 
 
-@pytest.mark.parametrize("changes", [{"threshold": 0.0}, {"threshold": 1.0}, {"kernel": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"kernel": 2},
+        {"priors": ()},
+        {"priors": ((8, ()),)},
+        {"priors": ((0, ((4, 9),)),)},
+        {"priors": ((8, ((4, 9), (4, 0))),)},
+        {"priors": ((8, ((4, float("inf")),)),)},
+        {"priors": ((8, (4, 9)),)},
+    ],
+)
 def test_mask_options_out_of_range_are_refused(changes):
     with pytest.raises(UsageError, match="fgfi: "):
         FgfiConfig(**changes)
@@ -96,3 +111,67 @@ def test_a_plain_configuration_says_nothing_of_methods():
     values = TrainConfig(**BASE).to_json()
     assert values["methods"] == {}
     assert "fgfi" not in values
+
+
+# --- priors ----------------------------------------------------------------------------------------------
+
+PRIORS = ((8, ((4.5, 9.0), (8.0, 17.0))), (16, ((11.0, 30.0),)))
+
+
+def write(folder, content):
+    (folder / "priors.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / "priors.json"
+
+
+def test_priors_are_read_by_stride(tmp_path):
+    anchors = {"16": [[11, 30]], "8": [[4.5, 9], [8, 17]]}
+    assert read_priors(write(tmp_path, {"anchors": anchors})) == PRIORS
+    assert read_priors(write(tmp_path, {"frames": 3, "anchors": anchors, "anchor_fit": {}})) == PRIORS
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "got no JSON"),
+        ("{", "got no JSON"),
+        ([], "anchors: got none"),
+        ({"8": [[4, 9]]}, "anchors: got none"),
+        ({"anchors": {}}, "anchors: got none"),
+        ({"anchors": [[4, 9]]}, "anchors: got none"),
+        ({"anchors": {"8": []}}, r"anchors\.8: got \[\]"),
+        ({"anchors": {"8": {}}}, r"anchors\.8: got \{\}"),
+        ({"anchors": {"8": [[4]]}}, r"anchors\.8: got \[\[4\]\]"),
+        ({"anchors": {"8": [4, 9]}}, r"anchors\.8: got \[4, 9\]"),
+        ({"anchors": {"8": [[4, 9], [0, 9]]}}, r"anchors\.8: got .* pixels above 0"),
+        ({"anchors": {"8": [[4, "9"]]}}, r"anchors\.8: "),
+        ({"anchors": {"8": [[4, True]]}}, r"anchors\.8: "),
+        ('{"anchors": {"8": [[4, NaN]]}}', r"anchors\.8: "),
+        ('{"anchors": {"8": [[4, Infinity]]}}', r"anchors\.8: "),
+        ({"anchors": {"P3": [[4, 9]]}}, r"anchors\.P3: .*under a stride such as 8"),
+        ({"anchors": {"0": [[4, 9]]}}, r"anchors\.0: "),
+        ({"anchors": {"-8": [[4, 9]]}}, r"anchors\.-8: "),
+    ],
+)
+def test_a_file_without_priors_is_refused_by_its_place(tmp_path, content, expected):
+    with pytest.raises(DataError, match=expected) as caught:
+        read_priors(write(tmp_path, content))
+    assert str(caught.value).startswith(f"{tmp_path / 'priors.json'}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_of_priors(tmp_path):
+    with pytest.raises(DataError, match=r"no\.json: No such file.*expected the output of dtld inspect"):
+        read_priors(tmp_path / "no.json")
+
+
+def test_priors_survive_json_and_tell_configurations_apart():
+    plain = TrainConfig(**BASE, teachers=("t.pt",))
+    own, other = (TrainConfig(**BASE, teachers=("t.pt",), fgfi=FgfiConfig(priors=p)) for p in (PRIORS, PRIORS[:1]))
+    texts = [json.loads(json.dumps(config.to_json())) for config in (plain, own, other)]
+    assert texts == [config.to_json() for config in (plain, own, other)]
+    assert texts[1]["fgfi"]["priors"] == {"8": [[4.5, 9.0], [8.0, 17.0]], "16": [[11.0, 30.0]]}
+    assert texts[0]["fgfi"] == {"threshold": 0.5, "assigned": False, "kernel": 1}  # as before there were any
+    assert texts[0] != texts[1] != texts[2]
+    assert hash(own) != hash(other)
+    for text in texts:
+        jsonschema.validate(text, schemas.load("run")["properties"]["config"])

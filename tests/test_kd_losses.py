@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import torch.nn.functional as F  # noqa: E402
 
 from kd.config import DEFAULT_WEIGHTS, FgfiConfig, TrainConfig  # noqa: E402
-from kd.losses import METHODS, Batch, fgfi, imitation  # noqa: E402
+from kd.losses import METHODS, Batch, fgfi, fgfi_masks, imitation  # noqa: E402
 from kd.masks import Grid, imitation_masks  # noqa: E402
 
 CONFIG = TrainConfig(data="d.yaml", student="yolov5n", out="run", teachers=("t.pt",))
@@ -138,6 +138,21 @@ def test_fgfi_sums_the_levels_with_a_normaliser_of_their_own(assigned):
         for s, mask in zip((8, 16), masks, strict=True)
     )
     torch.testing.assert_close(fgfi(batch, config), want)
+
+
+def test_fgfi_takes_the_priors_of_its_configuration():
+    batch = batch_of([[0, 4, 4, 20, 30], [1, 30, 10, 60, 60]])
+    priors = ((8, ((4.0, 9.0),)), (16, ((30.0, 50.0), (9.0, 20.0))))
+    own = TrainConfig(data="d", student="s", out="o", teachers=("t",), fgfi=FgfiConfig(priors=priors))
+    grids = [Grid(8, 8, 8), Grid(16, 4, 4)]
+    masks = imitation_masks(batch.boxes_xyxy, batch.image_index, 2, grids, priors=dict(priors))
+    assert all(torch.equal(a, b) for a, b in zip(fgfi_masks(batch, own), masks, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(fgfi_masks(batch, CONFIG), masks, strict=True))
+    want = sum(
+        dense(batch.student[s], batch.teacher[s], mask, batch.weight[s], batch.bias[s])
+        for s, mask in zip((8, 16), masks, strict=True)
+    )
+    torch.testing.assert_close(fgfi(batch, own), want)
 
 
 def test_fgfi_without_boxes_is_zero():

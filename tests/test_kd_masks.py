@@ -14,14 +14,14 @@ from kd.masks import YOLOV5_PRIORS, Grid, anchor_priors, imitation_masks  # noqa
 GRIDS = (Grid(8, 6, 9), Grid(16, 3, 5), Grid(32, 2, 3))
 
 
-def naive_ious(box, grid):
+def naive_ious(box, grid, priors=YOLOV5_PRIORS):
     """IoU of a box with each anchor of each cell, by the book: {(row, column, k): iou}."""
     x1, y1, x2, y2 = box
     ious = {}
     for row in range(grid.height):
         for column in range(grid.width):
             cx, cy = (column + 0.5) * grid.stride, (row + 0.5) * grid.stride
-            for k, (w, h) in enumerate(anchor_priors(grid.stride)):
+            for k, (w, h) in enumerate(anchor_priors(grid.stride, priors)):
                 ow = min(x2, cx + w / 2) - max(x1, cx - w / 2)
                 oh = min(y2, cy + h / 2) - max(y1, cy - h / 2)
                 inter = max(ow, 0) * max(oh, 0)
@@ -30,12 +30,12 @@ def naive_ious(box, grid):
     return ious
 
 
-def naive_masks(boxes, image_index, images, grids, threshold, assigned):
+def naive_masks(boxes, image_index, images, grids, threshold, assigned, priors=YOLOV5_PRIORS):
     """Masks and, per level, the cells whose IoU is so near the threshold that rounding decides."""
     masks = [torch.zeros(images, g.height, g.width, dtype=torch.bool) for g in grids]
     close = [torch.zeros_like(mask) for mask in masks]
     for box, image in zip(boxes, image_index, strict=True):
-        levels = [naive_ious(box, grid) for grid in grids]
+        levels = [naive_ious(box, grid, priors) for grid in grids]
         best = [max(ious.values()) for ious in levels]
         for i, ious in enumerate(levels):
             least = threshold * (max(best) if assigned else best[i])
@@ -50,21 +50,25 @@ coordinate = st.floats(-40, 120, allow_nan=False) | st.sampled_from([0.0, 8.0, 3
 side = st.sampled_from([0.0, 0.01, 3.0, 13.0, 40.0, 400.0]) | st.floats(0, 150)
 corners = st.tuples(coordinate, coordinate, side, side).map(lambda v: (v[0], v[1], v[0] + v[2], v[1] + v[3]))
 
+# Also one prior of a level, and levels of unequal count.
+prior_sizes = st.lists(st.tuples(st.floats(2, 90), st.floats(2, 90)), min_size=1, max_size=4)
+
 
 @settings(max_examples=60, deadline=None)
 @given(
     boxes=st.lists(st.tuples(corners, st.integers(0, 2)), max_size=5),
     threshold=st.sampled_from([0.2, 0.5, 0.9]),
     assigned=st.booleans(),
+    priors=st.just(YOLOV5_PRIORS) | st.dictionaries(st.sampled_from([8, 16, 32]), prior_sizes, min_size=1),
 )
-def test_equals_the_naive_loop(boxes, threshold, assigned):
+def test_equals_the_naive_loop(boxes, threshold, assigned, priors):
     xyxy = [box for box, _ in boxes]
     index = [image for _, image in boxes]
     masks = imitation_masks(
         torch.tensor(xyxy, dtype=torch.float64).reshape(-1, 4), torch.tensor(index, dtype=torch.long), 3, GRIDS,
-        threshold=threshold, assigned=assigned,
+        threshold=threshold, assigned=assigned, priors=priors,
     )  # fmt: skip
-    expected, close = naive_masks(xyxy, index, 3, GRIDS, threshold, assigned)
+    expected, close = naive_masks(xyxy, index, 3, GRIDS, threshold, assigned, priors)
     for mask, want, skip in zip(masks, expected, close, strict=True):
         assert torch.equal(mask & ~skip, want & ~skip)
 
@@ -134,3 +138,20 @@ def test_priors_of_other_strides_keep_their_size_in_cells():
     assert anchor_priors(8) == YOLOV5_PRIORS[8]
     assert anchor_priors(4) == ((5.0, 6.5), (8.0, 15.0), (16.5, 11.5))  # 10x13 is not divided to nothing
     assert anchor_priors(64) == ((232.0, 180.0), (312.0, 396.0), (746.0, 652.0))
+
+
+def test_priors_of_ones_own_take_the_place_of_yolov5s():
+    assert anchor_priors(16, {8: ((4, 9),), 16: ((7, 20), (9, 30))}) == ((7, 20), (9, 30))
+    assert anchor_priors(32, {8: ((4, 9),), 16: ((7, 20),)}) == ((14.0, 40.0),)  # the nearest stride's, scaled
+    assert anchor_priors(4, {8: ((4, 9),)}) == ((2.0, 4.5),)
+    # A 4 x 9 box is a 4 x 9 prior: IoU 1 in its cell, 0 at the cells 8 px aside, 1 / 17 at those above and below.
+    box = torch.tensor([[18.0, 7.5, 22.0, 16.5]])
+    (mask,) = imitation_masks(box, torch.tensor([0]), 1, [Grid(8, 4, 5)], threshold=0.1, priors={8: ((4, 9),)})
+    assert mask.nonzero().tolist() == [[0, 1, 2]]
+    (mask,) = imitation_masks(box, torch.tensor([0]), 1, [Grid(8, 4, 5)], threshold=0.1)
+    assert mask.sum() > 1  # YOLOv5's are larger than the box, and reach it from the cells around
+
+
+def test_a_box_whose_area_underflows_marks_nothing():
+    box = torch.tensor([[0.0, 0.0, 0.01, 5e-324]], dtype=torch.float64)
+    assert not any(mask.any() for mask in imitation_masks(box, torch.tensor([0]), 1, GRIDS))
