@@ -2,7 +2,8 @@
 
 The bare loop reads a TIFF, demosaics, shifts, cuts the grid's eight windows and writes them as JPEG, and knows
 nothing of labels, names or interruptions. All are timed in turn, `--repetitions` times over; medians are compared.
-Frames beyond the first 40 are hard links to them: read as often, drawn once.
+Frames beyond the first 40 are hard links to them: read as often, drawn once. Where SAHI is installed (the extra
+`bench`), its `slice_coco` cuts the same frames, as PNG, into the same windows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +27,8 @@ import numpy as np
 import orjson
 
 from dtld_tools.augment import AugmentSpec, motion_kernel
-from dtld_tools.pipeline import Run, Selection, prepare
+from dtld_tools.export import to_coco
+from dtld_tools.pipeline import Run, Selection, convert, prepare
 from dtld_tools.sample import sample
 from dtld_tools.split import SplitSpec
 from dtld_tools.tile import windows
@@ -84,6 +87,43 @@ def pipeline(labels: Path, root: Path, out: Path, workers: int, augment: Augment
     prepare(Selection((labels,), root), out, SplitSpec(), TileSpec(), augment, empty_ratio=None, run=run)
 
 
+def sahi_case(labels: Path, root: Path, folder: Path, count: int) -> Callable[[Path], None]:
+    """SAHI's slice_coco on whole frames as PNG, with their boxes."""
+    from sahi.slicing import slice_coco
+
+    convert(Selection((labels,), root, limit=DRAWN), folder, SplitSpec(0, 0), image_format="png", run=Run(Executor(2)))
+    to_coco(folder, folder / "drawn.json")
+    coco = orjson.loads((folder / "drawn.json").read_bytes())
+    drawn, boxes = coco["images"], coco["annotations"]
+    coco["images"], coco["annotations"] = [], []
+    for number in range(count):
+        image = drawn[number % len(drawn)]
+        path = Path(image["file_name"])
+        name = path.with_name(f"{number:06d}{path.suffix}")
+        os.link(folder / path, folder / name)
+        coco["images"].append(image | {"id": number + 1, "file_name": str(name)})
+        own = [box for box in boxes if box["image_id"] == image["id"]]
+        coco["annotations"] += [
+            box | {"id": len(coco["annotations"]) + n, "image_id": number + 1} for n, box in enumerate(own)
+        ]
+    (folder / "all.json").write_bytes(orjson.dumps(coco))
+
+    def work(out: Path) -> None:
+        slice_coco(
+            str(folder / "all.json"),
+            str(folder),
+            "sliced",
+            str(out),
+            slice_height=640,
+            slice_width=640,
+            overlap_height_ratio=0.2,
+            overlap_width_ratio=0.2,
+            out_ext=".jpg",
+        )
+
+    return work
+
+
 def seconds(work: Callable[[Path], None], out: Path) -> float:
     """Wall-clock time of one call into a fresh folder, which is removed again."""
     out.mkdir()
@@ -116,6 +156,9 @@ def main() -> None:
                 lambda out: pipeline(labels, root, out, 1, EVERY_TILE_TWICE),
             ),
         }
+        if find_spec("sahi"):
+            sliced = sahi_case(labels, root, Path(scratch, "full"), options.frames)
+            cases["SAHI slice_coco, from PNG"] = ("bare loop", sliced)
         times: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(options.repetitions):
             for name, (_, work) in cases.items():

@@ -154,12 +154,12 @@ def read_class_names(root: Path) -> tuple[str, ...]:
 
 def image_path(root: Path, image: ImageRecord) -> Path:
     """Where an image of the dataset lies."""
-    return root / "images" / image.split / image.name
+    return Path(f"{root}/images/{image.split}/{image.name}")  # one parse in place of three joins, 16 times a frame
 
 
 def label_path(root: Path, image: ImageRecord) -> Path:
     """Where the image's label file lies."""
-    return (root / "labels" / image.split / image.name).with_suffix(".txt")
+    return Path(f"{root}/labels/{image.split}/{image.name.rpartition('.')[0]}.txt")
 
 
 def _read_lines(path: Path, schema: str, from_json: Callable[[Mapping], Record]) -> Iterator[Record]:

@@ -6,16 +6,18 @@ No pixel is read; with a root, the frames' headers are, for missing images and b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dtld_tools.collapse import Rules
 from dtld_tools.errors import ImageError, UsageError
-from dtld_tools.geometry import clip_boxes
 from dtld_tools.images import image_size
 from dtld_tools.parse import VOCABULARY, Labels, locate
-from dtld_tools.types import Box, Frame, Light
+from dtld_tools.types import Frame, Light
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 DTLD_FRAME_WH = (2048, 1024)  # assumed for boxes outside where no frame is at hand
@@ -24,17 +26,22 @@ DTLD_FRAME_WH = (2048, 1024)  # assumed for boxes outside where no frame is at h
 def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> dict[str, Any]:
     """Counts of frames, lights, sequences, cities, attributes, classes and problems, ready for JSON."""
     lights = [light for frame in labels.frames for light in frame.lights]
+    boxes_xyxy = _boxes(lights)
     attributes = {name: Counter() for name in VOCABULARY}
     combinations: Counter[tuple[tuple[str, str], ...]] = Counter()
     classes = Counter(dict.fromkeys(rules.class_names, 0))
-    for light in lights:
-        combinations[tuple(sorted(light.attributes.items()))] += 1
+    # Lights share their attribute mappings (parse): each is looked at once, however many lights have it.
+    identities = [id(light.attributes) for light in lights]
+    one_of_each = dict(zip(identities, lights, strict=True))
+    for identity, count in Counter(identities).items():
+        light = one_of_each[identity]
+        combinations[tuple(sorted(light.attributes.items()))] += count
         class_id = rules.class_of(light)
-        classes["drop" if class_id is None else rules.class_names[class_id]] += 1
+        classes["drop" if class_id is None else rules.class_names[class_id]] += count
     for combination, count in combinations.items():
         for name, value in combination:
             attributes.setdefault(name, Counter())[value] += count
-    problems = Counter(labels.problems) + _box_and_file_problems(labels.frames, root)
+    problems = Counter(labels.problems) + _box_and_file_problems(labels.frames, boxes_xyxy, root)
     return {
         "frames": len(labels.frames),
         "lights": len(lights),
@@ -43,8 +50,8 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
         "attribute_combinations": len(combinations),
         "attributes": {name: dict(counts.most_common()) for name, counts in attributes.items()},
         "classes": dict(classes),
-        "box_width_px": _quantiles([light.box.width for light in lights]),
-        "box_height_px": _quantiles([light.box.height for light in lights]),
+        "box_width_px": _quantiles(boxes_xyxy[:, 2] - boxes_xyxy[:, 0]),
+        "box_height_px": _quantiles(boxes_xyxy[:, 3] - boxes_xyxy[:, 1]),
         "problems": dict(sorted(problems.items())),
         "unlisted_values": dict(labels.unlisted),
     }
@@ -95,33 +102,40 @@ def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _box_and_file_problems(frames: Iterable[Frame], root: Path | None) -> Counter[str]:
+def _boxes(lights: Sequence[Light]) -> np.ndarray:
+    """[N, 4] corners of the lights' boxes, as labelled."""
+    corners = chain.from_iterable([light.box for light in lights])
+    return np.fromiter(corners, np.float64, 4 * len(lights)).reshape(-1, 4)
+
+
+def _box_and_file_problems(frames: Sequence[Frame], boxes_xyxy: np.ndarray, root: Path | None) -> Counter[str]:
+    """Counts of missing and unreadable images, and of boxes [N, 4] that are not wholly inside their frames."""
     problems: Counter[str] = Counter()
-    for frame in frames:
-        width, height = DTLD_FRAME_WH
-        if root is not None:
+    sizes_wh = [DTLD_FRAME_WH] * len(frames)
+    if root is not None:
+        for index, frame in enumerate(frames):
             path = locate(frame.image_path, root, follow_symlinks=True)
             problems["missing_images"] += path is None
             try:
-                width, height = image_size(path) if path else DTLD_FRAME_WH
+                sizes_wh[index] = image_size(path) if path else DTLD_FRAME_WH
             except ImageError:
                 problems["unreadable_images"] += 1
-        inside = clip_boxes([light.box for light in frame.lights], Box(0, 0, width, height))
-        for light, box in zip(frame.lights, inside, strict=True):
-            if light.box.area <= 0:
-                problems["degenerate_boxes"] += 1
-            elif box is None:
-                problems["boxes_outside_frame"] += 1
-            elif box != light.box:
-                problems["boxes_over_the_edge"] += 1
+    width, height = np.repeat(np.array(sizes_wh), [len(frame.lights) for frame in frames], axis=0).T  # [N] each
+    x1, y1, x2, y2 = boxes_xyxy.T
+    solid = (x2 > x1) & (y2 > y1)
+    outside = solid & ((x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height))
+    over = solid & ~outside & ((x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height))
+    problems["degenerate_boxes"] = int((~solid).sum())
+    problems["boxes_outside_frame"] = int(outside.sum())
+    problems["boxes_over_the_edge"] = int(over.sum())
     return +problems
 
 
-def _quantiles(values: Sequence[float]) -> dict[str, float]:
+def _quantiles(values: np.ndarray) -> dict[str, float]:
     """Nearest-rank quantiles, so that each is a value that occurs."""
-    ordered = sorted(values)
+    ordered = np.sort(values)
     shares = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
-    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in shares.items() if ordered}
+    return {name: float(ordered[round(share * (len(ordered) - 1))]) for name, share in shares.items() if len(ordered)}
 
 
 def _size_bins(widths: Sequence[float]) -> list[float]:

@@ -324,7 +324,7 @@ V1_OBJECT = "{x: 1, y: 2, width: 3, height: 4, class_id: 112340, unique_id: 1, t
     ("content", "message"),
     [
         ("", "the file is empty"),
-        ("images: 3", r"all\.yml: got \{'images': 3\}, expected a list"),
+        ("images: 3", r"all\.yml: got an object with named keys, expected a list"),
         ("[]", "holds no frames"),
         ("- [", "expected a whole v1.0 YAML file"),
         ("- !!python/object:os.system {}", "expected a whole v1.0 YAML file"),
@@ -336,11 +336,11 @@ V1_OBJECT = "{x: 1, y: 2, width: 3, height: 4, class_id: 112340, unique_id: 1, t
             f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('112340', 'green')}]}}",
             r"objects\[0\]\.class_id: got 'green'",
         ),
-        (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', 'x: .nan')}]}}", r"objects\[0\]\.x: got nan"),
-        (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', 'x: .inf')}]}}", r"objects\[0\]\.x: got inf"),
+        (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', 'x: .nan')}]}}", r"objects\[0\]\.x: got '\.nan'"),
+        (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', 'x: .inf')}]}}", r"objects\[0\]\.x: got '\.inf'"),
         (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', f'x: {10**400}')}]}}", r"objects\[0\]\.x: got 1"),
         (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('width: 3, ', '')}]}}", "missing key 'width'"),
-        ("- &a [*a]", r"frames\[0\]: got \[\[\.\.\.\]\], expected an object"),
+        ("- &a [*a]", r"frames\[0\]: got \[\[.*\.\.\..*\]\], expected an object"),
     ],
 )
 def test_a_wrong_yaml_file_is_named_with_its_place(tmp_path, content, message):

@@ -4,11 +4,15 @@ import cv2
 import numpy as np
 import pytest
 from dtld_data import REAL, image, light, needs_real, write_raw, write_v2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dtld_tools.collapse import load_rules
 from dtld_tools.errors import UsageError
+from dtld_tools.geometry import clip_boxes
 from dtld_tools.parse import VOCABULARY, read_labels
 from dtld_tools.stats import inspect_labels, plot_labels
+from dtld_tools.types import Box
 
 RULES = load_rules(None, VOCABULARY)
 PATHS = ["A/A1/s/1.tiff", "A/A1/s/2.tiff", "B/B1/s/1.tiff"]
@@ -60,6 +64,32 @@ def test_boxes_against_dtlds_frame_where_no_image_is_at_hand(tmp_path):
     ]
     found = inspect_labels(labels_of(tmp_path, image(PATHS[0], *lamps)), RULES)
     assert found["problems"] == {"boxes_over_the_edge": 2, "boxes_outside_frame": 1, "degenerate_boxes": 2}
+
+
+edges = st.integers(-30, 30) | st.floats(-30, 30) | st.sampled_from([2020, 2048, 2050.5, 1000, 1024])
+
+
+@given(st.lists(st.lists(st.tuples(edges, edges, edges, edges), max_size=4), min_size=1, max_size=3))
+def test_boxes_are_counted_as_clipping_finds_them(tmp_path_factory, frames):
+    """The counts in one go agree with what `prepare` will do to each box."""
+    boxes = [Box(x, y, x + w, y + h) for frame in frames for x, y, w, h in frame]
+    solid = [box for box in boxes if box.width > 0 and box.height > 0]
+    clipped = clip_boxes(solid, Box(0, 0, 2048, 1024))
+    expected = {
+        "boxes_outside_frame": clipped.count(None),
+        "boxes_over_the_edge": sum(c not in (None, box) for box, c in zip(solid, clipped, strict=True)),
+        "degenerate_boxes": len(boxes) - len(solid),
+    }
+    entries = [image(f"A/A1/s/{n}", *(light(*xywh, i) for i, xywh in enumerate(f))) for n, f in enumerate(frames)]
+    found = inspect_labels(labels_of(tmp_path_factory.mktemp("any"), *entries), RULES)
+    assert found["problems"] == {kind: count for kind, count in expected.items() if count}
+
+
+def test_equal_attributes_are_one_combination_whatever_their_order(tmp_path):
+    lamp, other = light(1, 2, 3, 4, 1), light(5, 6, 7, 8, 2)
+    other["attributes"] = dict(reversed(other["attributes"].items()))
+    found = inspect_labels(labels_of(tmp_path, image(PATHS[0], lamp, other)), RULES)
+    assert (found["attribute_combinations"], found["attributes"]["state"]) == (1, {"green": 2})
 
 
 def test_files_below_the_root_are_counted_and_their_size_is_used(tmp_path):
