@@ -53,8 +53,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Alone on the machine: about half an hour on two cores.
 bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/labels.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo

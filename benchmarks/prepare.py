@@ -81,10 +81,10 @@ def bare_loops(frames: list[Path], out: Path) -> None:
         list(pool.map(partial(bare_loop, out=out), (frames[::2], frames[1::2])))
 
 
-def pipeline(labels: Path, root: Path, out: Path, workers: int, augment: AugmentSpec) -> None:
+def pipeline(labels: Path, root: Path, out: Path, *, workers: int, augment: AugmentSpec, limit: int) -> None:
     """`dtld prepare`, all tiles kept."""
-    run = Run(Executor(workers))
-    prepare(Selection((labels,), root), out, SplitSpec(), TileSpec(), augment, empty_ratio=None, run=run)
+    selection, run = Selection((labels,), root, limit=limit), Run(Executor(workers))
+    prepare(selection, out, SplitSpec(), TileSpec(), augment, empty_ratio=None, run=run)
 
 
 def sahi_case(labels: Path, root: Path, folder: Path, count: int) -> Callable[[Path], None]:
@@ -137,40 +137,53 @@ def seconds(work: Callable[[Path], None], out: Path) -> float:
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
-    none = AugmentSpec(copies=0)
+    none, few = AugmentSpec(copies=0), options.frames // 5  # few for the slow ones
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "raw")
         labels = make_tree(root, options.frames)
         frames = sorted(root.rglob("*_k0.tiff"))
-        cases: dict[str, tuple[str, Callable[[Path], None]]] = {
-            "bare loop": ("bare loop", partial(bare_loop, frames)),
-            "prepare, 1 worker": ("bare loop", lambda out: pipeline(labels, root, out, 1, none)),
-            "bare loop, 2 processes": ("bare loop", partial(bare_loops, frames)),
-            "prepare, 2 workers": ("prepare, 1 worker", lambda out: pipeline(labels, root, out, 2, none)),
-            "bare loop, CLAHE and blur": ("bare loop, CLAHE and blur", partial(bare_loop, frames, copies=True)),
-            "prepare, 1 worker, CLAHE and blur": (
+        # name -> frames, the case that it is compared with, the work
+        cases: dict[str, tuple[int, str, Callable[[Path], None]]] = {
+            "bare loop": (options.frames, "bare loop", partial(bare_loop, frames)),
+            "prepare, 1 worker": (
+                options.frames,
+                "bare loop",
+                partial(pipeline, labels, root, workers=1, augment=none, limit=options.frames),
+            ),
+            "bare loop, 2 processes": (options.frames, "bare loop", partial(bare_loops, frames)),
+            "prepare, 2 workers": (
+                options.frames,
+                "prepare, 1 worker",
+                partial(pipeline, labels, root, workers=2, augment=none, limit=options.frames),
+            ),
+            "bare loop, CLAHE and blur": (
+                few,
                 "bare loop, CLAHE and blur",
-                lambda out: pipeline(labels, root, out, 1, EVERY_TILE_TWICE),
+                partial(bare_loop, frames[:few], copies=True),
+            ),
+            "prepare, 1 worker, CLAHE and blur": (
+                few,
+                "bare loop, CLAHE and blur",
+                partial(pipeline, labels, root, workers=1, augment=EVERY_TILE_TWICE, limit=few),
             ),
         }
         if find_spec("sahi"):
-            sliced = sahi_case(labels, root, Path(scratch, "full"), options.frames)
-            cases["SAHI slice_coco, from PNG"] = ("bare loop", sliced)
-        times: dict[str, list[float]] = {name: [] for name in cases}
+            sliced = sahi_case(labels, root, Path(scratch, "full"), few)
+            cases["SAHI slice_coco, from PNG"] = (few, "bare loop", sliced)
+        rates: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(options.repetitions):
-            for name, (_, work) in cases.items():
-                times[name].append(seconds(work, Path(scratch, "out")))
-    medians = {name: statistics.median(measured) for name, measured in times.items()}
-    print(f"{options.frames} frames, {options.repetitions} repetitions; {os.cpu_count()} cores, {platform.machine()},")
-    print(f"OpenCV {cv2.__version__}\n")
+            for name, (count, _, work) in cases.items():
+                rates[name].append(count / seconds(work, Path(scratch, "out")))
+    medians = {name: statistics.median(measured) for name, measured in rates.items()}
+    print(f"{options.frames} frames, {few} for the slow ones; {options.repetitions} repetitions in turn;")
+    print(f"{os.cpu_count()} cores, {platform.machine()}, OpenCV {cv2.__version__}\n")
     print("| | frames/s | least, most | ratio | to |\n| --- | --- | --- | --- | --- |")
-    for name, (base, _) in cases.items():
-        rates = sorted(options.frames / elapsed for elapsed in times[name])
-        speed = f"{options.frames / medians[name]:.1f} | {rates[0]:.1f}, {rates[-1]:.1f}"
-        print(f"| {name} | {speed} | {medians[base] / medians[name]:.2f} | {base} |")
+    for name, (_, base, _) in cases.items():
+        speed = f"{medians[name]:.1f} | {min(rates[name]):.1f}, {max(rates[name]):.1f}"
+        print(f"| {name} | {speed} | {medians[name] / medians[base]:.2f} | {base} |")
 
 
 if __name__ == "__main__":
