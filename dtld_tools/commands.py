@@ -282,25 +282,58 @@ def preview(
     print(f"{out}: {shown['images']} images with {shown['boxes']} boxes")
 
 
-@app.command(epilog="Example: dtld validate tiles")
+@app.command(epilog="Example: dtld validate tiles --near-duplicates")
 def validate(
     context: typer.Context,
-    dataset: options.Dataset,
+    dataset: Annotated[
+        Path,
+        typer.Argument(help="A dataset made by dtld; for --near-duplicates, any YOLO dataset.", show_default=False),
+    ],
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="Also find nearly identical images in different splits.")
+    ] = False,
+    distance: Annotated[
+        int,
+        typer.Option(help="How many of the 64 bits of their hashes may differ; 10 finds more, some of it by chance."),
+    ] = 6,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Prove a dataset from its files alone; exit 1 with each defect named."""
+    """Prove a dataset from its files alone; exit 1 with each defect named.
+
+    On a YOLO dataset that dtld did not make, --near-duplicates is all that is looked for.
+    """
     from dtld_tools.validate import validate as prove
 
-    found = prove(dataset, workers=options.cores(workers), quiet=options.quiet(context))
+    if not near_duplicates:
+        options.refuse_without("--near-duplicates", context, "distance")
+    found = prove(
+        dataset,
+        distance=distance if near_duplicates else None,
+        workers=options.cores(workers),
+        quiet=options.quiet(context),
+    )
+    pairs = found.get("near_duplicates", [])
     for defect in found["defects"]:
         print(f"error: {dataset}: {defect}", file=sys.stderr)
-    verdict = f"{len(found['defects'])} defects" if found["defects"] else "sound"
+    for pair in pairs[:20]:
+        print(f"error: {dataset}: {pair['b']} is nearly {pair['a']}, {pair['distance']} bits differ", file=sys.stderr)
+    if len(pairs) > 20:
+        print(f"error: {dataset}: {len(pairs) - 20} more near duplicates; --json names all", file=sys.stderr)
     if as_json:
         print_json(found)
     else:
-        print(f"{dataset}: {verdict}; {found['images']} images, {found['targets']} targets, {found['frames']} frames")
-    if found["defects"]:
+        verdict = f"{len(found['defects'])} defects" if found["defects"] else "sound"
+        if "frames" in found:
+            counts = f"{found['images']} images, {found['targets']} targets, {found['frames']} frames"
+            print(f"{dataset}: {verdict}; {counts}")
+        else:
+            print(f"{dataset}: was not made by dtld, so only near duplicates were looked for")
+        if near_duplicates:
+            print(
+                f"{len(pairs)} near duplicates across splits among {found['compared']} images, {found['plain']} plain"
+            )
+    if found["defects"] or pairs:
         raise typer.Exit(1)
 
 

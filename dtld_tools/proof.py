@@ -48,9 +48,7 @@ class Proof:
         place = f"frames.jsonl: {frame.frame}"
         found = [f"{place}: {text}" for text in _frame_defects(frame, self.class_count)]
         found += [f"{place}: {text}" for text in _placement_defects(frame, images)]
-        if not _has_plausible_size(frame):
-            return found
-        tiles = _tiles(frame, self.spec) if self.spec else None
+        tiles = _tiles(frame, self.spec) if self.spec and _has_plausible_size(frame) else None
         if tiles is not None:
             found += [f"{place}: {text}" for text in _reason_defects(frame, tiles)]
         originals = {image.name: image for image in images if image.augmentation is None}
@@ -91,8 +89,8 @@ def _has_plausible_size(frame: FrameRecord) -> bool:
 def _frame_defects(frame: FrameRecord, class_count: int) -> Iterator[str]:
     if not _has_plausible_size(frame):
         yield f"got {frame.width} x {frame.height} pixels, expected the size of an image"
-    folders = tuple(frame.frame.split("/")[:-1])
-    if folders != tuple(frame.sequence):
+    folders = frame.frame.split("/")[-4:-1]  # a city may lie one level deeper
+    if folders != list(frame.sequence):
         yield f"got sequence {frame.sequence}, expected {'/'.join(folders)} as its path says"
     listed = [light.light_id for light in (*frame.lights, *frame.dropped)]
     for light_id in _repeated(listed):
@@ -167,7 +165,7 @@ def _place(image: ImageRecord) -> str:
 
 def _has_plausible_scale(image: ImageRecord) -> bool:
     width, height = image.window.w * image.scale, image.window.h * image.scale
-    return 0.5 < width and 0.5 < height and width * height <= MAX_PIXELS
+    return min(width, height) > 0.5 and width * height <= MAX_PIXELS
 
 
 def _line_defects(image: ImageRecord, frame: FrameRecord) -> Iterator[str]:
@@ -303,16 +301,19 @@ def _label_defects(path: Path, expected: str) -> Iterator[str]:
 
 
 def _line_difference(got: str, want: str) -> str:
-    """
+    """What is wrong with a line of a label file.
+
     >>> _line_difference("1 0.5 0.5 0.1 0.1", "0 0.5 0.5 0.1 0.1")
     'got class 1, expected class 0'
     """
+    got_class, _, got_box = got.partition(" ")
+    want_class, _, want_box = want.partition(" ")
+    if got_box == want_box:
+        return f"got class {got_class}, expected class {want_class}"
     try:
-        class_id, xc, yc, w, h = got.split(" ")
-        if want.partition(" ") == (want.partition(" ")[0], " ", " ".join((xc, yc, w, h))):
-            return f"got class {class_id}, expected class {want.partition(' ')[0]}"
-        beyond = max(abs(float(xc) - 0.5) + float(w) / 2, abs(float(yc) - 0.5) + float(h) / 2) - 0.5
+        xc, yc, w, h = map(float, got_box.split())
     except ValueError:
         return f"got '{got}', expected '{want}'"
-    outside = " which lies outside the image," if beyond > 1e-5 else ""  # more than the six decimals can be off
+    beyond = max(abs(xc - 0.5) + w / 2, abs(yc - 0.5) + h / 2) - 0.5
+    outside = " which lies outside the image," if beyond > 1e-5 else ""  # more than six decimals can be off
     return f"got '{got}',{outside} expected '{want}'"

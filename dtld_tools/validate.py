@@ -1,183 +1,225 @@
-"""A dataset folder in, its defects out: proves a dataset from its files alone.
+"""A dataset folder in, its defects out: proves a dataset from its files alone, and writes nothing.
 
 Labels are derived again from frames.jsonl and the windows and must be equal to the byte; every image is
 decoded; every light must be where the lines say, once; no sequence may be in two splits; the sums must add up.
+No defect hides another, and memory holds one frame at a time and the names of all.
 """
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import orjson
 from tqdm import tqdm
 
 from dtld_tools import dataset
-from dtld_tools.errors import DatasetError, ImageError
-from dtld_tools.images import read_image
+from dtld_tools.duplicates import check_options, find_near_duplicates, is_own
+from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.lenient import read_data_yaml, read_lines, read_report
+from dtld_tools.proof import Proof
 from dtld_tools.tally import Tally
-from dtld_tools.tile import image_size, targets_in
-from dtld_tools.types import SPLITS, FrameRecord, ImageRecord, Split, Target
+from dtld_tools.threads import map_in_order
+from dtld_tools.types import SPLITS, FrameRecord, ImageRecord, SequenceId, Split, TileSpec
 
 
-def validate(root: Path, *, workers: int = 1, quiet: bool = True) -> dict[str, Any]:
+def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet: bool = True) -> dict[str, Any]:
     """Counts and ``defects``, a list of one line each; a sound dataset has none. Raises DatasetError.
 
-    Only a folder that cannot be read as a dataset at all raises.
+    With a ``distance`` also the near duplicates across splits (`dtld_tools.duplicates`): all that is looked for in a
+    dataset that dtld did not make. Only a folder that cannot be read as a dataset at all raises.
     """
+    if distance is None:
+        return _prove(root, workers, quiet)
+    check_options(distance)
+    found = _prove(root, workers, quiet) if is_own(root) else {"dataset": str(root)}
+    # Of a dataset of dtld the proof has already told which images cannot be read.
+    return find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet) | found
+
+
+def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
     unfinished = (root / dataset.UNFINISHED).exists()
     if unfinished and not (root / "report.json").exists():
         raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
-    class_names = dataset.read_class_names(root)
-    report = dataset.read_report(root)
     defects: list[str] = []
     if unfinished:
         defects.append(f"{dataset.UNFINISHED}: the dataset is unfinished; run the command that made it again")
-
-    frames: dict[str, FrameRecord] = {}
-    for frame in dataset.read_frames(root):
-        if frame.frame in frames:
-            defects.append(f"frames.jsonl: {frame.frame}: stands twice")
-        frames[frame.frame] = frame
-    images = list(dataset.read_images(root))
-
-    defects += _leaks(frames.values())
-    defects += _unplaced_lights(frames, images)
-    defects += _class_numbers(frames.values(), class_names)
-    with ThreadPoolExecutor(workers) as pool:  # OpenCV decodes outside the interpreter's lock
-        checked = pool.map(lambda image: list(_image_defects(root, image, frames)), images)
-        bar = tqdm(checked, total=len(images), unit="image", desc="validate", disable=True if quiet else None)
-        defects += [defect for found in bar for defect in found]
-    defects += _unlisted_files(root, images)
-    defects += _wrong_sums(report, class_names, frames, images)
+    report, class_names, spec = _read_report(root, defects)
+    defects += _data_yaml_defects(root, class_names)
+    manifest = _index_manifest(root, defects)
+    proof, tally = Proof(root, len(class_names), spec), Tally(class_names)
+    names: set[str] = set()
+    total = sum(len(offsets) for offsets in manifest.offsets.values())
+    with tqdm(total=total, unit="image", desc="validate", disable=True if quiet else None) as bar:
+        items = _frames_with_images(root, manifest, names, defects)
+        checked = map_in_order(lambda item: (*item, proof.defects(*item)), items, workers)
+        for frame, images, found in checked:
+            tally.add(frame, images)
+            defects += found
+            bar.update(len(images))
+    defects += _frameless_images(manifest)
+    defects += _unlisted_files(root, manifest)
+    defects += _wrong_sums(report, tally, names)
     return {
         "dataset": str(root),
-        "frames": len(frames),
-        "images": len(images),
-        "targets": sum(len(image.targets) for image in images if image.augmentation is None),
-        "defects": defects,
+        "frames": len(names),
+        "images": sum(tally.images.values()),
+        "targets": sum(tally.targets.values()),
+        "defects": [_in_one_line(defect) for defect in defects],
     }
 
 
-def _leaks(frames: Any) -> Iterator[str]:
-    splits: dict[Any, Split] = {}
-    reported = set()
-    for frame in frames:
-        first = splits.setdefault(frame.sequence, frame.split)
-        if first != frame.split and frame.sequence not in reported:
-            reported.add(frame.sequence)
-            yield f"frames.jsonl: {frame.sequence}: the sequence is in {first} and in {frame.split}"
+# --- report.json and data.yaml -----------------------------------------------------------------------------
 
 
-def _unplaced_lights(frames: dict[str, FrameRecord], images: list[ImageRecord]) -> Iterator[str]:
-    """Each light once: in lights and a target of some original, or in dropped and a target of none."""
-    shown: dict[str, set] = {}
-    names = set()
-    for image in images:
-        shown.setdefault(image.frame, set()).update(image.targets)
-        if image.name in names:
-            yield f"manifest.jsonl: {image.name}: stands twice"
-        names.add(image.name)
-    for frame in frames.values():
-        listed = [light.light_id for light in (*frame.lights, *frame.dropped)]
-        for light_id in sorted({i for i in listed if listed.count(i) > 1}, key=str):
-            yield f"frames.jsonl: {frame.frame}: light {light_id} stands twice"
-        targets = shown.get(frame.frame, set())
-        for light in frame.lights:
-            if light.light_id not in targets:
-                yield f"frames.jsonl: {frame.frame}: light {light.light_id} is in no image, expected in one or dropped"
-        for dropped in frame.dropped:
-            if dropped.light_id in targets:
-                yield f"frames.jsonl: {frame.frame}: light {dropped.light_id} is dropped, but a target of an image"
-
-
-def _class_numbers(frames: Any, class_names: tuple[str, ...]) -> Iterator[str]:
-    for frame in frames:
-        for light in frame.lights:
-            if light.class_id >= len(class_names):
-                yield (
-                    f"frames.jsonl: {frame.frame}: light {light.light_id}: got class {light.class_id}, "
-                    f"expected 0 to {len(class_names) - 1}"
-                )
-
-
-def _image_defects(root: Path, image: ImageRecord, frames: dict[str, FrameRecord]) -> Iterator[str]:
-    where = f"{image.split}/{image.name}"
-    frame = frames.get(image.frame)
-    if frame is None:
-        yield f"manifest.jsonl: {image.name}: its frame {image.frame} is not in frames.jsonl"
-        return
-    if image.split != frame.split:
-        yield f"manifest.jsonl: {image.name}: is in {image.split}, expected {frame.split} as its frame"
-    if image.sequence != frame.sequence:
-        yield f"manifest.jsonl: {image.name}: got sequence {image.sequence}, expected {frame.sequence}"
-    size_wh = image_size(image.window, image.scale)
+def _read_report(root: Path, defects: list[str]) -> tuple[dict[str, Any], tuple[str, ...], TileSpec | None]:
+    """The report, the class names in order, and the options of tiling, as far as they can be read."""
+    report, is_valid = read_report(root / "report.json", defects)
+    if not is_valid:
+        try:
+            return report, dataset.read_class_names(root), None
+        except (DatasetError, ValueError):
+            return report, (), None
+    made_with = report["configuration"]
+    if report["seed"] != made_with["seed"]:
+        defects.append(f"report.json: seed: got {report['seed']}, expected {made_with['seed']} as in configuration")
+    spec = None
     try:
-        height, width = read_image(dataset.image_path(root, image)).shape[:2]
-        if (width, height) != size_wh:
-            yield f"images/{where}: got {width} x {height} pixels, expected {size_wh[0]} x {size_wh[1]}"
-    except ImageError as error:
+        spec = TileSpec(**made_with["tiles"]) if "tiles" in made_with else None
+    except UsageError as error:
+        defects.append(f"report.json: configuration.tiles: {error}")
+    return report, tuple(report["classes"]), spec
+
+
+def _data_yaml_defects(root: Path, class_names: tuple[str, ...]) -> Iterator[str]:
+    """Ultralytics must find this dataset's own folders by it, and the classes that report.json counts."""
+    try:
+        document = read_data_yaml(root / "data.yaml")
+    except DatasetError as error:
         yield str(error).removeprefix(f"{root}/")
-
-    boxes = [Target(d.class_id or 0, d.box, d.light_id) for d in frame.dropped if d.box is not None]
-    seen = targets_in(image.window, image.scale, (*frame.lights, *boxes))
-    wanted = [target for target in seen if target.light_id in image.targets]
-    yield from _lights_defects(image, {target.light_id for target in seen}, frame)
-    yield from _label_defects(dataset.label_path(root, image), where, dataset.label_text(wanted, size_wh))
-
-
-def _lights_defects(image: ImageRecord, seen: set, frame: FrameRecord) -> Iterator[str]:
-    """Targets and slivers together are the lights that the window shows, less those dropped before tiling."""
-    never_placed = {d.light_id for d in frame.dropped if d.reason in ("rule", "duplicate")}
-    listed = {*image.targets, *image.slivers}
-    for light_id in sorted(listed - seen, key=str):
-        yield f"manifest.jsonl: {image.name}: light {light_id} is listed, but its window does not show it"
-    for light_id in sorted(seen - listed - never_placed, key=str):
-        yield f"manifest.jsonl: {image.name}: shows light {light_id}, expected it in targets or slivers"
-
-
-def _label_defects(path: Path, where: str, expected: str) -> Iterator[str]:
-    where = f"labels/{Path(where).with_suffix('.txt')}"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        yield f"{where}: {error.strerror}, expected a label file"
         return
-    except UnicodeDecodeError:
-        yield f"{where}: is no text, expected lines 'class xc yc w h'"
-        return
-    derived = expected.splitlines()
-    if len(lines) != len(derived):
-        yield f"{where}: got {len(lines)} boxes, expected {len(derived)} from frames.jsonl"
-    for number, (got, want) in enumerate(zip(lines, derived, strict=False), 1):
-        if got != want:
-            yield f"{where}: line {number}: got '{got}', expected '{want}' from frames.jsonl"
+    for split in SPLITS:
+        if document.get(split) != f"images/{split}":
+            yield f"data.yaml: {split}: got {document.get(split)!r}, expected images/{split}"
+    if "path" in document:
+        yield f"data.yaml: path: got {document['path']!r}, expected no such key: images are looked for there"
+    names = document.get("names")
+    if names != dict(enumerate(class_names)) and names != list(class_names):
+        yield f"data.yaml: names: got {names!r}, expected {dict(enumerate(class_names))} as in report.json"
 
 
-def _unlisted_files(root: Path, images: list[ImageRecord]) -> Iterator[str]:
-    listed = {dataset.image_path(root, image) for image in images}
-    listed |= {dataset.label_path(root, image) for image in images}
+# --- frames.jsonl and manifest.jsonl -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """Where each frame's lines stand in manifest.jsonl, and where each image and its label should lie."""
+
+    offsets: dict[str, array] = field(default_factory=dict)
+    files: dict[str, tuple[Split, str]] = field(default_factory=dict)  # stem -> split, suffix
+
+
+def _index_manifest(root: Path, defects: list[str]) -> _Manifest:
+    """Read the manifest once for its names, so that the lines of one frame are found wherever they stand."""
+    manifest = _Manifest()
+    places: dict[tuple[Split, str], tuple[Split, str]] = {}  # one tuple for all images of a kind
+    for offset, line in read_lines(root / "manifest.jsonl", "manifest", defects):
+        manifest.offsets.setdefault(line["frame"], array("q")).append(offset)
+        stem, _, ending = line["name"].rpartition(".")
+        place = (line["split"], f".{ending}")
+        if stem in manifest.files:
+            split, ending = manifest.files[stem]
+            defects.append(f"manifest.jsonl: {line['name']}: stands twice, first as {split}/{stem}{ending}")
+        else:
+            manifest.files[stem] = places.setdefault(place, place)
+    return manifest
+
+
+def _frames_with_images(
+    root: Path, manifest: _Manifest, names: set[str], defects: list[str]
+) -> Iterator[tuple[FrameRecord, list[ImageRecord]]]:
+    """Frame by frame with its images, which are taken out of the index; fills ``names``."""
+    splits: dict[SequenceId, Split] = {}
+    leaked: set[SequenceId] = set()
+    last, in_order = -1, True
+    with (root / "manifest.jsonl").open("rb") as lines:
+        for _, line in read_lines(root / "frames.jsonl", "frame", defects):
+            frame = dataset.frame_from_json(line)
+            if frame.frame in names:
+                defects.append(f"frames.jsonl: {frame.frame}: stands twice")
+                continue
+            names.add(frame.frame)
+            first = splits.setdefault(frame.sequence, frame.split)
+            if first != frame.split and frame.sequence not in leaked:
+                leaked.add(frame.sequence)
+                defects.append(
+                    f"frames.jsonl: {frame.sequence}: the sequence is in {first} and in {frame.split}, expected in one"
+                )
+            offsets = manifest.offsets.pop(frame.frame, array("q"))
+            if offsets and in_order and offsets[0] < last:
+                in_order = False  # one line out of place would else be told of every frame after it
+                defects.append(f"manifest.jsonl: from {frame.frame} on not in the order of frames.jsonl")
+            last = max(last, *offsets) if offsets else last
+            yield frame, [_image_at(lines, offset) for offset in offsets]
+
+
+def _image_at(lines: BinaryIO, offset: int) -> ImageRecord:
+    lines.seek(offset)
+    return dataset.image_from_json(orjson.loads(lines.readline()))
+
+
+def _frameless_images(manifest: _Manifest) -> Iterator[str]:
+    for frame, offsets in manifest.offsets.items():
+        yield f"manifest.jsonl: {frame}: is not in frames.jsonl, but {len(offsets)} images are of it"
+
+
+# --- the folders and the sums ------------------------------------------------------------------------------
+
+
+def _unlisted_files(root: Path, manifest: _Manifest) -> Iterator[str]:
+    """Files and folders in images/ and labels/ that no line names, but for the caches of Ultralytics."""
     for kind in ("images", "labels"):
+        caches = {f"{split}.cache" for split in SPLITS} if kind == "labels" else set()
+        for name in _listing(root / kind):
+            if name not in SPLITS and name not in caches:
+                yield f"{kind}/{name}: is not in manifest.jsonl"
         for split in SPLITS:
-            for path in sorted((root / kind / split).glob("*")):
-                if path not in listed:
-                    yield f"{path.relative_to(root)}: is not in manifest.jsonl"
+            folder = root / kind / split
+            if folder.is_symlink() or not folder.is_dir():
+                yield f"{kind}/{split}: is no folder, expected one of the dataset's own"
+                continue
+            for name in _listing(folder):
+                stem, dot, ending = name.rpartition(".")
+                listed_in, suffix = manifest.files.get(stem, (None, ""))
+                endings = (suffix, ".npy") if kind == "images" else (".txt",)  # .npy: of cache=disk
+                if listed_in != split or dot + ending not in endings:
+                    yield f"{kind}/{split}/{name}: is not in manifest.jsonl"
 
 
-def _wrong_sums(
-    report: dict, class_names: tuple[str, ...], frames: dict[str, FrameRecord], images: list[ImageRecord]
-) -> Iterator[str]:
-    by_frame: dict[str, list[ImageRecord]] = {}
-    for image in images:
-        by_frame.setdefault(image.frame, []).append(image)
-    tally = Tally(class_names)
-    for name, frame in frames.items():
-        tally.add(frame, by_frame.get(name, ()))
+def _listing(folder: Path) -> list[str]:
     try:
-        skipped = sum(skip["lights"] for skip in report["frames_skipped"])
-    except (KeyError, TypeError) as error:
-        raise DatasetError("report.json: got no frames_skipped, expected the report of dtld") from error
-    for key, value in tally.counts(skipped).items():
+        return sorted(os.listdir(folder))
+    except OSError:  # a missing folder is told of by name
+        return []
+
+
+def _wrong_sums(report: dict[str, Any], tally: Tally, names: set[str]) -> Iterator[str]:
+    skipped = report.get("frames_skipped")
+    skipped = skipped if isinstance(skipped, list) else []
+    lights = [skip.get("lights") for skip in skipped if isinstance(skip, dict)]
+    for skip in skipped:
+        if isinstance(skip, dict) and skip.get("frame") in names:
+            yield f"report.json: frames_skipped: {skip['frame']} is in frames.jsonl, expected in one of them"
+    if not report:
+        return
+    for key, value in tally.counts(sum(n for n in lights if isinstance(n, int))).items():
         if report.get(key) != value:
             yield f"report.json: {key}: got {report.get(key)}, expected {value} as counted again"
+
+
+def _in_one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
