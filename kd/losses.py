@@ -8,8 +8,9 @@ gradients where boxes say where to look), and no gradient reaches the teacher; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,18 @@ class Prediction(NamedTuple):
     boxes: Tensor
 
 
+class Cells(NamedTuple):
+    """The N cells of all shared levels that count for one branch of the heads.
+
+    ``student`` and ``teacher`` are predictions as rows, [N, K] and [N, 4 * reg_max]; ``confidence`` [N] the teacher's
+    highest class score, in 0..1.
+    """
+
+    student: Prediction
+    teacher: Prediction
+    confidence: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a method may look at; the dicts are keyed by stride and hold the levels that both networks have.
@@ -55,6 +68,29 @@ class Batch:
     student_heads: Sequence[Mapping[int, Prediction]] = ()
     teacher_heads: Sequence[Mapping[int, Prediction]] = ()
     classes: list[int] | None = None
+
+    @cached_property
+    def cells(self) -> list[Cells]:
+        """The cells inside a ground-truth box and those of which the teacher is confident, per branch of the heads.
+
+        Branches are compared with their like: a student's one-to-one branch learns from a teacher's only, since a
+        one-to-many one would teach it to find every object many times. Confidence is in the student's classes, or in
+        any where those of the teacher are others.
+        """
+        return [self._cells(*pair) for pair in zip(self.student_heads, self.teacher_heads, strict=False)]
+
+    def _cells(self, student: Mapping[int, Prediction], teacher: Mapping[int, Prediction]) -> Cells:
+        rows: list[list[Tensor]] = []
+        for stride in self.student:
+            scores = teacher[stride].scores.detach().float()  # [B, K, H, W]
+            scores = scores if self.classes is None else scores[:, self.classes]
+            confidence = scores.amax(1).sigmoid()  # [B, H, W]
+            grid = Grid(stride, *confidence.shape[1:])
+            mask = foreground(self.boxes_xyxy, self.image_index, len(scores), grid) | (confidence > CONFIDENT)
+            maps = (*student[stride], *teacher[stride])
+            rows.append([*(m.permute(0, 2, 3, 1)[mask].float() for m in maps), confidence[mask]])
+        joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
+        return Cells(Prediction(*joined[:2]), Prediction(*joined[2:4]), joined[4])
 
 
 # ---------------------------------------------------------------- formulas on one level's features
@@ -188,17 +224,17 @@ def score_l2(batch: Batch, config: TrainConfig) -> Tensor:
 
 def logits(batch: Batch, config: TrainConfig) -> Tensor:
     """Soft targets: `soft_targets` of the class logits on the cells that count."""
-    return _over_heads(soft_targets(c.student.scores, c.teacher.scores[:, batch.classes]) for c in cells(batch))
+    return _over_heads(soft_targets(c.student.scores, c.teacher.scores[:, batch.classes]) for c in batch.cells)
 
 
 def box(batch: Batch, config: TrainConfig) -> Tensor:
     """Teacher's boxes as targets: `box_divergence` on the cells that count, by the teacher's confidence."""
-    return _over_heads(box_divergence(c.student.boxes, c.teacher.boxes, c.confidence) for c in cells(batch))
+    return _over_heads(box_divergence(c.student.boxes, c.teacher.boxes, c.confidence) for c in batch.cells)
 
 
 def ld(batch: Batch, config: TrainConfig) -> Tensor:
     """Localisation distillation: `localisation` on the cells that count, by the teacher's confidence."""
-    return _over_heads(localisation(c.student.boxes, c.teacher.boxes, c.confidence) for c in cells(batch))
+    return _over_heads(localisation(c.student.boxes, c.teacher.boxes, c.confidence) for c in batch.cells)
 
 
 METHODS: dict[str, Callable[[Batch, TrainConfig], Tensor]] = {
@@ -212,45 +248,12 @@ METHODS: dict[str, Callable[[Batch, TrainConfig], Tensor]] = {
 }
 
 
-class Cells(NamedTuple):
-    """The N cells of all shared levels that count for one branch of the heads.
-
-    ``student`` and ``teacher`` are predictions as rows, [N, K] and [N, 4 * reg_max]; ``confidence`` [N] the teacher's
-    highest class score, in 0..1.
-    """
-
-    student: Prediction
-    teacher: Prediction
-    confidence: Tensor
-
-
-def cells(batch: Batch) -> Iterator[Cells]:
-    """The cells inside a ground-truth box and those of which the teacher is confident, per branch of the heads.
-
-    Branches are compared with their like: a student's one-to-one branch learns from a teacher's only, since a
-    one-to-many one would teach it to find every object many times. Confidence is in the student's classes, or in any
-    where those of the teacher are others.
-    """
-    for student, teacher in zip(batch.student_heads, batch.teacher_heads, strict=False):
-        rows: list[list[Tensor]] = []
-        for stride in batch.student:
-            scores = teacher[stride].scores.detach().float()  # [B, K, H, W]
-            scores = scores if batch.classes is None else scores[:, batch.classes]
-            confidence = scores.amax(1).sigmoid()  # [B, H, W]
-            grid = Grid(stride, *confidence.shape[1:])
-            mask = foreground(batch.boxes_xyxy, batch.image_index, len(scores), grid) | (confidence > CONFIDENT)
-            maps = (*student[stride], *teacher[stride])
-            rows.append([*(m.permute(0, 2, 3, 1)[mask].float() for m in maps), confidence[mask]])
-        joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
-        yield Cells(Prediction(*joined[:2]), Prediction(*joined[2:4]), joined[4])
-
-
 def _over_levels(batch: Batch, method: str, formula: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The formula on each shared level's adapted student and teacher features, summed."""
     layers = batch.adapters[method]
     return torch.stack([formula(project(f, layers[s]), batch.teacher[s]) for s, f in batch.student.items()]).sum()
 
 
-def _over_heads(terms: Iterator[Tensor]) -> Tensor:
+def _over_heads(terms: Iterable[Tensor]) -> Tensor:
     """The mean over branches, so that a weight means the same for dual heads."""
     return torch.stack(list(terms)).mean()

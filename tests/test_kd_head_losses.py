@@ -13,7 +13,7 @@ from torchvision.ops import generalized_box_iou  # noqa: E402
 
 from kd.config import TrainConfig  # noqa: E402
 from kd.head_losses import box_divergence, distances, giou, localisation, soft_targets  # noqa: E402
-from kd.losses import METHODS, Batch, Prediction, cells  # noqa: E402
+from kd.losses import METHODS, Batch, Prediction  # noqa: E402
 from kd.masks import Grid, foreground  # noqa: E402
 
 CONFIG = TrainConfig(data="d.yaml", student="yolov5n", out="run", teachers=("t.pt",))
@@ -227,7 +227,7 @@ def heads_batch(boxes=(), *, reg_max=4, confident=(), classes=(2, 0), branches=(
 
 def test_cells_are_those_in_boxes_and_those_of_which_the_teacher_is_confident():
     batch = heads_batch([[1, 0, 0, 16, 8]], confident=[(8, 0, 2, 3, 4), (8, 0, 1, 6, 6)])
-    (found,) = cells(batch)
+    (found,) = batch.cells
     # Image 0: the confident cell (not the one of a class that the student has not); image 1: two cells of stride 8
     # inside the box; stride 16: the one that holds its centre.
     assert found.confidence.round(decimals=2).tolist() == [0.88, 0.0, 0.0, 0.0]
@@ -238,13 +238,13 @@ def test_cells_are_those_in_boxes_and_those_of_which_the_teacher_is_confident():
 
 
 def test_confidence_is_in_any_class_where_the_teachers_are_others():
-    (found,) = cells(heads_batch(confident=[(8, 0, 1, 6, 6)], classes=None))
+    (found,) = heads_batch(confident=[(8, 0, 1, 6, 6)], classes=None).cells
     assert found.confidence.round(decimals=2).tolist() == [0.88]
 
 
 def test_logits_compare_classes_of_the_same_name():
     batch = heads_batch([[0, 0, 0, 8, 8]], confident=[(8, 1, 0, 2, 2)])
-    (found,) = cells(batch)
+    (found,) = batch.cells
     want = soft_targets(found.student.scores, found.teacher.scores[:, [2, 0]])
     torch.testing.assert_close(METHODS["logits"](batch, CONFIG), want)
 
