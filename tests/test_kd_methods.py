@@ -42,7 +42,7 @@ def teachers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers")
 
     def path(architecture):
-        file = folder / f"{architecture}.pt"
+        file = folder / f"{architecture}-trained.pt"  # yolov5n.pt is a name that Ultralytics reads as another
         return str(file) if file.exists() else save_detector(file, NAMES, architecture=architecture)
 
     return path
@@ -171,7 +171,6 @@ def test_methods_on_heads_alone_have_no_adapters(data, tmp_path, teachers):
         ("yolo26n", "yolo26n", "ld", r"yolo26n: ld: got reg_max 1 with the student's 1, expected the same above 1"),
         ("yolov5n", "yolo26n", "ld", r"ld: got reg_max 1 with the student's 16, .*: choose box"),
         ("yolov5n", "yolov8n", "logits", r"yolov8n: logits: got a teacher without the class red, green, expected"),
-        ("yolov5n", "rtdetr-resnet50", "box", r"got a RTDETRDecoder head without .*: choose fgfi, cwd or pkd"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_made(data, tmp_path, student, teacher, method, expected):

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd_fixtures import shared_weights, write_dataset  # noqa: E402
+from ultralytics.nn.modules.head import Detect  # noqa: E402
 
 from kd import teacher as teacher_module  # noqa: E402
 from kd import ultra  # noqa: E402
@@ -69,6 +70,19 @@ def test_a_teacher_that_speaks_is_frozen_and_folded_too():
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) or m.training for m in teacher.model.modules())
     assert Teacher("yolo26n", CPU)(torch.rand(1, 3, 64, 64))[1] == ()
+
+
+def test_a_head_that_is_not_yolos_is_refused_where_it_would_be_read(monkeypatch):
+    other = ultra.load_model("yolov5n")
+    other.model.model[-1].__class__ = type("RTDETRDecoder", (Detect,), {})
+    folded = ultra.load_model("yolo26n")
+    folded.model.end2end = True
+    folded.model.fuse(verbose=False)  # leaves the one-to-one branch alone
+    for yolo, head in ((other, "RTDETRDecoder"), (folded, "Detect")):
+        monkeypatch.setattr(ultra, "load_model", lambda _, yolo=yolo: yolo)
+        with pytest.raises(DistillationError, match=f"t.pt: teacher: got a {head} head without .*: choose fgfi, cwd"):
+            Teacher("t.pt", CPU, speaks=True)
+        assert list(Teacher("t.pt", CPU).levels) == [8, 16, 32]
 
 
 def test_classes_are_matched_by_name():
