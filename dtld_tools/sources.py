@@ -104,9 +104,11 @@ def find_sources(
         )
     splits = assign(Counter(frame.sequence for frame, _, _ in found))
 
+    here = root.absolute()  # a worker on another machine stands elsewhere
+
     def sources() -> Iterator[Source]:
         for frame, name, size_wh in found:
-            yield Source(root / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
+            yield Source(here / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
 
     return sources, skipped
 
@@ -149,7 +151,7 @@ def dataset_sources(root: Path) -> Iterator[Source]:
             continue
         if image.augmentation is not None or image.name != image_name(image.frame, image.sequence, None, image.name):
             raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
-        yield Source(dataset.image_path(root, image), frame)
+        yield Source(dataset.image_path(root.absolute(), image), frame)
         image = next(images, None)
     if image is not None:
         raise DatasetError(f"{root / 'manifest.jsonl'}: {image.frame} is not in frames.jsonl or not in its order")
