@@ -127,7 +127,7 @@ def assert_in_order(code, *parts):
 def test_an_epoch_begins_after_the_gradients_are_dropped_and_before_the_loader_is_asked():
     assert_in_order(
         source(BaseTrainer._do_train),
-        "acc0 = self.accumulate", 'self.run_callbacks("on_train_start")', "self.optimizer.zero_grad()  # zero any resumed",
+        "acc0 = self.accumulate", 'self.run_callbacks("on_train_start")', "self.optimizer.zero_grad()  # zero any",
         'self.run_callbacks("on_train_epoch_start")', "self.train_loader.reset()", "TQDM(enumerate(self.train_loader)",
         'self.run_callbacks("on_train_batch_start")', "if ni - last_opt_step >= self.accumulate:",
     )  # fmt: skip
