@@ -47,14 +47,19 @@ def load_sidecar(path: Path, mmap: bool = False) -> dict[str, Any]:
     ``mmap`` leaves the tensors on the disk until they are used. Raises RunError when it is missing or damaged, or was
     written by an earlier version of kd.
     """
-    expected = "the file that kd wrote beside last.pt: start anew with --overwrite"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        raise RunError(f"{path}: got no readable sidecar ({type(error).__name__}), expected {expected}") from error
+        raise RunError(
+            f"{path}: got no readable sidecar ({type(error).__name__}), expected the one that kd wrote beside "
+            f"last.pt: start anew with --overwrite"
+        ) from error
     version = state.get("format", 1) if isinstance(state, dict) else None
     if version != FORMAT:
-        raise RunError(f"{path}: got a sidecar of format {version}, expected format {FORMAT}, {expected}")
+        raise RunError(
+            f"{path}: got a sidecar of format {version}, expected format {FORMAT}: another version of kd wrote it, "
+            f"resume with that one or start anew with --overwrite"
+        )
     return state
 
 
@@ -232,7 +237,8 @@ class ResumableTrainer(DetectionTrainer):
             model.criterion.updates = state["schedule"] - 1
             model.criterion.update()
         self.seconds_before = state["seconds"]
-        _keep_rows(self.csv, self.start_epoch)
+        if RANK in {-1, 0}:
+            _keep_rows(self.csv, self.start_epoch)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Recover in the first epoch after a resume too, where Ultralytics thinks that there is no checkpoint yet."""

@@ -184,7 +184,7 @@ def _file_hash(spec: str) -> str | None:
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and set(out.iterdir()) <= {aside(out / "config.json")}):
         return
     if not (out / "config.json").is_file():
         raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")

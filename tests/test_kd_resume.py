@@ -38,7 +38,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("data"), train=7)
+    return write_dataset(tmp_path_factory.mktemp("data"), train=8)
 
 
 def configure(data, out, changes=(), settings=()):
@@ -257,7 +257,7 @@ def test_both_arms_see_the_same_images_in_every_epoch(data, tmp_path, workers):
         trainer.train_loader.close()
     assert_equal(*seen)
     orders = [[file for files, _ in seen[0][i : i + 3] for file in files] for i in (0, 3, 6)]
-    assert [len(set(order)) for order in orders] == [7, 7, 7]
+    assert [len(set(order)) for order in orders] == [8, 8, 8]
     assert orders[0] != orders[1] != orders[2]
 
 
@@ -284,7 +284,7 @@ def test_a_folder_without_anything_is_settled(tmp_path):
 
 def test_a_sidecar_of_the_first_format_is_one_line(tmp_path):
     torch.save({"epoch": 1, "adapters": {}}, tmp_path / "last.kd.pt")
-    with pytest.raises(RunError, match=r"last\.kd\.pt: got a sidecar of format 1, expected format 2, .*--overwrite$"):
+    with pytest.raises(RunError, match=r"last\.kd\.pt: got a sidecar of format 1, expected format 2: .*--overwrite$"):
         load_sidecar(tmp_path / "last.kd.pt")
 
 
