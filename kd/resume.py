@@ -22,6 +22,7 @@ from torch import nn
 
 from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.modules.head import Detect
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
@@ -130,6 +131,11 @@ class ResumableTrainer(DetectionTrainer):
     @accumulate.setter
     def accumulate(self, value: int) -> None:
         self._accumulate = value
+
+    def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Build the student, of which models that this process has built before must not change the first weights."""
+        Detect.legacy = False  # Ultralytics sets it on the class for older heads, and v10's draws the more for it
+        return super().get_model(*args, **kwargs)
 
     def _setup_train(self) -> None:
         self.add_callback("on_train_epoch_start", ResumableTrainer._begin_epoch)
