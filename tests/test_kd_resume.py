@@ -32,7 +32,7 @@ CASES = {
     "two epochs": ({"epochs": 2}, {}),
     "distilled": ({"teachers": ("yolov5n",)}, {"optimizer": "AdamW", "lr0": 0.002, "multi_scale": 0.5}),
     "dual heads": ({"student": "yolov10n"}, {"optimizer": "auto"}),
-    "dual heads, distilled": ({"student": "yolo26n", "teachers": ("yolov5n",)}, {"optimizer": "MuSGD"}),
+    "dual heads, distilled": ({"student": "yolo26n", "teachers": ("yolov5n",)}, {}),
     "mosaic that closes, warm-up": ({"seed": 3}, {"mosaic": 1.0, "close_mosaic": 2, "warmup_epochs": 2.0}),
 }
 
@@ -113,7 +113,7 @@ def kill(config, *patches, resume=False):
     context.set_forkserver_preload(["kd.train"])
     process = context.Process(target=run_and_die, args=(config, resume, patches))
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL
     assert not (Path(config.out) / "run.json").exists()
 
