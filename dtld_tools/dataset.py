@@ -145,10 +145,13 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     path = root / "data.yaml"
     try:
         names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
+        if not isinstance(names, (dict, list)):
+            raise TypeError
         return tuple(names[index] for index in range(len(names)))
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a dataset made by dtld convert or prepare") from error
-    except (UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, IndexError) as error:
+    # ValueError and AttributeError: PyYAML's, on a date that is none.
+    except (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml") from error
 
 

@@ -244,7 +244,7 @@ def _make_frames(plan: Plan, source_root: Path, out: Path, run: Run) -> tuple[Ta
     tally, skipped, failed = Tally(plan.class_names), list(plan.skipped), 0
     bar = tqdm(total=plan.frames, unit="frame", desc=plan.settings["command"], disable=True if run.quiet else None)
     with bar, dataset.line_files(out) as (frame_lines, image_lines):
-        for made in run.executor.map(Render(plan.cut, out), plan.items(), out / dataset.UNFINISHED):
+        for made in run.executor.map(Render(plan.cut, out.absolute()), plan.items(), out / dataset.UNFINISHED):
             bar.update()
             if made.failure is None:
                 frame_lines.write(made.frame_line)

@@ -324,4 +324,4 @@ def plan_copies(
     identity = _Identity(settings, class_names)
     for item in items():
         identity.add([dataset.frame_to_json(item.frame), [dataset.image_to_json(image) for image in item.images]])
-    return Plan(settings, class_names, items, CopyOver(root, augment, seed), identity.text(), identity.count)
+    return Plan(settings, class_names, items, CopyOver(root.absolute(), augment, seed), identity.text(), identity.count)

@@ -91,9 +91,10 @@ class Render:
                 if image.augmentation is not None:
                     part = apply_recipe(part, image.augmentation)
                 data = encode_image(part, path.suffix)
-            # The label goes first: an image that has its name has its label.
-            scratch = self.out / dataset.UNFINISHED
-            write_atomically(label_path, dataset.label_text(targets, size_wh).encode(), scratch)
+            # The label goes first: an image that has its name has its label. Half a label without its image is made
+            # anew, so it needs a second name only where the image is there already.
+            scratch, text = self.out / dataset.UNFINISHED, dataset.label_text(targets, size_wh).encode()
+            write_atomically(label_path, text, scratch) if path.exists() else label_path.write_bytes(text)
             write_atomically(path, data, scratch)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dtld_tools import dataset
 from dtld_tools.collapse import Rules
@@ -83,8 +84,8 @@ def find_sources(
     skipped: list[Skipped] = []
     sizes: dict[tuple[int, int], tuple[int, int]] = {}  # one for all frames, as a rule
     with ThreadPoolExecutor(8) as pool:  # waits for the disk, not for the processor
-        for batch in _batches(frames, 256):
-            for frame, seen in zip(batch, pool.map(look_at, batch), strict=True):
+        for batch, answers in _in_batches(pool, look_at, frames):
+            for frame, seen in zip(batch, answers, strict=True):
                 if not isinstance(seen, str):
                     name = seen[0].relative_to(root).as_posix()
                     name = frame.image_path if name == frame.image_path else name
@@ -103,15 +104,21 @@ def find_sources(
         )
     splits = assign(Counter(frame.sequence for frame, _, _ in found))
 
+    here = root.absolute()  # a worker on another machine stands elsewhere
+
     def sources() -> Iterator[Source]:
         for frame, name, size_wh in found:
-            yield Source(root / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
+            yield Source(here / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
 
     return sources, skipped
 
 
-def _batches(frames: Sequence[Frame], size: int) -> Iterator[Sequence[Frame]]:
-    return (frames[start : start + size] for start in range(0, len(frames), size))
+def _in_batches(
+    pool: ThreadPoolExecutor, look_at: Callable[[Frame], Any], frames: Sequence[Frame]
+) -> Iterator[tuple[Sequence[Frame], list[Any]]]:
+    """Batches of frames with the answers for them: a task for each frame would cost as much as the answer."""
+    batches = [frames[start : start + 32] for start in range(0, len(frames), 32)]
+    yield from zip(batches, pool.map(lambda batch: [look_at(frame) for frame in batch], batches), strict=True)
 
 
 def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Rules, name: str) -> FrameRecord:
@@ -144,7 +151,7 @@ def dataset_sources(root: Path) -> Iterator[Source]:
             continue
         if image.augmentation is not None or image.name != image_name(image.frame, image.sequence, None, image.name):
             raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
-        yield Source(dataset.image_path(root, image), frame)
+        yield Source(dataset.image_path(root.absolute(), image), frame)
         image = next(images, None)
     if image is not None:
         raise DatasetError(f"{root / 'manifest.jsonl'}: {image.frame} is not in frames.jsonl or not in its order")

@@ -66,6 +66,7 @@ class Executor:
 def _map_in_processes(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int, scratch: Path
 ) -> Iterator[Result]:
+    _remove_notes(scratch)  # of a killed run
     # Spawned, not forked: OpenCV's and the progress bar's threads do not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(scratch,)) as pool:
         under_way: deque = deque()
@@ -79,13 +80,19 @@ def _map_in_processes(
                 yield under_way.popleft().result()
         except BrokenProcessPool as error:
             pool.shutdown(wait=True, cancel_futures=True)  # the other workers take their notes away
-            frames = [note.read_text() for note in sorted(scratch.glob("*.at"))]
+            frames = [note.read_text().rstrip() for note in sorted(scratch.glob("*.at"))]
             raise DtldError(
                 f"{', '.join(filter(None, frames)) or 'a worker'}: the worker process that had this frame was killed "
                 "(out of memory?); run the same command again to continue, with fewer --workers"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            _remove_notes(scratch)
+
+
+def _remove_notes(scratch: Path) -> None:
+    for note in scratch.glob("*.at"):
+        note.unlink()
 
 
 @contextmanager
@@ -101,23 +108,29 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_note: Path | None = None  # in a worker: the file that says which item it has
+_NOTE_BYTES = 512
+_note: tuple[Path, int] | None = None  # in a worker: the file that says which item it has, and its descriptor
 
 
 def _noted(work: Callable[[Any], Any], item: Any) -> Any:
     """Leave a note while an item is worked on: what is left of a killed worker."""
-    if _note is None:
-        return work(item)
-    _note.write_text(item.frame.frame)
+    _write_note(item.frame.frame)
     try:
         return work(item)
     finally:
-        _note.unlink(missing_ok=True)
+        _write_note("")
+
+
+def _write_note(text: str) -> None:
+    # One file all along: to make and delete one for each item would slow all others down (ext4 avoids their inodes).
+    if _note is not None:
+        os.pwrite(_note[1], text.encode()[:_NOTE_BYTES].ljust(_NOTE_BYTES), 0)
 
 
 def _start_worker(scratch: Path) -> None:
     global _note
-    _note = scratch / f"{os.getpid()}.at"
+    path = scratch / f"{os.getpid()}.at"
+    _note = path, os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _end_cleanly)  # the pool ends its other workers so, when one was killed
     cv2.setNumThreads(1)
@@ -126,8 +139,7 @@ def _start_worker(scratch: Path) -> None:
 
 
 def _end_cleanly(number: int, frame: FrameType | None) -> None:
-    if _note is not None:
-        _note.unlink(missing_ok=True)
+    _write_note("")
     os._exit(128 + number)
 
 

@@ -36,7 +36,12 @@ def train(
         list[str] | None, typer.Option(metavar="T", help="A trained detector to imitate; without one, a plain run.")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="What to imitate.  [default: fgfi]")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="What to imitate: fgfi, cwd, pkd or score-l2 (features), logits, box or ld (what the head says); give "
+            "it again for several.  [default: fgfi]",
+        ),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
     priors: Annotated[

@@ -21,9 +21,18 @@ from kd.errors import DataError, UsageError
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
 Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
 
-# The weight that a method gets when none is given. FGFI sums over channels, so its term is large by itself: 0.01
-# starts kd_loss near 1 beside a box_loss near 6, and gave the better seeds of the first trials.
-DEFAULT_WEIGHTS: dict[str, float] = {"fgfi": 0.01}
+# The weight that a method gets when none is given: what starts its kd_loss near 1 beside a box_loss near 6, unless its
+# source says otherwise. In brackets the unweighted term on a first batch (BCCD, 256 px, a yolov8n teacher trained for
+# two epochs, yolov5n with fresh weights, box_loss 5.4).
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "fgfi": 0.01,  # (152) a sum over channels, so large by itself; 0.01 gave the better seeds of the first trials
+    "cwd": 1.0,  # (1.1)
+    "pkd": 1.0,  # (3.0) 1 - r starts at 1 on each of three levels, and its authors weigh it more: 6
+    "logits": 1.0,  # (0.9)
+    "box": 1.0,  # (0.9)
+    "ld": 0.25,  # (4.5) its authors' own weight too
+    "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
+}
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
 OPTION_OF_SETTING = {
@@ -103,6 +112,8 @@ class TrainConfig:
             raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+        if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
+            raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
 
     @property
     def distils(self) -> bool:

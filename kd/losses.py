@@ -1,37 +1,113 @@
-"""Distillation terms: pure functions of tensors.
+"""Distillation terms: pure functions of tensors; those that compare heads cell by cell are in `kd.head_losses`.
 
-In: features of student and teacher, adapters' weights, ground-truth boxes. Out: a scalar per method, unweighted.
+In: features and raw head outputs of student and teacher, adapters' weights, ground-truth boxes. Out: a scalar per
+method, unweighted.
 Invariant: a term is float32 under autocast, finite and differentiable for any batch (no boxes: 0 with zero
-gradients), and no gradient reaches the teacher; torch only.
+gradients where boxes say where to look), and no gradient reaches the teacher; torch only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config import TrainConfig
-from kd.masks import YOLOV5_PRIORS, Grid, imitation_masks
+from kd.head_losses import box_divergence, localisation, soft_targets
+from kd.masks import YOLOV5_PRIORS, Grid, foreground, imitation_masks
+
+# Methods that look at what the heads say; the others see features alone, and the teacher's head never runs for them.
+HEAD_METHODS = frozenset({"logits", "box", "ld", "score-l2"})
+
+CONFIDENT = 0.25  # a teacher's class score from which its cell counts: what Ultralytics' predictor shows by default
+
+#: The convolutions of an adapter in order, as (weight [C', C, k, k], bias [C'] or None); ReLU between them.
+Layers = Sequence[tuple[Tensor, Tensor | None]]
+
+
+class Prediction(NamedTuple):
+    """What a head says about one level: ``scores`` [B, K, H, W] class logits, ``boxes`` [B, 4 * reg_max, H, W]."""
+
+    scores: Tensor
+    boxes: Tensor
+
+
+class Cells(NamedTuple):
+    """The N cells of all shared levels that count for one branch of the heads.
+
+    ``student`` and ``teacher`` are predictions as rows, [N, K] and [N, 4 * reg_max]; ``confidence`` [N] the teacher's
+    highest class score, in 0..1.
+    """
+
+    student: Prediction
+    teacher: Prediction
+    confidence: Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
     """What a method may look at; the dicts are keyed by stride and hold the levels that both networks have.
 
-    ``student`` [B, Cs, H, W] and ``teacher`` [B, Ct, H, W] features; ``weight`` [Ct, Cs, k, k] and ``bias`` [Ct] of
-    the adapters; ``boxes_xyxy`` [N, 4] in pixels of the network's input, ``image_index`` [N] in 0..B-1.
+    ``student`` [B, Cs, H, W] and ``teacher`` [B, Ct, H, W] features; ``adapters`` the layers from the student's
+    channels to the teacher's, per method that has some; ``boxes_xyxy`` [N, 4] in pixels of the network's input,
+    ``image_index`` [N] in 0..B-1. Only when a method looks at heads: ``student_heads`` and ``teacher_heads``, the
+    one-to-many branch first and a dual head's one-to-one branch second; ``classes`` the teacher's class for each of
+    the student's, or None where some have no like in the teacher.
     """
 
     student: Mapping[int, Tensor]
     teacher: Mapping[int, Tensor]
-    weight: Mapping[int, Tensor]
-    bias: Mapping[int, Tensor]
+    adapters: Mapping[str, Mapping[int, Layers]]
     boxes_xyxy: Tensor
     image_index: Tensor
+    student_heads: Sequence[Mapping[int, Prediction]] = ()
+    teacher_heads: Sequence[Mapping[int, Prediction]] = ()
+    classes: list[int] | None = None
+
+    @cached_property
+    def cells(self) -> list[Cells]:
+        """The cells inside a ground-truth box and those of which the teacher is confident, per branch of the heads.
+
+        Branches are compared with their like: a student's one-to-one branch learns from a teacher's only, since a
+        one-to-many one would teach it to find every object many times. Confidence is in the student's classes, or in
+        any where those of the teacher are others.
+        """
+        return [self._cells(*pair) for pair in zip(self.student_heads, self.teacher_heads, strict=False)]
+
+    def _cells(self, student: Mapping[int, Prediction], teacher: Mapping[int, Prediction]) -> Cells:
+        rows: list[list[Tensor]] = []
+        for stride in self.student:
+            scores = teacher[stride].scores.detach().float()  # [B, K, H, W]
+            scores = scores if self.classes is None else scores[:, self.classes]
+            confidence = scores.amax(1).sigmoid()  # [B, H, W]
+            grid = Grid(stride, *confidence.shape[1:])
+            mask = foreground(self.boxes_xyxy, self.image_index, len(scores), grid) | (confidence > CONFIDENT)
+            maps = (*student[stride], *teacher[stride])
+            rows.append([*(m.permute(0, 2, 3, 1)[mask].float() for m in maps), confidence[mask]])
+        joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
+        return Cells(Prediction(*joined[:2]), Prediction(*joined[2:4]), joined[4])
+
+
+# ---------------------------------------------------------------- formulas on one level's features
+
+
+def project(features: Tensor, layers: Layers) -> Tensor:
+    """Student features in the teacher's channels: convolutions with ReLU between them, [B, Cs, H, W] -> [B, Ct, H, W].
+
+    None after the last one, as SiLU targets are negative in places. Returns float32, under autocast too.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.float()
+        for i, (weight, bias) in enumerate(layers):
+            features = features.relu() if i else features
+            bias = None if bias is None else bias.float()
+            features = F.conv2d(features, weight.float(), bias, padding=weight.shape[-1] // 2)
+        return features
 
 
 def imitation(student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -55,6 +131,51 @@ def imitation(student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, bi
         return (adapted - target).square().sum() / (2 * max(len(adapted), 1))
 
 
+def channel_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """How differently two maps spread each channel over the cells: T^2 / (B C) * sum of KL(teacher || student).
+
+    Each channel of each image becomes a distribution by a softmax over its cells at temperature T (CWD; Shu et al.,
+    ICCV 2021). T = 1 as the method's detection configurations in mmrazor have it; the paper's 4
+    is for segmentation.
+
+    ``student``, ``teacher`` [B, C, H, W]. Returns a float32 scalar.
+    """
+    log_s = (student.float().flatten(2) / temperature).log_softmax(2)  # [B, C, H * W]
+    log_t = (teacher.detach().float().flatten(2) / temperature).log_softmax(2)
+    return (log_t.exp() * (log_t - log_s)).sum(2).mean() * temperature**2
+
+
+def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Half the mean squared difference of features with zero mean and unit variance: 1 - r, the mean over channels.
+
+    A channel is normalised over batch and cells, so r is its Pearson correlation between student and teacher, and
+    neither scale nor offset of the features matter (PKD; Cao et al., NeurIPS 2022).
+
+    ``student``, ``teacher`` [B, C, H, W]. Returns a float32 scalar in 0..2; a constant channel counts as all 0.
+    """
+
+    def normalised(features: Tensor) -> Tensor:
+        centred = features - features.mean((0, 2, 3), keepdim=True)
+        return centred * (centred.square().mean((0, 2, 3), keepdim=True) + 1e-6).rsqrt()
+
+    return F.mse_loss(normalised(student.float()), normalised(teacher.detach().float())) / 2
+
+
+def score_weighted(student: Tensor, teacher: Tensor, score: Tensor) -> Tensor:
+    """Mean squared difference over channels and cells, each cell counting as much as the teacher's class score.
+
+    sum(score * (s - t)^2) / (C * sum(score)), as Ultralytics 8.4 distils (`DistillationModel.loss_sl2`).
+
+    ``student``, ``teacher`` [B, C, H, W], ``score`` [B, H, W] in 0..1. Returns a float32 scalar.
+    """
+    squares = (student.float() - teacher.detach().float()).square().sum(1)  # [B, H, W]
+    score = score.detach().float()
+    return (squares * score).sum() / (score.sum() * student.shape[1] + 1e-9)
+
+
+# ---------------------------------------------------------------- methods: what is compared where
+
+
 def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
     """The cells near ground truth that `fgfi` imitates: a boolean [B, H, W] per shared level."""
     return imitation_masks(
@@ -72,10 +193,67 @@ def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
     """Fine-grained feature imitation: `imitation` on the cells near ground truth, summed over the shared levels."""
     masks = fgfi_masks(batch, config)
     terms = [
-        imitation(batch.student[s], batch.teacher[s], mask, batch.weight[s], batch.bias[s])
+        imitation(batch.student[s], batch.teacher[s], mask, *batch.adapters["fgfi"][s][0])
         for s, mask in zip(batch.student, masks, strict=True)
     ]
     return torch.stack(terms).sum()
 
 
-METHODS: dict[str, Callable[[Batch, TrainConfig], Tensor]] = {"fgfi": fgfi}
+def cwd(batch: Batch, config: TrainConfig) -> Tensor:
+    """Channel-wise distillation: `channel_divergence` of the adapted features, summed over the shared levels."""
+    return _over_levels(batch, "cwd", channel_divergence)
+
+
+def pkd(batch: Batch, config: TrainConfig) -> Tensor:
+    """Pearson distillation: `pearson_distance` of the adapted features, summed over the shared levels."""
+    return _over_levels(batch, "pkd", pearson_distance)
+
+
+def score_l2(batch: Batch, config: TrainConfig) -> Tensor:
+    """Ultralytics' built-in term: `score_weighted` of the projected features, summed over the shared levels.
+
+    The score of a cell is its highest class score; of a dual head, that of both branches' mean logits.
+    """
+    terms = []
+    for s, features in batch.student.items():
+        logits = torch.stack([head[s].scores.float() for head in batch.teacher_heads]).mean(0)  # [B, K, H, W]
+        adapted = project(features, batch.adapters["score-l2"][s])
+        terms.append(score_weighted(adapted, batch.teacher[s], logits.sigmoid().amax(1)))
+    return torch.stack(terms).sum()
+
+
+def logits(batch: Batch, config: TrainConfig) -> Tensor:
+    """Soft targets: `soft_targets` of the class logits on the cells that count."""
+    return _over_heads(soft_targets(c.student.scores, c.teacher.scores[:, batch.classes]) for c in batch.cells)
+
+
+def box(batch: Batch, config: TrainConfig) -> Tensor:
+    """Teacher's boxes as targets: `box_divergence` on the cells that count, by the teacher's confidence."""
+    return _over_heads(box_divergence(c.student.boxes, c.teacher.boxes, c.confidence) for c in batch.cells)
+
+
+def ld(batch: Batch, config: TrainConfig) -> Tensor:
+    """Localisation distillation: `localisation` on the cells that count, by the teacher's confidence."""
+    return _over_heads(localisation(c.student.boxes, c.teacher.boxes, c.confidence) for c in batch.cells)
+
+
+METHODS: dict[str, Callable[[Batch, TrainConfig], Tensor]] = {
+    "fgfi": fgfi,
+    "cwd": cwd,
+    "pkd": pkd,
+    "logits": logits,
+    "box": box,
+    "ld": ld,
+    "score-l2": score_l2,
+}
+
+
+def _over_levels(batch: Batch, method: str, formula: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The formula on each shared level's adapted student and teacher features, summed."""
+    layers = batch.adapters[method]
+    return torch.stack([formula(project(f, layers[s]), batch.teacher[s]) for s, f in batch.student.items()]).sum()
+
+
+def _over_heads(terms: Iterable[Tensor]) -> Tensor:
+    """The mean over branches, so that a weight means the same for dual heads."""
+    return torch.stack(list(terms)).mean()

@@ -1,4 +1,4 @@
-"""Where the student imitates: anchor priors, and the mask of cells near ground-truth boxes.
+"""Where the student imitates: anchor priors, the mask of cells near ground-truth boxes, and of those inside them.
 
 In: boxes in pixels and the grids of the feature levels. Out: one boolean mask [B, H, W] per level.
 Invariant: the masks equal a loop over every box, anchor and cell (up to rounding at the threshold itself); torch only.
@@ -77,6 +77,27 @@ def imitation_masks(
     if assigned:
         best = best.amax(0, keepdim=True).expand_as(best)
     return [level.mark(threshold * best[i], image_index, images) for i, level in enumerate(levels)]
+
+
+def foreground(boxes_xyxy: Tensor, image_index: Tensor, images: int, grid: Grid) -> Tensor:
+    """Mark the cells of one level whose centre lies in a box, and the cell that holds a box's centre.
+
+    So every box has a cell on every level, however small it is. ``boxes_xyxy`` [N, 4] in pixels, ``image_index`` [N],
+    ``images`` the batch size B. Returns a boolean [B, H, W].
+
+    A box is a rectangle of cells: each adds to four corners of a map of differences, whose double cumulative sum
+    counts the boxes over each cell.
+    """
+    last = boxes_xyxy.new_tensor([grid.width - 1, grid.height - 1])
+    low, high = (boxes_xyxy / grid.stride).split(2, 1)  # [N, 2] x, y in cells
+    middle = ((low + high) / 2).floor()
+    first = (low - 0.5).ceil().minimum(middle).clamp(min=0).minimum(last).long()
+    end = (high - 0.5).floor().maximum(middle).clamp(min=0).minimum(last).long() + 1
+    edges = torch.zeros(images, grid.height + 1, grid.width + 1, dtype=torch.int32, device=boxes_xyxy.device)
+    for x, y, sign in ((first, first, 1), (first, end, -1), (end, first, -1), (end, end, 1)):
+        step = torch.full_like(image_index, sign, dtype=torch.int32)
+        edges.index_put_((image_index, y[:, 1], x[:, 0]), step, accumulate=True)
+    return edges.cumsum(1).cumsum(2)[:, :-1, :-1] > 0
 
 
 class _Level:

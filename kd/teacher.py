@@ -1,6 +1,6 @@
-"""Teachers: loaded, folded, frozen, tapped before their head, and scored before anyone learns from them.
+"""Teachers: loaded, folded, frozen, tapped at their head, and scored before anyone learns from them.
 
-In: a checkpoint and a device. Out: features by stride, or a refusal with the figures.
+In: a checkpoint and a device. Out: features and raw predictions by stride, or a refusal with the figures.
 Invariant: a Teacher is no Module, so no optimizer, EMA, freeze loop or checkpoint can pick its weights up; it stays in
 eval mode without gradients.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,43 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from kd import ultra
+from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+from ultralytics.nn.modules.head import Detect, v10Detect
+
 from kd.errors import DistillationError
 from kd.evaluate import score
+from kd.losses import HEAD_METHODS, Prediction
 
 WORTH_IMAGES = 100  # validation images that a teacher is scored on
 LEAST_MAP50 = 0.05  # below this a teacher has learned next to nothing about the data
 
 
 class Tap(nn.Module):
-    """Stands in a head's place and hands over the features the head would have read."""
+    """Stands in a head's place: hands over the features it would have read and, where asked to, what it would say.
 
-    def __init__(self, head: nn.Module) -> None:
-        """Take over where the head reads from (``f``) and which layer it is (``i``)."""
+    It holds the head's convolutions but not the head, since folding a model drops a branch of a dual head, and a
+    head in eval mode decodes boxes that nobody looks at.
+    """
+
+    def __init__(self, head: nn.Module, speaks: bool) -> None:
+        """Take over where the head reads from (``f``) and which layer it is (``i``); its branches if it ``speaks``."""
         super().__init__()
         self.f, self.i = head.f, head.i
+        branches = [head.one2many] if speaks else []
+        if speaks and getattr(head, "one2one_cv2", None) is not None:
+            branches.append(head.one2one)
+        self.branches = nn.ModuleList(nn.ModuleList([b["cls_head"], b["box_head"]]) for b in branches)
 
-    def forward(self, features: list[Tensor], *_: Any) -> list[Tensor]:
-        """Return the feature levels [B, C, H, W] as they came; a decoder's further arguments are ignored."""
-        return features
+    def forward(self, features: list[Tensor], *_: Any) -> tuple[list[Tensor], list[list[tuple[Tensor, Tensor]]]]:
+        """The levels [B, C, H, W] as they came, and per branch and level class logits and box channels.
+
+        A decoder's further arguments are ignored.
+        """
+        said = [
+            [(scores(f), boxes(f)) for f, scores, boxes in zip(features, *branch, strict=True)]
+            for branch in self.branches
+        ]
+        return features, said
 
 
 def probe_levels(model: nn.Module) -> dict[int, int]:
@@ -60,23 +78,69 @@ def probe_levels(model: nn.Module) -> dict[int, int]:
 
 
 class Teacher:
-    """A frozen detector that gives its neck features; its own head is cut off and never runs."""
+    """A frozen detector that gives its neck features; its own head runs only where its predictions are asked for."""
 
-    def __init__(self, spec: str, device: torch.device) -> None:
-        """Load ``spec`` (see `kd.ultra.load_model`), tap, fold batch norms into convolutions, freeze, move."""
-        model = ultra.load_model(spec).model
-        head = model.model[-1]
-        model.model[-1] = Tap(head)
+    def __init__(self, spec: str, device: torch.device, speaks: bool = False) -> None:
+        """Load ``spec`` (see `kd.ultra.load_model`), tap, fold batch norms into convolutions, freeze, move.
+
+        ``speaks``: keep the head's convolutions. Raises DistillationError for a head that has none of YOLO's form.
+        """
+        yolo = ultra.load_model(spec)
+        model, head = yolo.model, yolo.model.model[-1]
+        if speaks and (type(head) not in (Detect, v10Detect) or head.cv2 is None):
+            raise DistillationError(
+                f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
+                f"one for {', '.join(sorted(HEAD_METHODS))}: choose fgfi, cwd or pkd, which need no head"
+            )
         self.spec = spec
+        self.names: dict[int, str] = dict(yolo.names)
+        self.reg_max: int | None = getattr(head, "reg_max", None)
+        model.model[-1] = Tap(head, speaks)
         with ultra.silence():
             self.model = model.fuse(verbose=False).eval().requires_grad_(False).to(device)
         self.levels = probe_levels(self.model)
 
+    def __call__(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[dict[int, Prediction], ...]]:
+        """Features [B, C, H, W] by stride for ``images`` [B, 3, H, W] in 0..1, and predictions by branch and stride.
+
+        The one-to-many branch comes first; none without ``speaks``.
+        """
+        with torch.inference_mode():
+            features, said = self.model(images)
+        heads = tuple(dict(zip(self.levels, (Prediction(*p) for p in branch), strict=True)) for branch in said)
+        return dict(zip(self.levels, features, strict=True)), heads
+
     def features(self, images: Tensor) -> dict[int, Tensor]:
         """Feature levels [B, C, H, W] by stride for ``images`` [B, 3, H, W] in 0..1."""
-        with torch.inference_mode():
-            levels = self.model(images)
-        return dict(zip(self.levels, levels, strict=True))
+        return self(images)[0]
+
+
+def matching_classes(student: Mapping[int, str], teacher: Mapping[int, str]) -> list[int] | None:
+    """The teacher's class of the same name for each of the student's, or None where one has none.
+
+    >>> matching_classes({0: "bus", 1: "car"}, {0: "car", 1: "van", 2: "bus"})
+    [2, 0]
+    """
+    index = {name: i for i, name in teacher.items()}
+    return [index[student[i]] for i in sorted(student)] if index.keys() >= set(student.values()) else None
+
+
+def require_comparable(teacher: Teacher, methods: Collection[str], names: Mapping[int, str], reg_max: int) -> None:
+    """Raise DistillationError unless the teacher's head can be compared with the student's as the methods do.
+
+    ``names`` are the student's classes, ``reg_max`` the bins of its box distributions.
+    """
+    if "logits" in methods and matching_classes(names, teacher.names) is None:
+        missing = [name for name in names.values() if name not in teacher.names.values()]
+        raise DistillationError(
+            f"{teacher.spec}: logits: got a teacher without the class {', '.join(missing[:5])}, expected each of the "
+            f"student's by name: train it on this data, or choose a method that looks at no classes, such as cwd"
+        )
+    if "ld" in methods and not reg_max == teacher.reg_max > 1:
+        raise DistillationError(
+            f"{teacher.spec}: ld: got reg_max {teacher.reg_max} with the student's {reg_max}, expected the same above "
+            f"1 (box distributions of equal bins): choose box, which compares the boxes themselves"
+        )
 
 
 def shared_strides(student: dict[int, int], teacher: dict[int, int], spec: str) -> tuple[int, ...]:

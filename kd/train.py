@@ -26,13 +26,14 @@ import ultralytics
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
+from kd.adapters import Adapters
 from kd.config import TrainConfig
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import METHODS, fgfi_masks
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
-from kd.teacher import Teacher, Worth, check_worth, probe_levels, sha256, shared_strides
-from kd.trainer import Trainer, trainer_class
+from kd.teacher import Worth, check_worth, probe_levels, sha256, shared_strides
+from kd.trainer import Trainer, load_teacher, trainer_class
 
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
@@ -50,7 +51,7 @@ def train(
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
     checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the mask's share on one batch, the teacher's score. ``quiet`` silences Ultralytics.
+    levels, adapters, the terms and fgfi's mask on one batch, the teacher's score. ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -67,7 +68,7 @@ def train(
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
         "student_sha256": _file_hash(config.student),
-        "kd": _kd(config, student.model) if config.distils else None,
+        "kd": _kd(config, student.model, data["names"]) if config.distils else None,
     }
     if resume:
         record["kd"] = _require_same(out, record)
@@ -148,20 +149,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def _kd(config: TrainConfig, student: torch.nn.Module) -> dict[str, Any]:
-    """What is learned from whom: refuses a teacher that is no model, or shares no level, before anything is made."""
+def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> dict[str, Any]:
+    """What is learned from whom; a teacher that is no model, shares no level or cannot be compared is refused here."""
     spec = config.teachers[0]
-    teacher = Teacher(spec, torch.device("cpu"))
+    teacher = load_teacher(config, student, names, torch.device("cpu"))
     levels = probe_levels(student)
-    rows = [
-        {"stride": stride, "student_channels": levels[stride], "teacher_channels": teacher.levels[stride]}
-        for stride in shared_strides(levels, teacher.levels, spec)
-    ]
-    cells = config.fgfi.kernel**2
+    channels = {s: (levels[s], teacher.levels[s]) for s in shared_strides(levels, teacher.levels, spec)}
     return {
         "teacher_sha256": _file_hash(spec),
-        "levels": rows,
-        "adapter_params": sum(r["teacher_channels"] * (r["student_channels"] * cells + 1) for r in rows),
+        "levels": [
+            {"stride": stride, "student_channels": own, "teacher_channels": theirs}
+            for stride, (own, theirs) in channels.items()
+        ],
+        "adapter_params": sum(p.numel() for p in Adapters(channels, config).parameters()),
         "worth": None,
     }
 
@@ -301,10 +301,8 @@ def _first_batch(trainer: Trainer) -> dict[str, Any]:
     with torch.no_grad():
         inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
         terms = {name: float(METHODS[name](inputs, config)) for name, _ in config.methods}
-    masks = fgfi_masks(inputs, config)
-    shares = [round(float(mask.float().mean()), 4) for mask in masks]
-    return {
-        "boxes": len(inputs.boxes_xyxy),
-        "mask_share": dict(zip(map(str, inputs.student), shares, strict=True)),
-        "terms": terms,
-    }
+    plan = {"boxes": len(inputs.boxes_xyxy), "terms": terms}
+    if "fgfi" in terms:
+        masks = zip(inputs.student, fgfi_masks(inputs, config), strict=True)
+        plan["mask_share"] = {str(stride): round(float(mask.float().mean()), 4) for stride, mask in masks}
+    return plan

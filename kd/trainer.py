@@ -17,41 +17,15 @@ from torch import Tensor, nn
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.utils.torch_utils import unwrap_model
 
+from kd.adapters import Adapters
 from kd.config import TrainConfig
 from kd.errors import DistillationError
-from kd.losses import METHODS, Batch
+from kd.losses import HEAD_METHODS, METHODS, Batch, Prediction
 from kd.resume import ResumableTrainer
-from kd.teacher import Teacher, probe_levels, shared_strides
+from kd.teacher import Teacher, matching_classes, probe_levels, require_comparable, shared_strides
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
 PATIENCE = 20  # steps that a term may be zero or not finite
-
-
-class Adapters(nn.ModuleDict):
-    """One convolution per shared stride, from the student's channels to the teacher's, without an activation.
-
-    Keys are strides as text. A deep copy is None: EMA and checkpoints are made by deep copies of the student, and
-    so never carry adapters.
-    """
-
-    def __init__(self, channels: dict[int, tuple[int, int]], kernel: int, seed: int) -> None:
-        """``channels``: stride -> (student's, teacher's). The global random state is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            super().__init__(
-                {
-                    str(stride): nn.Conv2d(student, teacher, kernel, padding=kernel // 2)
-                    for stride, (student, teacher) in channels.items()
-                }
-            )
-
-    def __deepcopy__(self, memo: dict) -> None:
-        """Leave adapters out of every copy of the student."""
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """The strides in pixels, in the student's order."""
-        return tuple(map(int, self))
 
 
 class Distillation:
@@ -93,19 +67,22 @@ class Distillation:
         """What the methods look at, from the student's training output and the batch of Ultralytics' loader."""
         images = batch["img"]
         preds = preds[1] if isinstance(preds, tuple) else preds
-        levels = preds.get("one2many", preds)["feats"]  # dual heads: the branch that trains the neck
-        student = dict(zip((int(stride) for stride in self.model.stride), levels, strict=True))
-        teacher = self.teacher.features(images)
+        branches = [preds["one2many"], preds["one2one"]] if "one2many" in preds else [preds]
         strides = self.adapters.strides
+        own = [int(stride) for stride in self.model.stride]
+        student = dict(zip(own, branches[0]["feats"], strict=True))  # dual heads: the branch that trains the neck
+        teacher, teacher_heads = self.teacher(images)
         height, width = images.shape[2:]
         centre, side = (batch["bboxes"].to(images.device) * images.new_tensor([width, height] * 2)).split(2, 1)
         return Batch(
             student={stride: student[stride] for stride in strides},
             teacher={stride: teacher[stride] for stride in strides},
-            weight={stride: self.adapters[str(stride)].weight for stride in strides},
-            bias={stride: self.adapters[str(stride)].bias for stride in strides},
+            adapters=self.adapters.layers(),
             boxes_xyxy=torch.cat((centre - side / 2, centre + side / 2), 1),
             image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
+            student_heads=[dict(zip(own, by_level(branch), strict=True)) for branch in branches if teacher_heads],
+            teacher_heads=teacher_heads,
+            classes=matching_classes(self.model.names, self.teacher.names) if teacher_heads else None,
         )
 
     def _guard(self, terms: dict[str, Tensor], loss: Tensor) -> None:
@@ -165,11 +142,10 @@ class Trainer(ResumableTrainer):
         if not self.config.distils:
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
-            teacher = Teacher(self.config.teachers[0], self.device)
+            teacher = load_teacher(self.config, self.model, self.model.names, self.device)
         levels = probe_levels(self.model)
-        strides = shared_strides(levels, teacher.levels, teacher.spec)
-        channels = {stride: (levels[stride], teacher.levels[stride]) for stride in strides}
-        adapters = Adapters(channels, self.config.fgfi.kernel, self.config.seed).to(self.device)
+        channels = {s: (levels[s], teacher.levels[s]) for s in shared_strides(levels, teacher.levels, teacher.spec)}
+        adapters = Adapters(channels, self.config).to(self.device)
         self.distillation = Distillation(self.model, teacher, adapters, self.config)
         self.model.criterion = self.distillation
         self.model.add_module(ADAPTERS, adapters)
@@ -205,6 +181,24 @@ class Trainer(ResumableTrainer):
         finally:
             if adapters is not None:
                 model.add_module(ADAPTERS, adapters)
+
+
+def load_teacher(config: TrainConfig, student: nn.Module, names: dict[int, str], device: torch.device) -> Teacher:
+    """The teacher, with its head where a method looks at it; refused unless it compares with the bare ``student``.
+
+    ``names`` are the classes that the student has, or will have when it is trained.
+    """
+    methods = {name for name, _ in config.methods}
+    teacher = Teacher(config.teachers[0], device, speaks=bool(methods & HEAD_METHODS))
+    require_comparable(teacher, methods, names, student.model[-1].reg_max)
+    return teacher
+
+
+def by_level(preds: dict[str, Any]) -> list[Prediction]:
+    """A head's training output as predictions [B, C, H, W] per level; it comes with all levels' cells in a row."""
+    shapes = [features.shape[2:] for features in preds["feats"]]
+    parts = [preds[key].split([h * w for h, w in shapes], 2) for key in ("scores", "boxes")]
+    return [Prediction(*(p.unflatten(2, shape) for p in pair)) for *pair, shape in zip(*parts, shapes, strict=True)]
 
 
 def trainer_class(config: TrainConfig) -> type[Trainer]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def save_detector(path: Path, names: dict[int, str], *, imgsz: int = 96, seed: int = 0) -> str:
-    """Write a YOLOv5n whose random scores lie around 0.5, so that it finds many boxes; returns the path."""
+def save_detector(
+    path: Path, names: dict[int, str], *, imgsz: int = 96, seed: int = 0, architecture: str = "yolov5n"
+) -> str:
+    """Write a detector whose random scores lie around 0.5, so that it finds many boxes; returns the path."""
     import torch
 
     from kd import ultra
 
     torch.manual_seed(seed)
-    model = ultra.DetectionModel("yolov5n.yaml", nc=len(names), verbose=False)
+    model = ultra.DetectionModel(f"{architecture}.yaml", nc=len(names), verbose=False)
     model.names = names
-    for branch in model.model[-1].cv3:
+    head = model.model[-1]
+    for branch in (*head.cv3, *getattr(head, "one2one_cv3", ())):
         torch.nn.init.normal_(branch[-1].weight, std=0.3)
         torch.nn.init.zeros_(branch[-1].bias)
     path.parent.mkdir(parents=True, exist_ok=True)

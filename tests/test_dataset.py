@@ -173,6 +173,8 @@ def test_a_folder_that_is_no_dataset(tmp_path):
         "names: [",
         b"\xff\xfe\xff",
         "names: {0: a, 2: b}",
+        "names: abc",
+        "names: 2015-99-99",
     ],
 )
 def test_a_data_yaml_without_numbered_names(tmp_path, text):

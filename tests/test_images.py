@@ -42,6 +42,21 @@ def test_bayer_is_decoded_as_the_official_parser_does(tmp_path, raw):
     np.testing.assert_array_equal(decode_bayer(raw), official_recipe(raw))
 
 
+def test_every_value_of_12_bits_and_beyond_is_shifted_as_the_official_parser_does():
+    for most in (2**12, 2**16):  # beyond 12 bits the official recipe wraps around, and so do we
+        flat = np.arange(most, dtype=np.uint16).repeat(16).reshape(-1, 256)
+        np.testing.assert_array_equal(decode_bayer(flat), official_recipe(flat))
+        noise = np.random.default_rng(0).integers(0, most, (64, 96), dtype=np.uint16)
+        np.testing.assert_array_equal(decode_bayer(noise), official_recipe(noise))
+
+
+def test_decoded_images_do_not_share_their_memory(raw):
+    first = decode_bayer(raw)
+    before = first.copy()
+    decode_bayer(4095 - raw)
+    np.testing.assert_array_equal(first, before)
+
+
 def test_shifting_first_would_differ(raw):
     """Why the order matters: the mean of neighbours, rounded, is not the mean of rounded neighbours."""
     shifted_first = cv2.cvtColor((raw >> 4).astype(np.uint16), cv2.COLOR_BAYER_GB2BGR).astype(np.uint8)

@@ -180,6 +180,15 @@ def test_train_takes_priors_from_the_answer_of_dtld_inspect(kd, data, monkeypatc
     ]
 
 
+def test_train_takes_several_methods_with_their_weights(kd, fails, data, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kd.train.train", lambda config, **_: asked.append(config) or {})
+    train = ("train", "--data", data, "--student", "yolov5n", "--teacher", "t.pt", "--json")
+    assert kd(*train, "--method", "cwd=1", "--method", "logits=0.5", "--method", "ld")[:2] == (0, "{}\n")
+    assert asked[0].methods == (("cwd", 1.0), ("logits", 0.5), ("ld", 0.25))
+    assert "--weight: got 2.0" in fails(*train, "--method", "cwd", "--method", "pkd", "--weight", 2, code=2)
+
+
 @pytest.mark.train
 def test_a_run_with_priors_records_them(kd, data):
     Path("a.json").write_text('{"anchors": {"8": [[12, 20], [30, 25]], "16": [[30, 40]]}}')

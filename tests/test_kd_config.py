@@ -18,6 +18,7 @@ def test_methods_take_their_weight_from_the_text_then_the_option_then_the_defaul
     assert parse_methods(["fgfi"]) == (("fgfi", DEFAULT_WEIGHTS["fgfi"]),)
     assert parse_methods(["fgfi=0.5"]) == (("fgfi", 0.5),)
     assert parse_methods(["fgfi"], weight=2) == (("fgfi", 2.0),)
+    assert parse_methods(["cwd=2", "score-l2", "logits=0.5"]) == (("cwd", 2.0), ("score-l2", 6.0), ("logits", 0.5))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,11 @@ def test_a_setting_given_twice_is_refused():
         ({"seed": -1}, "--seed"),
         ({"methods": (("fgfi", 0.0),)}, "weight: got 0.0"),
         ({"methods": (("fgfi", float("nan")),)}, "weight: got nan"),
-        ({"methods": (("cwd", 1.0),)}, "expected one of: fgfi"),
+        ({"methods": (("mgd", 1.0),)}, "expected one of: fgfi, cwd"),
+        (
+            {"methods": (("cwd", 1.0),), "teachers": ("t.pt",), "fgfi": FgfiConfig(priors=((8, ((4.0, 9.0),)),))},
+            "--priors: got it with cwd",
+        ),
         ({"methods": (("fgfi", 1.0), ("fgfi", 2.0))}, "each method once"),
         ({"methods": (), "teachers": ("t.pt",)}, "expected at least one"),
         ({"teachers": ("a.pt", "b.pt")}, "got 2 teachers"),

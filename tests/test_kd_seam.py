@@ -20,12 +20,14 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import build_dataloader
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import torch_utils
+from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.tasks import BaseModel, DetectionModel
+from ultralytics.utils import loss, torch_utils
 from ultralytics.utils.tqdm import TQDM
 
 from kd import ultra
 from kd.config import DECIDED, OPTION_OF_SETTING
+from kd.head_losses import distances
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,62 @@ def test_the_model_calls_the_criterion_that_is_put_on_it(student):
 def test_dual_heads_give_their_features_with_the_one_to_many_branch(name):
     preds = ultra.load_model(name).model.train()(torch.zeros(2, 3, 64, 64))
     assert [f.shape[-1] for f in preds["one2many"]["feats"]] == [8, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "reg_max", "dual"), [("yolov5n", 16, False), ("yolov10n", 16, True), ("yolo26n", 1, True)]
+)
+def test_heads_tell_their_branches_and_distributions(name, reg_max, dual):
+    head = ultra.load_model(name).model.model[-1]
+    assert type(head) in (Detect, v10Detect)
+    assert head.reg_max == reg_max
+    assert (getattr(head, "one2one_cv2", None) is not None) == dual
+    for branch in [head.one2many, head.one2one] if dual else [head.one2many]:
+        assert branch.keys() == {"box_head", "cls_head"}
+        assert len(branch["box_head"]) == len(branch["cls_head"]) == 3
+
+
+def test_predictions_are_rows_of_cells_level_by_level(student):
+    head = student.eval().model[-1]
+    with torch.no_grad():
+        preds = student(torch.rand(1, 3, 64, 64))[1]
+        level = head.cv2[1](preds["feats"][1])
+    student.train()
+    assert preds["boxes"].shape == (1, 4 * head.reg_max, 64 + 16 + 4)
+    assert preds["scores"].shape == (1, head.nc, 64 + 16 + 4)
+    torch.testing.assert_close(preds["boxes"][:, :, 64:80].unflatten(2, (4, 4)), level)
+
+
+def test_distributions_are_by_side_and_then_by_bin(student):
+    student.args = utils.DEFAULT_CFG
+    criterion = loss.v8DetectionLoss(student)
+    rows, anchors = torch.randn(1, 5, 64), torch.zeros(5, 2)
+    x1, y1, x2, y2 = criterion.bbox_decode(anchors, rows)[0].unbind(1)
+    torch.testing.assert_close(distances(rows[0]), torch.stack((-x1, -y1, x2, y2), 1))
+
+
+def test_folding_drops_a_branch_of_a_dual_head_and_only_that_of_a_detect():
+    assert "isinstance(m, Detect)" in source(BaseModel.fuse)
+    assert "one2one_" in source(Detect.fuse)
+
+
+def test_a_model_hands_over_whatever_its_last_layer_gives(student):
+    class Last(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.f, self.i = head.f, head.i
+
+        def forward(self, features):
+            return features, "said"
+
+    model = deepcopy(student)
+    model.model[-1] = Last(model.model[-1])
+    features, said = model.eval()(torch.zeros(1, 3, 64, 64))
+    assert (len(features), said) == (3, "said")
+
+
+def test_the_students_classes_are_named_before_the_criterion_is_set():
+    assert 'self.model.names = self.data["names"]' in source(DetectionTrainer.set_model_attributes)
 
 
 def test_resuming_replaces_the_criterion_of_dual_heads():

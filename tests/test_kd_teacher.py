@@ -7,11 +7,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd_fixtures import shared_weights, write_dataset  # noqa: E402
+from ultralytics.nn.modules.head import Detect  # noqa: E402
 
 from kd import teacher as teacher_module  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
-from kd.teacher import Teacher, check_worth, probe_levels, shared_strides  # noqa: E402
+from kd.teacher import Teacher, check_worth, matching_classes, probe_levels, shared_strides  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -44,6 +45,49 @@ def test_is_frozen_folded_headless_and_no_module():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in teacher.model.modules())
     assert sum(p.numel() for p in parameters) < sum(p.numel() for p in ultra.load_model("yolo26n").model.parameters())
     assert not any(f.requires_grad for f in teacher.features(torch.rand(1, 3, 64, 64)).values())
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolo11n", "yolov10n", "yolo26n"])
+def test_a_teacher_that_speaks_says_what_the_head_of_the_unfolded_model_does(tmp_path, name):
+    yolo = ultra.load_model(name)
+    yolo.save(tmp_path / "teacher.pt")
+    whole = ultra.load_model(str(tmp_path / "teacher.pt")).model.eval()
+    images = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        preds = whole(images)[1]
+    branches = [preds["one2many"], preds["one2one"]] if "one2many" in preds else [preds]
+    features, heads = Teacher(str(tmp_path / "teacher.pt"), CPU, speaks=True)(images)
+    assert len(heads) == len(branches)
+    for head, branch in zip(heads, branches, strict=True):
+        assert list(head) == list(features) == [8, 16, 32]
+        for i, key in enumerate(("scores", "boxes")):
+            got = torch.cat([prediction[i].flatten(2) for prediction in head.values()], 2)
+            torch.testing.assert_close(got, branch[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_teacher_that_speaks_is_frozen_and_folded_too():
+    teacher = Teacher("yolo26n", CPU, speaks=True)
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) or m.training for m in teacher.model.modules())
+    assert Teacher("yolo26n", CPU)(torch.rand(1, 3, 64, 64))[1] == ()
+
+
+def test_a_head_that_is_not_yolos_is_refused_where_it_would_be_read(monkeypatch):
+    other = ultra.load_model("yolov5n")
+    other.model.model[-1].__class__ = type("RTDETRDecoder", (Detect,), {})
+    folded = ultra.load_model("yolo26n")
+    folded.model.end2end = True
+    folded.model.fuse(verbose=False)  # leaves the one-to-one branch alone
+    for yolo, head in ((other, "RTDETRDecoder"), (folded, "Detect")):
+        monkeypatch.setattr(ultra, "load_model", lambda _, yolo=yolo: yolo)
+        with pytest.raises(DistillationError, match=f"t.pt: teacher: got a {head} head without .*: choose fgfi, cwd"):
+            Teacher("t.pt", CPU, speaks=True)
+        assert list(Teacher("t.pt", CPU).levels) == [8, 16, 32]
+
+
+def test_classes_are_matched_by_name():
+    assert matching_classes({0: "bus", 1: "car"}, {0: "car", 1: "van", 2: "bus"}) == [2, 0]
+    assert matching_classes({0: "bus", 1: "tram"}, {0: "car", 1: "van", 2: "bus"}) is None
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,9 @@ def test_the_term_is_logged_every_epoch(distilled):
 @pytest.mark.train
 def test_the_adapters_were_trained(distilled):
     config, out, _ = distilled
-    from kd.trainer import Adapters
+    from kd.adapters import Adapters
 
-    start = Adapters({8: (64, 128), 16: (128, 256), 32: (256, 512)}, 1, config.seed).state_dict()
+    start = Adapters({8: (64, 128), 16: (128, 256), 32: (256, 512)}, config).state_dict()
     end = torch.load(out / "weights" / "last.kd.pt", weights_only=True)["adapters"]
     assert start.keys() == end.keys()
     assert not any(torch.equal(value, end[key]) for key, value in start.items())

@@ -15,6 +15,7 @@ from kd_fixtures import tiny_config, write_dataset  # noqa: E402
 
 from kd import trainer as seam  # noqa: E402
 from kd import ultra  # noqa: E402
+from kd.adapters import Adapters  # noqa: E402
 from kd.config import DEFAULT_WEIGHTS  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
@@ -84,9 +85,11 @@ def test_adapters_are_optimised_and_the_teacher_is_not(taught):
     assert not {id(p) for p in distillation.teacher.model.parameters()} & trained
     known = {id(p) for p in trainer.model.parameters()}
     assert not {id(p) for p in distillation.teacher.model.parameters()} & known
-    assert [tuple(a.weight.shape) for a in distillation.adapters.values()] == [
-        (128, 64, 1, 1), (256, 128, 1, 1), (512, 256, 1, 1),
-    ]  # fmt: skip
+    assert {key: tuple(value.shape) for key, value in distillation.adapters.state_dict().items()} == {
+        "fgfi.8.0.weight": (128, 64, 1, 1), "fgfi.8.0.bias": (128,),
+        "fgfi.16.0.weight": (256, 128, 1, 1), "fgfi.16.0.bias": (256,),
+        "fgfi.32.0.weight": (512, 256, 1, 1), "fgfi.32.0.bias": (512,),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_adapters_are_optimised_and_the_teacher_is_not(taught):
     ],
 )
 def test_wrong_wiring_is_refused(taught, spoil, expected):
-    adapters = seam.Adapters({8: (64, 64)}, 1, 0)
+    adapters = Adapters({8: (64, 64)}, taught[0].config)
     model = ultra.load_model("yolov5n").model
     teacher = Teacher("yolov5n", torch.device("cpu"))
     distillation = seam.Distillation(model, teacher, adapters, taught[0].config)
@@ -149,7 +152,7 @@ def test_gradients_reach_student_and_adapters_but_not_the_teacher(student_and_ba
     trainer.model.zero_grad()
     trainer.distillation(trainer.model.train()(batch["img"]), batch)[0][-1].backward()
     assert trainer.model.model[0].conv.weight.grad.any()
-    assert all(adapter.weight.grad.any() for adapter in trainer.distillation.adapters.values())
+    assert all(parameter.grad.any() for parameter in trainer.distillation.adapters.parameters())
     assert all(p.grad is None for p in trainer.distillation.teacher.model.parameters())
     trainer.model.zero_grad()
 

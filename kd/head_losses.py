@@ -1,0 +1,85 @@
+"""Terms that compare what two heads say about the same cells: classes, boxes, box distributions.
+
+In: rows of N cells, raw as the heads give them. Out: a scalar, unweighted.
+Invariant: float32, 0 with zero gradients for N = 0, and no gradient into the teacher; torch only.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CLASS_TEMPERATURE = 2.0  # mild: scores near 0 still say which classes are alike, without drowning those near 1
+BOX_TEMPERATURE = 10.0  # Zheng et al.'s choice
+
+
+def soft_targets(student: Tensor, teacher: Tensor, temperature: float = CLASS_TEMPERATURE) -> Tensor:
+    """KL(teacher || student) of per-class Bernoulli scores sigmoid(z / T): T^2 / N * sum over cells and classes.
+
+    Hinton, Vinyals and Dean, 2015, section 2, for sigmoid heads. Its gradient is that of the cross-entropy with soft
+    targets, but it is 0 where both agree. T^2 keeps the gradient's size independent of T.
+
+    ``student``, ``teacher`` logits [N, K] of the same K classes. Returns a float32 scalar.
+    """
+    s, t = student.float() / temperature, teacher.detach().float() / temperature
+    p = t.sigmoid()
+    divergence = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    return divergence.sum() * temperature**2 / max(len(s), 1)
+
+
+def distances(boxes: Tensor) -> Tensor:
+    """A head's box channels [N, 4 * reg_max] as left, top, right, bottom of the centre, in cells [N, 4].
+
+    With reg_max > 1 the expectation of four distributions over 0 .. reg_max - 1 (DFL); with reg_max 1 the channels
+    themselves.
+    """
+    rows = boxes.float().unflatten(1, (4, -1))  # [N, 4, reg_max]
+    bins = rows.shape[2]
+    return rows[..., 0] if bins == 1 else (rows.softmax(2) * torch.arange(bins, device=rows.device)).sum(2)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of boxes around the same points: IoU - (hull - union) / hull (Rezatofighi et al., CVPR 2019).
+
+    ``a``, ``b`` distances [N, 4] left, top, right, bottom, in any unit: with a common centre, overlap and hull come
+    from their minima and maxima alone. Returns [N] in -1..1; boxes without area give no NaN.
+
+    >>> giou(torch.tensor([[1.0, 1, 1, 1]]), torch.tensor([[1.0, 1, 3, 1]]))
+    tensor([0.5000])
+    """
+
+    def area(ltrb: Tensor) -> Tensor:
+        return (ltrb[:, :2] + ltrb[:, 2:]).clamp(min=0).prod(1)  # reg_max 1: nothing keeps sides above 0
+
+    inter, hull = area(a.minimum(b)), area(a.maximum(b)).clamp(min=1e-9)
+    union = (area(a) + area(b) - inter).clamp(min=1e-9)
+    return inter / union - (hull - union) / hull
+
+
+def box_divergence(student: Tensor, teacher: Tensor, confidence: Tensor) -> Tensor:
+    """1 - GIoU of student's and teacher's boxes, the mean over cells weighted by the teacher's confidence.
+
+    The IoU term of BCKD (Yang et al., ICCV 2023), with GIoU for a gradient between boxes apart and the
+    teacher's confidence for a weight. Fewer than one confident cell in all count as one, as in Ultralytics' own loss.
+
+    ``student`` [N, 4 * reg_max], ``teacher`` [N, 4 * its reg_max], ``confidence`` [N]. Returns a float32 scalar.
+    """
+    return _weighted(1 - giou(distances(student), distances(teacher.detach())), confidence)
+
+
+def localisation(student: Tensor, teacher: Tensor, confidence: Tensor, temperature: float = BOX_TEMPERATURE) -> Tensor:
+    """KL(teacher || student) of the four sides' distributions, the mean over sides; by confidence over cells.
+
+    T^2 * KL of softmax(z / T) over a side's bins (LD; Zheng et al., CVPR 2022).
+
+    ``student``, ``teacher`` [N, 4 * reg_max] of one reg_max > 1, ``confidence`` [N]. Returns a float32 scalar.
+    """
+    log_s = (student.float().unflatten(1, (4, -1)) / temperature).log_softmax(2)  # [N, 4, reg_max]
+    log_t = (teacher.detach().float().unflatten(1, (4, -1)) / temperature).log_softmax(2)
+    return _weighted((log_t.exp() * (log_t - log_s)).sum(2).mean(1) * temperature**2, confidence)
+
+
+def _weighted(terms: Tensor, confidence: Tensor) -> Tensor:
+    confidence = confidence.detach().float()
+    return (terms * confidence).sum() / confidence.sum().clamp(min=1)
