@@ -31,8 +31,9 @@ from kd.config import TrainConfig
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import METHODS, fgfi_masks
+from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import Worth, check_worth, probe_levels, sha256, shared_strides
-from kd.trainer import Trainer, aside, load_teacher, trainer_class
+from kd.trainer import Trainer, load_teacher, trainer_class
 
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
@@ -80,12 +81,15 @@ def train(
     if overwrite and out.exists():
         shutil.rmtree(out)
     try:
+        settle(last)
         resumed = last.exists()
-        if not resumed or 0 <= _epoch(last) < config.epochs - 1:
+        state = load_sidecar(sidecar_of(last), mmap=True) if resumed and _epoch(last) >= 0 else {}
+        if not resumed or state.get("stop") is False:
             if not resumed:
                 out.mkdir(parents=True, exist_ok=True)
                 _write_json(out / "config.json", record)
             trainer = _trainer(config, student.overrides["model"], out, last if resumed else None)
+            trainer.started = started
             with ultra.narrate(quiet):
                 _translated(trainer.train, out)
         if not best.exists():
@@ -93,7 +97,8 @@ def train(
         for checkpoint in (last, best):  # a run that was cut off after its last epoch has this still to do
             if _epoch(checkpoint) >= 0:
                 with ultra.silence():
-                    strip_optimizer(checkpoint)
+                    strip_optimizer(checkpoint, str(aside(checkpoint)))
+                aside(checkpoint).replace(checkpoint)
         result = {
             **record,
             "images": {split: len(ultra.image_files(data[split])) for split in ultra.SPLITS},
@@ -103,9 +108,10 @@ def train(
             "device": ultra.device_name(device),
             "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
             "resumed": resumed,
-            "wall_time_s": round(time.monotonic() - started, 1),
+            "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }
         _write_json(out / "run.json", result)
+        finish(last)
     except BaseException:
         if not last.exists():  # nothing to resume: leave no trace
             shutil.rmtree(out, ignore_errors=True)
@@ -178,7 +184,7 @@ def _file_hash(spec: str) -> str | None:
 
 
 def _require_free(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and set(out.iterdir()) <= {aside(out / "config.json")}):
         return
     if not (out / "config.json").is_file():
         raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")

@@ -1,7 +1,7 @@
 """The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
 
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
-files, plus `last.kd.pt` beside `last.pt`.
+files, plus `last.kd.pt` beside `last.pt` (kd/resume.py).
 Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
 `last.kd.pt`, the teacher in neither. Nothing of Ultralytics is patched.
 """
@@ -9,20 +9,19 @@ Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapter
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
-from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.adapters import Adapters
 from kd.config import TrainConfig
 from kd.errors import DistillationError
 from kd.losses import HEAD_METHODS, METHODS, Batch, Prediction
+from kd.resume import ResumableTrainer
 from kd.teacher import Teacher, matching_classes, probe_levels, require_comparable, shared_strides
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
@@ -122,7 +121,7 @@ class Distillation:
         self.task.updates = value
 
 
-class Trainer(DetectionTrainer):
+class Trainer(ResumableTrainer):
     """Ultralytics' trainer for detectors, distilling when its configuration names a teacher.
 
     Made by `trainer_class`. Plain and distilled runs go through the same class; with one seed they start from the
@@ -133,9 +132,9 @@ class Trainer(DetectionTrainer):
     distillation: Distillation | None = None
 
     @property
-    def sidecar(self) -> Path:
-        """Where the adapters of `last.pt` are."""
-        return self.last.with_suffix(".kd.pt")
+    def beside(self) -> nn.Module | None:
+        """The adapters, which the optimizer and the sidecar know and no checkpoint."""
+        return self.distillation.adapters if self.distillation else None
 
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
@@ -163,34 +162,15 @@ class Trainer(DetectionTrainer):
         super().save_metrics({k: v for k, v in metrics.items() if not k.startswith("val/kd_")})
 
     def save_model(self) -> bool:
-        """Write the checkpoints and the sidecar aside and rename them, so that a killed run leaves whole files."""
-        self.ema.ema._modules.pop(ADAPTERS, None)  # the None that a deep copy leaves behind
-        last, best = self.last, self.best
-        self.last, self.best = aside(last), aside(best)
-        try:
-            saved = super().save_model()
-        finally:
-            self.last, self.best = last, best
-        if self.distillation:
-            state = {"epoch": self.epoch, "adapters": self.distillation.adapters.state_dict()}
-            torch.save(state, aside(self.sidecar))
-        for path in (self.best, self.sidecar, self.last):
-            if aside(path).exists():
-                aside(path).replace(path)
-        return saved
+        """Write the checkpoints without the None that a deep copy leaves behind in place of the adapters."""
+        self.ema.ema._modules.pop(ADAPTERS, None)
+        return super().save_model()
 
     def resume_training(self, ckpt: dict | None) -> None:
         """Resume, and put the terms back around the criterion that Ultralytics renews for dual heads."""
         super().resume_training(ckpt)
         if self.distillation:
             self.distillation.adopt(unwrap_model(self.model))
-
-    def _load_checkpoint_state(self, ckpt: dict) -> None:
-        """Load the adapters with the optimizer state that knows them; serves resume and NaN recovery."""
-        super()._load_checkpoint_state(ckpt)
-        if self.distillation:
-            state = load_sidecar(self.sidecar)
-            self.distillation.adapters.load_state_dict(state["adapters"])
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Recover without the adapters in sight: Ultralytics loads the student's state dict strictly."""
@@ -224,22 +204,6 @@ def by_level(preds: dict[str, Any]) -> list[Prediction]:
 def trainer_class(config: TrainConfig) -> type[Trainer]:
     """A Trainer bound to a configuration; a class, because Ultralytics ships nothing else to its worker processes."""
     return type("Trainer", (Trainer,), {"config": config})
-
-
-def aside(path: Path) -> Path:
-    """Where a file is written before it is renamed to ``path``."""
-    return path.with_name(f"{path.name}.partial")
-
-
-def load_sidecar(path: Path) -> dict[str, Any]:
-    """``{epoch, adapters}`` from a sidecar; tensors only, nothing in it can run. DistillationError if unreadable."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DistillationError(
-            f"{path}: got no readable adapters ({type(error).__name__}), expected the file written beside last.pt: "
-            f"start anew with --overwrite"
-        ) from error
 
 
 def require_wired(distillation: Distillation, optimizer: torch.optim.Optimizer) -> None:

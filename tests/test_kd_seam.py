@@ -15,6 +15,9 @@ pytest.importorskip("torch", reason="needs the extra kd")
 import torch
 import ultralytics.utils as utils
 from torch import nn
+from ultralytics.data.augment import Albumentations, Mosaic
+from ultralytics.data.base import BaseDataset
+from ultralytics.data.build import build_dataloader
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules.head import Detect, v10Detect
@@ -44,7 +47,7 @@ def test_version_is_of_the_series_that_was_tried():
     "name",
     [
         "set_model_attributes", "_setup_train", "save_model", "save_metrics", "resume_training",
-        "_load_checkpoint_state", "_handle_nan_recovery",
+        "_load_checkpoint_state", "_handle_nan_recovery", "_build_train_pipeline", "optimizer_step", "final_eval",
     ],
 )  # fmt: skip
 def test_the_trainer_has_the_methods_that_are_overridden(name):
@@ -173,6 +176,65 @@ def test_the_epoch_ends_with_an_update_of_the_criterion():
 def test_nan_recovery_loads_strictly_and_then_the_checkpoint_state():
     code = source(BaseTrainer._handle_nan_recovery)
     assert code.index("model.load_state_dict(ema_state)") < code.index("self._load_checkpoint_state(ckpt)")
+
+
+def assert_in_order(code, *parts):
+    assert sorted(parts, key=code.index) == list(parts)
+
+
+def test_an_epoch_begins_after_the_gradients_are_dropped_and_before_the_loader_is_asked():
+    assert_in_order(
+        source(BaseTrainer._do_train),
+        "acc0 = self.accumulate", 'self.run_callbacks("on_train_start")', "self.optimizer.zero_grad()  # zero any",
+        'self.run_callbacks("on_train_epoch_start")', "self.train_loader.reset()", "TQDM(enumerate(self.train_loader)",
+        'self.run_callbacks("on_train_batch_start")', "if ni - last_opt_step >= self.accumulate:",
+    )  # fmt: skip
+
+
+def test_batches_are_counted_from_the_start_of_training_and_after_a_recovery():
+    code = source(BaseTrainer._do_train)
+    assert_in_order(
+        code, "last_opt_step = -1\n        acc0", "self.optimizer_step()\n                    last_opt_step = ni"
+    )
+    assert "if self._handle_nan_recovery(epoch):\n                last_opt_step = -1" in code
+
+
+def test_a_checkpoint_is_saved_after_the_decision_to_stop():
+    assert_in_order(
+        source(BaseTrainer._do_train), "criterion.update()", "self.stop |= self.stopper(", "self.save_model()"
+    )
+
+
+def test_nan_recovery_refuses_the_first_epoch_of_a_process():
+    assert "if epoch == self.start_epoch:" in source(BaseTrainer._handle_nan_recovery)
+
+
+def test_the_final_evaluation_strips_and_validates_and_no_more():
+    code = source(BaseTrainer.final_eval)
+    assert "strip_optimizer(self.last)" in code
+    assert "self.validator(model=model)" in code
+    assert "self.best.write" not in code
+
+
+def test_the_loader_starts_anew_after_a_reset_with_the_generator_it_has():
+    loader = build_dataloader(list(range(20)), batch=4, workers=0, device="cpu")
+    assert loader.sampler.generator is loader.generator
+    orders = []
+    for _ in range(2):
+        loader.generator.manual_seed(1)
+        loader.reset()
+        orders.append([batch.tolist() for batch in loader])
+    assert orders[0] == orders[1] != [batch.tolist() for batch in loader]
+
+
+def test_images_are_kept_for_mosaics_by_loading_them():
+    code = source(BaseDataset.load_image)
+    assert_in_order(code, "self.buffer.append(i)", "self.buffer.pop(0)")
+    assert "self.dataset.buffer" in source(Mosaic.get_indexes)
+
+
+def test_albumentations_are_seeded_by_torch():
+    assert "set_random_seed(torch.initial_seed())" in source(Albumentations.__call__)
 
 
 def test_losses_are_items_by_name_times_the_batch_size(student):

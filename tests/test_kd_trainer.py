@@ -244,9 +244,3 @@ def test_torch_threads_are_given_back(data, tmp_path, monkeypatch):
     assert torch.get_num_threads() == 3
     monkeypatch.undo()
     torch.set_num_threads(ultra.TORCH_THREADS)
-
-
-def test_a_damaged_sidecar_is_one_line(tmp_path):
-    (tmp_path / "last.kd.pt").write_bytes(b"torn")
-    with pytest.raises(DistillationError, match=r"last\.kd\.pt: got no readable adapters"):
-        seam.load_sidecar(tmp_path / "last.kd.pt")
