@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -129,6 +130,24 @@ def read_frames(root: Path) -> Iterator[FrameRecord]:
 def read_images(root: Path) -> Iterator[ImageRecord]:
     """The lines of manifest.jsonl in order, each checked against its schema. Raises DatasetError."""
     return _read_lines(root / "manifest.jsonl", "manifest", image_from_json)
+
+
+def read_frames_with_images(root: Path) -> Iterator[tuple[FrameRecord, tuple[ImageRecord, ...]]]:
+    """Each frame with its images; both files are in the order of the frames, so one frame is held at a time.
+
+    Raises DatasetError if the manifest names a frame that frames.jsonl does not have, or in another order.
+    """
+    by_frame = groupby(read_images(root), key=lambda image: image.frame)
+    name, images = next(by_frame, (None, iter(())))
+    for frame in read_frames(root):
+        own: tuple[ImageRecord, ...] = ()
+        if name == frame.frame:
+            own = tuple(images)
+            name, images = next(by_frame, (None, iter(())))
+        yield frame, own
+    for image in images:  # of a frame that never came
+        where = f"{root / 'manifest.jsonl'}: {image.name}"
+        raise DatasetError(f"{where}: its frame is not in frames.jsonl or not in its order")
 
 
 def read_report(root: Path) -> dict[str, Any]:

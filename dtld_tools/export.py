@@ -24,7 +24,7 @@ from dtld_tools import dataset
 from dtld_tools.errors import DatasetError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.tile import image_size, targets_in
-from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
+from dtld_tools.types import SPLITS, Box, FrameRecord, ImageRecord, Split, Target
 
 FIRST_ID = 1  # of categories: 0 is the background elsewhere; of annotations: COCOeval takes 0 for "no match"
 EDGE_PX = 1e-6  # a box of ours may leave its image by a rounding of the scale; that is no reason to clip it
@@ -121,31 +121,27 @@ def _images_with_targets(
     root: Path, splits: Sequence[Split], classes: int
 ) -> Iterator[tuple[ImageRecord, list[Target]]]:
     """The images in the manifest's order with their targets in image pixels, in the order of their label lines."""
-    frames = dataset.read_frames(root)
-    frame = None
-    for image in dataset.read_images(root):
-        # Both files are in the order of the frames, so one frame in memory is enough.
-        while frame is None or frame.frame != image.frame:
-            frame = next(frames, None)
-            if frame is None:
-                where = root / "manifest.jsonl"
-                raise DatasetError(f"{where}: {image.name}: its frame is not in frames.jsonl or not in its order")
-        if image.split not in splits:
-            continue
-        wanted = set(image.targets)
-        lights = [light for light in frame.lights if light.light_id in wanted]
-        targets = targets_in(image.window, image.scale, lights)
-        if len(targets) != len(wanted):
+    for frame, images in dataset.read_frames_with_images(root):
+        for image in images:
+            if image.split in splits:
+                yield image, _targets(root, frame, image, classes)
+
+
+def _targets(root: Path, frame: FrameRecord, image: ImageRecord, classes: int) -> list[Target]:
+    wanted = set(image.targets)
+    lights = [light for light in frame.lights if light.light_id in wanted]
+    targets = targets_in(image.window, image.scale, lights)
+    if len(targets) != len(wanted):
+        raise DatasetError(
+            f"{root / 'manifest.jsonl'}: {image.name}: got {len(wanted)} targets, of which frames.jsonl has "
+            f"{len(targets)} in its window; see dtld validate"
+        )
+    for target in targets:
+        if target.class_id >= classes:
             raise DatasetError(
-                f"{root / 'manifest.jsonl'}: {image.name}: got {len(wanted)} targets, of which frames.jsonl has "
-                f"{len(targets)} in its window; see dtld validate"
+                f"{root / 'frames.jsonl'}: {frame.frame}: got class {target.class_id}, expected 0 to {classes - 1}"
             )
-        for target in targets:
-            if target.class_id >= classes:
-                raise DatasetError(
-                    f"{root / 'frames.jsonl'}: {frame.frame}: got class {target.class_id}, expected 0 to {classes - 1}"
-                )
-        yield image, targets
+    return targets
 
 
 def _coco_image(number: int, image: ImageRecord) -> dict[str, Any]:

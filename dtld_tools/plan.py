@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -309,16 +308,8 @@ def plan_copies(
     """
 
     def items() -> Iterator[Originals]:
-        by_frame = groupby(dataset.read_images(root), key=lambda image: image.frame)
-        name, images = next(by_frame, (None, iter(())))
-        for frame in dataset.read_frames(root):
-            own: tuple[ImageRecord, ...] = ()
-            if name == frame.frame:
-                own = tuple(images)
-                name, images = next(by_frame, (None, iter(())))
-            yield Originals(replace(frame, split=split_of(frame)), own)
-        if name is not None:
-            raise DatasetError(f"{root / 'manifest.jsonl'}: {name} is not in frames.jsonl or not in its order")
+        for frame, images in dataset.read_frames_with_images(root):
+            yield Originals(replace(frame, split=split_of(frame)), images)
 
     class_names = dataset.read_class_names(root)
     identity = _Identity(settings, class_names)

@@ -144,17 +144,12 @@ def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Ru
 
 def dataset_sources(root: Path) -> Iterator[Source]:
     """The frames of a full-frame dataset on disk. Raises DatasetError if it is tiled or augmented."""
-    images = dataset.read_images(root)
-    image = next(images, None)
-    for frame in dataset.read_frames(root):
-        if image is None or image.frame != frame.frame:
-            continue
-        if image.augmentation is not None or image.name != image_name(image.frame, image.sequence, None, image.name):
-            raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
-        yield Source(dataset.image_path(root.absolute(), image), frame)
-        image = next(images, None)
-    if image is not None:
-        raise DatasetError(f"{root / 'manifest.jsonl'}: {image.frame} is not in frames.jsonl or not in its order")
+    for frame, images in dataset.read_frames_with_images(root):
+        for image in images:
+            whole = image_name(image.frame, image.sequence, None, image.name)
+            if image.augmentation is not None or image.name != whole:
+                raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
+            yield Source(dataset.image_path(root.absolute(), image), frame)
 
 
 def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from dtld_data import image, light, make_tree, read_lines, write_raw, write_v2
 
-import cli
 from dtld_tools import pipeline
 from dtld_tools.anchors import STRIDES, YOLOV5, fit_anchors, inspect_anchors, mean_best_iou, target_sizes
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.collapse import load_rules
-from dtld_tools.commands import app
-from dtld_tools.errors import DtldError, LabelError, UsageError
+from dtld_tools.errors import LabelError, UsageError
 from dtld_tools.parse import VOCABULARY, read_labels
 from dtld_tools.pipeline import Selection
 from dtld_tools.split import SplitSpec
@@ -133,19 +131,6 @@ def test_yolov5s_anchors_are_those_of_kd():
 
 
 # --- the command -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dtld(capsys):
-    """Run `dtld` in this process; the answer is (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.run("dtld", app, DtldError, UsageError, [str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_inspect_adds_the_priors_to_its_answer(dtld, raw):

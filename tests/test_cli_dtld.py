@@ -35,20 +35,6 @@ COMMANDS = ("sample", "inspect", "convert", "tile", "augment", "split", "prepare
 
 
 @pytest.fixture
-def dtld(capsys, monkeypatch):
-    """Run `dtld` in this process; the answer is (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.run("dtld", app, DtldError, UsageError, [str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def fails(dtld):
     """Run `dtld`, which must fail with one error line and this exit code; the answer is that line."""
 

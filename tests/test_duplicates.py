@@ -10,12 +10,10 @@ import pytest
 import yaml
 from dtld_data import REPOSITORY, image, light, make_tree, read_lines, write_v2
 
-import cli
 from dtld_tools import pipeline
 from dtld_tools.augment import AugmentSpec
-from dtld_tools.commands import app
 from dtld_tools.duplicates import LEAST_DETAIL, detail, find_near_duplicates, nearest
-from dtld_tools.errors import DatasetError, DtldError, UsageError
+from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.pipeline import Selection
 from dtld_tools.sample import sample
 from dtld_tools.split import SplitSpec
@@ -293,17 +291,6 @@ def test_the_search_is_exact(shape):
 
 
 # --- the command -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dtld(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.run("dtld", app, DtldError, UsageError, [str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_the_command_names_pairs_and_says_what_it_looked_for(dtld, by_frame):

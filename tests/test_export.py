@@ -16,11 +16,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-import cli
 from dtld_tools import dataset, pipeline
 from dtld_tools.augment import AugmentSpec
-from dtld_tools.commands import app
-from dtld_tools.errors import DatasetError, DtldError, UsageError
+from dtld_tools.errors import DatasetError
 from dtld_tools.export import to_coco, to_yolo
 from dtld_tools.pipeline import Selection
 from dtld_tools.split import SplitSpec
@@ -373,19 +371,6 @@ def test_no_file(tmp_path):
 
 
 # --- the command -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def dtld(capsys):
-    """Run `dtld` in this process; the answer is (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.run("dtld", app, DtldError, UsageError, [str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_the_command_both_ways(dtld, tiles, exported, tmp_path):

@@ -15,9 +15,7 @@ import pytest
 import yaml
 from dtld_data import frame_path, image, light, random_raw, read_lines, write_raw, write_v1, write_v2
 
-import cli
-from dtld_tools.commands import app
-from dtld_tools.errors import DtldError, ImageError, UsageError
+from dtld_tools.errors import ImageError
 from dtld_tools.images import image_size, read_image
 
 NASTY = (
@@ -25,17 +23,6 @@ NASTY = (
     float("nan"), "", " ", "red", "0", "\0", "\ud7ff", "a" * 10_000, "../../../../etc/passwd", "/etc/passwd",
     "C:\\a\\b", "./a/b/c/d", "a/b/../d", "Köln/K/s/ä.tiff", "%s%n", [], {}, [[]], [None], {"": None}, {"x": {"y": []}},
 )  # fmt: skip
-
-
-@pytest.fixture
-def dtld(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.run("dtld", app, DtldError, UsageError, [str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
