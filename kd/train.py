@@ -28,12 +28,13 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.adapters import Adapters
 from kd.config import TrainConfig
+from kd.distillation import load_teacher
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import METHODS, fgfi_masks
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import Worth, check_worth, probe_levels, sha256, shared_strides
-from kd.trainer import Trainer, load_teacher, trainer_class
+from kd.trainer import Trainer, trainer_class
 
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
