@@ -115,12 +115,12 @@ class Distillation:
         return inputs
 
     def lessons(self, inputs: list[Batch]) -> list[tuple[float, Batch]]:
-        """The batches that teachers teach, with their shares: all images each, or those that each is surest of."""
+        """The batch of each teacher, with its share: all images by its weight, or those that it is surest of."""
         if not self.config.chooses:
             return [(tutor.share, batch) for tutor, batch in zip(self.tutors, inputs, strict=True)]
         surest = torch.stack([batch.image_scores for batch in inputs]).argmax(0)  # [B], the first one of equals
         images = [(surest == i).nonzero()[:, 0] for i in range(len(inputs))]
-        return [(len(i) / len(surest), batch.select(i)) for i, batch in zip(images, inputs, strict=True) if len(i)]
+        return [(len(i) / len(surest), batch.select(i)) for i, batch in zip(images, inputs, strict=True)]
 
     def _guard(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Count steps at which a term does nothing; the student's own divergence is Ultralytics' to recover from."""
@@ -159,8 +159,8 @@ class Distillation:
 
 
 def term(method: str, lessons: list[tuple[float, Batch]], config: TrainConfig) -> Tensor:
-    """A method's unweighted term over all lessons, each by its share."""
-    return torch.stack([share * METHODS[method](batch, config) for share, batch in lessons]).sum()
+    """A method's unweighted term over all lessons, each by its share; one without images is left out."""
+    return torch.stack([share * METHODS[method](batch, config) for share, batch in lessons if share]).sum()
 
 
 def resized(maps: Tensor, like: Tensor) -> Tensor:

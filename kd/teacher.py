@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics import YOLO
 from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from kd.config import TrainConfig
-from kd.errors import DistillationError
+from kd.errors import DistillationError, ModelError
 from kd.evaluate import score
 from kd.losses import HEAD_METHODS, Prediction
 
@@ -43,6 +44,11 @@ def load_detector(spec: str) -> YOLO:
     if yolo.task != "detect":
         yolo.model.model[-1].__class__, yolo.model.__class__ = Detect, ultra.DetectionModel
         yolo.task = yolo.model.task = "detect"
+    if type(yolo.model) not in (ultra.DetectionModel, RTDETRDetectionModel):
+        raise ModelError(
+            f"{spec}: teacher: got a {type(yolo.model).__name__}, expected a detector of the classes that it was "
+            f"trained on: YOLO from yolov3 to yolo26, or RT-DETR"
+        )
     return yolo
 
 

@@ -317,14 +317,14 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
 
 
 def _first_batch(trainer: Trainer) -> dict[str, Any]:
-    """Boxes, mask shares by stride, and unweighted terms of the first training batch."""
+    """Boxes, mask shares by stride, unweighted terms and the teachers' shares of the first training batch."""
     distillation, config = trainer.distillation, trainer.config
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
     with torch.no_grad():
         inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
         lessons = distillation.lessons(inputs)
         terms = {name: float(term(name, lessons, config)) for name, _ in config.methods}
-    plan = {"boxes": len(batch["bboxes"]), "terms": terms}
+    plan = {"boxes": len(batch["bboxes"]), "terms": terms, "shares": [round(share, 4) for share, _ in lessons]}
     if "fgfi" in terms:
         masks = {s: mask for b in inputs for s, mask in zip(b.student, fgfi_masks(b, config), strict=True)}
         plan["mask_share"] = {str(stride): round(float(masks[stride].float().mean()), 4) for stride in sorted(masks)}

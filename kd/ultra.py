@@ -91,7 +91,7 @@ _prepare_environment()
 _import_ultralytics()
 
 import torch  # noqa: E402
-from ultralytics import YOLO  # noqa: E402
+from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.cfg import check_cfg  # noqa: E402
 from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
@@ -143,7 +143,8 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
         source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
     try:
         with silence():
-            yolo = YOLO(source)
+            by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
+            yolo = (RTDETR if by_name else YOLO)(source)
     except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
         raise ModelError(f"{spec}: got no usable model ({_first_line(error)}), expected {kind}") from error
     if yolo.task not in tasks:

@@ -158,7 +158,7 @@ def test_methods_on_heads_alone_have_no_adapters(data, tmp_path, teachers):
     config = tiny_config(data, tmp_path / "run", teachers=(teachers("yolov8s"),), methods=(("box", 1.0), ("ld", 1.0)))
     plan = train(config, dry_run=True, allow_weak_teacher=True)
     assert plan["kd"]["teachers"][0]["adapter_params"] == 0
-    assert plan["first_batch"].keys() == {"boxes", "terms"}
+    assert plan["first_batch"].keys() == {"boxes", "terms", "shares"}
     assert all(value > 0 for value in plan["first_batch"]["terms"].values())
 
 
