@@ -20,7 +20,10 @@ SCALE = 1024.0  # keeps half-precision gradients away from 0; a power of two, so
 
 
 def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> float:
-    """The Euclidean norm of d loss / d features over all elements of all levels; 0 where loss knows none of them."""
+    """The Euclidean norm of d loss / d features over all elements of all levels; 0 where loss knows none of them.
+
+    A level's gradient counts what reaches it through coarser levels made from it, too.
+    """
     if not loss.requires_grad:
         return 0.0
     parts = torch.autograd.grad(loss.float() * SCALE, features, retain_graph=True, allow_unused=True)
