@@ -91,7 +91,7 @@ def measured_ratios(trainer, batch):
     distillation, seen = trainer.distillation, {}
     preds = trainer.model(batch["img"])
     task = distillation.task(preds, batch)[0].sum() / len(batch["img"])
-    for i, level in enumerate((preds["one2many"] if "one2many" in preds else preds)["feats"]):
+    for i, level in enumerate(preds.get("one2many", preds)["feats"]):
         level.register_hook(lambda gradient, i=i: seen.__setitem__(i, float(gradient.square().sum())))
 
     def norm(scalar):
@@ -159,5 +159,5 @@ def test_balance_and_weights_exclude_each_other(texts, weight, given):
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ratio_is_above_zero(tmp_path, ratio):
-    with pytest.raises(UsageError, match="--balance: got .*expected a ratio of gradients above 0"):
+    with pytest.raises(UsageError, match=r"--balance: got .*expected a ratio of gradients above 0"):
         tiny_config(tmp_path, tmp_path, teachers=("yolov5n",), balance=ratio)
