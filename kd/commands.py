@@ -57,6 +57,31 @@ def train(
         ),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
+    balance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="In place of weights: each method's gradient in the features becomes R (such as 0.1) times that of "
+            "the task loss, measured on the first 16 batches.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="How much the methods count in the course of the run: constant, warmup (rising over the first tenth "
+            "of the epochs), cosine (falling to 0), no-closing (off in the last epochs, those without mosaic); give it "
+            "again for several, which multiply.  [default: constant]",
+        ),
+    ] = None,
+    unlabeled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of images, at any depth, that the methods see and the task loss does not: each step takes "
+            "as many as its batch has, and about twice as long.",
+        ),
+    ] = None,
     priors: Annotated[
         Path | None,
         typer.Option(
@@ -86,6 +111,7 @@ def train(
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
     from kd.config import FgfiConfig, TrainConfig, parse_methods, parse_settings, parse_teachers, read_priors
+    from kd.distillation import named_weights
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
@@ -98,7 +124,7 @@ def train(
         teacher_weights=teacher_weights,
         combine=combine,
         teacher_imgsz=teacher_imgsz,
-        methods=parse_methods(method or ["fgfi"], weight),
+        methods=parse_methods(method or ["fgfi"], weight, balance),
         epochs=epochs,
         imgsz=imgsz,
         batch=batch,
@@ -107,6 +133,9 @@ def train(
         freeze=freeze,
         settings=parse_settings(settings or [], DEFAULT_CFG_DICT),
         fgfi=FgfiConfig(priors=read_priors(priors) if priors else None),
+        schedules=tuple(schedule or ()),
+        balance=balance,
+        unlabeled=str(unlabeled) if unlabeled else None,
     )
     result = run(
         config,
@@ -121,6 +150,8 @@ def train(
     else:
         for split, scores in result["metrics"]["last"].items():
             _print_scores(f"{split}, last epoch", scores)
+        if balance:
+            print(f"balanced weights: {named_weights(result['kd']['balanced_weights'])}")
         print(f"{out}: {_count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
         print(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import DataError, UsageError
+from kd.schedule import SCHEDULES
 
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
 Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
@@ -35,6 +36,7 @@ DEFAULT_WEIGHTS: dict[str, float] = {
 }
 
 COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
+BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
 OPTION_OF_SETTING = {
@@ -79,8 +81,10 @@ class TrainConfig:
     ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
     are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
-    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. Raises UsageError when
-    made.
+    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
+    the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
+    those in ``methods`` (kd/balance.py); ``unlabeled`` is a folder of images that the terms alone see
+    (kd/unlabeled.py). Raises UsageError when made.
     """
 
     data: str
@@ -99,6 +103,9 @@ class TrainConfig:
     teacher_weights: tuple[float, ...] = ()
     combine: str = "mean"
     teacher_imgsz: int | None = None
+    schedules: tuple[str, ...] = ()
+    balance: float | None = None
+    unlabeled: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
@@ -121,6 +128,29 @@ class TrainConfig:
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
         if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
             raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
+        self._check_course(names)
+
+    def _check_course(self, names: list[str]) -> None:
+        """Raise UsageError on what is amiss with schedules, balance or unlabelled images."""
+        for option, value in (
+            ("--schedule", self.schedules), ("--balance", self.balance), ("--unlabeled", self.unlabeled),
+        ):  # fmt: skip
+            if value and not self.distils:
+                raise UsageError(f"{option}: got it without --teacher, expected a teacher to learn from")
+        for schedule in self.schedules:
+            if schedule not in SCHEDULES:
+                raise UsageError(f"--schedule: got {schedule!r}, expected one of: {', '.join(SCHEDULES)}")
+        if len(set(self.schedules)) < len(self.schedules):
+            raise UsageError(f"--schedule: got {', '.join(self.schedules)}, expected each schedule once")
+        if self.balance is not None and not (math.isfinite(self.balance) and self.balance > 0):
+            raise UsageError(f"--balance: got {self.balance}, expected a ratio of gradients above 0, such as 0.1")
+        if self.unlabeled and set(names) <= BOXES_ONLY:
+            others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in BOXES_ONLY)
+            raise UsageError(
+                f"--unlabeled: got it with {', '.join(names)} alone, expected a method that needs no boxes: {others}"
+            )
+        if self.unlabeled and dict(self.settings).get("rect"):
+            raise UsageError("--unlabeled: got it with --set rect=true, expected square batches: leave rect out")
 
     def _check_teachers(self) -> None:
         if self.combine not in COMBINE:
@@ -155,7 +185,8 @@ class TrainConfig:
         """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""
         values = asdict(self)
         values["data"], values["out"] = str(Path(self.data).resolve()), str(Path(self.out).resolve())
-        values["methods"] = dict(self.methods) if self.distils else {}
+        values["methods"] = dict.fromkeys(dict(self.methods)) if self.balance else dict(self.methods)
+        values["methods"] = values["methods"] if self.distils else {}
         values["settings"] = {key: _jsonable(value) for key, value in self.settings}
         values["teachers"] = [_place(teacher) for teacher in self.teachers]
         values["teacher_weights"] = list(self.shares)
@@ -164,6 +195,11 @@ class TrainConfig:
         if self.teacher_imgsz is None:
             del values["teacher_imgsz"]
         values["student"] = _place(self.student)
+        values["schedules"] = list(self.schedules)
+        values["unlabeled"] = self.unlabeled and str(Path(self.unlabeled).resolve())
+        for key in ("schedules", "balance", "unlabeled"):
+            if not values[key]:
+                del values[key]  # as runs have it from before there were any
         if not self.distils:
             del values["fgfi"]
         elif self.fgfi.priors is None:
@@ -215,15 +251,24 @@ def _are_priors(stride: Any, sizes: Any) -> bool:
     return pairs and all(type(side) in (int, float) and 0 < side < 1e6 for size in sizes for side in size)
 
 
-def parse_methods(texts: Iterable[str], weight: float | None = None) -> tuple[tuple[str, float], ...]:
+def parse_methods(
+    texts: Iterable[str], weight: float | None = None, balance: float | None = None
+) -> tuple[tuple[str, float], ...]:
     """``name`` or ``name=weight`` strings as (name, weight) pairs.
 
-    ``weight`` is `--weight`: for a single method that has none of its own. Raises UsageError.
+    ``weight`` is `--weight`: for a single method that has none of its own. ``balance`` is `--balance`, which goes with
+    no weight at all. Raises UsageError.
 
     >>> parse_methods(["fgfi"]), parse_methods(["fgfi=0.1"]), parse_methods(["fgfi"], weight=0.05)
     ((('fgfi', 0.01),), (('fgfi', 0.1),), (('fgfi', 0.05),))
     """
     pairs = [_parse_method(text) for text in texts]
+    if balance is not None:
+        given = [f"--weight {weight:g}"] if weight is not None else [f"{n}={w:g}" for n, w in pairs if w is not None]
+        if given:
+            raise UsageError(
+                f"--balance: got it with {', '.join(given)}, expected methods without weights: it sets them"
+            )
     if weight is not None:
         if len(pairs) != 1 or pairs[0][1] is not None:
             given = ", ".join(texts) or "no method"

@@ -27,6 +27,7 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.adapters import LAYERS
+from kd.balance import medians
 from kd.config import TrainConfig
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
@@ -35,6 +36,7 @@ from kd.losses import fgfi_masks
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
+from kd.unlabeled import check_unlabeled
 
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
@@ -59,6 +61,7 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
+    _require_closing(config)
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
@@ -72,6 +75,8 @@ def train(
         "student_sha256": _file_hash(config.student),
         "kd": _kd(config, student.model, data["names"]) if config.distils else None,
     }
+    if config.unlabeled:
+        record["kd"]["unlabeled"] = check_unlabeled(config.unlabeled, data)
     if resume:
         record["kd"] = _require_same(out, record)
     elif not dry_run:
@@ -111,6 +116,8 @@ def train(
                 with ultra.silence():
                     strip_optimizer(checkpoint, str(aside(checkpoint)))
                 aside(checkpoint).replace(checkpoint)
+        if config.balance:
+            record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
             "images": {split: len(ultra.image_files(data[split])) for split in ultra.SPLITS},
@@ -131,6 +138,16 @@ def train(
     finally:
         torch.set_num_threads(ultra.TORCH_THREADS)
     return result
+
+
+def _require_closing(config: TrainConfig) -> None:
+    """Raise UsageError where `no-closing` would leave nothing of the distillation, or all of it."""
+    closing = {**ultra.DEFAULT_CFG_DICT, **dict(config.settings)}["close_mosaic"]
+    if "no-closing" in config.schedules and not 0 < closing < config.epochs:
+        raise UsageError(
+            f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
+            f"give --set close_mosaic=N or more --epochs"
+        )
 
 
 def hash_data(data_yaml: str | Path, data: dict[str, Any]) -> str:
@@ -227,6 +244,7 @@ def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     if taught and record["kd"]:
         for side, kd in ((pairs, taught), (now, record["kd"])):
             side["teacher_sha256"] = [teacher["sha256"] for teacher in kd["teachers"]]
+            side["unlabeled images"] = kd.get("unlabeled")
     for key in sorted((pairs.keys() | now.keys()) - MAY_DIFFER):
         if pairs.get(key) != now.get(key):
             raise RunError(

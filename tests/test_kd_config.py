@@ -169,6 +169,17 @@ def test_one_teacher_has_the_form_that_it_always_had():
     assert not plain.keys() & {"teacher_weights", "combine", "teacher_imgsz"}
 
 
+def test_the_course_of_a_run_survives_json_and_is_left_out_where_there_is_none(tmp_path):
+    plain = TrainConfig(**BASE, teachers=("t.pt",)).to_json()
+    assert not plain.keys() & {"schedules", "balance", "unlabeled"}  # as before there were any
+    course = {"schedules": ("warmup", "cosine"), "balance": 0.1, "unlabeled": str(tmp_path)}
+    values = TrainConfig(**BASE, teachers=("t.pt",), methods=(("fgfi", 0.01), ("cwd", 1.0)), **course).to_json()
+    assert values == json.loads(json.dumps(values))
+    assert values["methods"] == {"fgfi": None, "cwd": None}  # the weights that come out are in run.json's kd
+    assert (values["schedules"], values["balance"]) == (["warmup", "cosine"], 0.1)
+    jsonschema.validate(values, schemas.load("run")["properties"]["config"])
+
+
 # --- priors ----------------------------------------------------------------------------------------------
 
 PRIORS = ((8, ((4.5, 9.0), (8.0, 17.0))), (16, ((11.0, 30.0),)))
