@@ -108,7 +108,7 @@ class Unlabeled:
         images = _Images(ultra.image_files([Path(folder)]), labelled, args)
         workers = args.workers
         self._order = _Order(len(images))
-        self._drawn: Iterator[Tensor] | None = None
+        self._drawn: Iterator[Tensor | str] | None = None
         self._loader = DataLoader(
             images,
             batch_size=None,  # one by one: the last batch of an epoch may be smaller
@@ -124,10 +124,16 @@ class Unlabeled:
         self._order.seeds, self._drawn = seeds, None
 
     def draw(self, like: Tensor) -> Tensor:
-        """The next images [B, 3, H, W] in 0..1, as many and as large as ``like``, on its device."""
+        """The next images [B, 3, H, W] in 0..1, as many and as large as ``like``, on its device.
+
+        Raises DataError for an image that has become unreadable since the run began.
+        """
         if self._drawn is None:
             self._drawn = iter(self._loader)
-        images = torch.stack([next(self._drawn) for _ in like]).to(like.device).to(like.dtype) / 255
+        drawn = [next(self._drawn) for _ in like]
+        for lost in (image for image in drawn if isinstance(image, str)):
+            raise DataError(f"{lost}: got no readable image, expected it as it was when the run began")
+        images = torch.stack(drawn).to(like.device).to(like.dtype) / 255
         if images.shape == like.shape:
             return images
         return F.interpolate(images, size=like.shape[2:], mode="bilinear", align_corners=False)  # multi_scale
@@ -148,7 +154,7 @@ class _Order(Sampler):
 
 
 class _Images(Dataset):
-    """Augmented images [3, H, W], uint8, RGB, by index and seed."""
+    """Augmented images [3, H, W], uint8, RGB, by index and seed; the path of one that cannot be read."""
 
     def __init__(self, files: Sequence[Path], labelled: Any, args: Any) -> None:
         unmixed = copy(args)
@@ -160,11 +166,11 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> Tensor | str:
         index, seed = key
         image = imread(self.files[index], flags=self.flag)
         if image is None:
-            raise DataError(f"{self.files[index]}: got no readable image, expected one: remove it")
+            return str(self.files[index])  # an error raised in a worker would come with its traceback as text
         scale = self.size_px / max(image.shape[:2])
         width, height = (min(round(side * scale), self.size_px) or 1 for side in image.shape[1::-1])
         image = cv2.resize(image, (width, height)).reshape(height, width, -1)

@@ -186,6 +186,17 @@ def test_plain_distilled_and_unlabelled_arms_see_the_same_labelled_images(data, 
     assert_equal(seen[0], seen[2])
 
 
+@pytest.mark.train
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_lost_on_the_way_is_one_line(data, folder, tmp_path, workers):
+    images = shutil.copytree(folder, tmp_path / "images")
+    unlabeled = ready(data, tmp_path / "run", images, workers).distillation.unlabeled
+    (images / "deep" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"deep/c\.png: got no readable image, expected it as .*began$") as lost:
+        unlabeled.draw(torch.zeros(5, 3, 64, 64))
+    assert "\n" not in str(lost.value)
+
+
 # ---------------------------------------------------------------- the step
 
 
@@ -302,3 +313,15 @@ def test_a_killed_run_with_all_of_it_ends_like_one_that_was_not(data, folder, tm
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert results[0]["kd"]["balanced_weights"] == results[1]["kd"]["balanced_weights"]
     assert all(weight > 0 for weight in results[0]["kd"]["balanced_weights"].values())
+
+
+@pytest.mark.train
+def test_a_step_in_mixed_precision(data, folder, tmp_path):
+    trainer = ready(data, tmp_path, folder, balance=0.1, methods=(*CWD, ("score-l2", 1.0)))
+    batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, items = trainer.distillation(trainer.model.train()(batch["img"]), batch)
+    loss.sum().backward()
+    assert loss.dtype == torch.float32
+    assert all(items[key] > 0 for key in ("kd_cwd_loss", "kd_score-l2_loss"))
+    assert all(p.grad.isfinite().all() for p in trainer.model.parameters() if p.grad is not None)
