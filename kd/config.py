@@ -41,8 +41,8 @@ OPTION_OF_SETTING = {
     "name": "--out", "save_dir": "--out", "exist_ok": "--overwrite", "distill_model": "--teacher",
     "dis": "--weight",
 }  # fmt: skip
-# single_cls renames the classes, and so parts the model from the data it is scored on.
-DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic", "single_cls"})
+DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic"})
+SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ class TrainConfig:
                 raise UsageError(f"--{name}: got {value!r}, expected a whole number from {least}")
         if len(self.teachers) > 1:
             raise UsageError(f"--teacher: got {len(self.teachers)} teachers, expected one: several are to come")
-        if self.device and "," in self.device:
-            raise UsageError(f"--device: got {self.device}, expected cpu or one GPU such as 0: several are to come")
+        self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
             if name not in DEFAULT_WEIGHTS:
@@ -114,6 +113,27 @@ class TrainConfig:
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
         if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
             raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
+
+    def _check_devices(self) -> None:
+        devices = (self.device or "").split(",")
+        if len(set(devices)) < len(devices):
+            raise UsageError(f"--device: got {self.device}, expected each GPU once, such as 0,1")
+        if self.batch % len(devices):
+            raise UsageError(f"--batch: got {self.batch} on {len(devices)} GPUs, expected a multiple of their number")
+        if len(devices) > 1 and dict(self.settings).get("rect"):
+            raise UsageError(
+                f"--set rect: got it with --device {self.device}, expected one GPU: several cannot have it"
+            )
+
+    @property
+    def one_device(self) -> str | None:
+        """The device of all that runs in one process: the first where there are several."""
+        return self.device and self.device.split(",")[0]
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """The settings that decide which objects there are; scores have to be taken with them."""
+        return {key: value for key, value in self.settings if key in ("single_cls", "classes")}
 
     @property
     def distils(self) -> bool:

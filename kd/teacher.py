@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.nn.modules.head import Detect, v10Detect
 
+from kd.config import SINGLE_CLASS
 from kd.errors import DistillationError
 from kd.evaluate import score
 from kd.losses import HEAD_METHODS, Prediction
@@ -180,38 +181,41 @@ def check_worth(
     batch: int,
     device: str | None,
     allow_weak: bool,
+    single_cls: bool = False,
+    classes: Sequence[int] | int | None = None,
 ) -> Worth:
     """Score a teacher, and the student it starts from, on up to 100 validation images before any training.
 
     Raises DistillationError, with the figures, for a teacher of other classes than the data, near zero, or below
     the student's start; ``allow_weak`` lets it pass. A student with fresh weights or other classes starts at zero by
-    nature and is not scored.
+    nature and is not scored. ``single_cls`` and ``classes`` are those of `score`; under single_cls a teacher of the
+    data's own classes is scored as well.
     """
     content = ultra.resolve_data(data)
     images = _spread(ultra.image_files(content["val"]), WORTH_IMAGES)
-    classes = list(content["names"].values())
+    names = list((SINGLE_CLASS if single_cls else content["names"]).values())
     teacher_map50 = student_map50 = None
     override = "train a better one, or pass --allow-weak-teacher"
     with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
         subset = _subset(Path(scratch), images, content["names"])
 
-        def map50(spec: str) -> float | None:
+        def map50(spec: str, *known: list[str]) -> float | None:
             yolo = ultra.load_model(spec)
-            if list(yolo.names.values()) != classes:
+            if list(yolo.names.values()) not in known:
                 return None
-            found = score(yolo, subset, split="val", imgsz=imgsz, batch=batch, device=device, quiet=True)
-            return found["map50"] or 0.0
+            options = {"imgsz": imgsz, "batch": batch, "device": device, "single_cls": single_cls, "classes": classes}
+            return score(yolo, subset, split="val", quiet=True, **options)["map50"] or 0.0
 
-        teacher_map50 = map50(teacher)
+        teacher_map50 = map50(teacher, names, *([list(content["names"].values())] if single_cls else []))
         if teacher_map50 is None and not allow_weak:
             got = list(ultra.load_model(teacher).names.values())
             raise DistillationError(
                 f"{teacher}: teacher: got {len(got)} classes ({', '.join(got[:3])}, ...), expected those of {data}: "
-                f"{', '.join(classes[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its "
+                f"{', '.join(names[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its "
                 f"features alone"
             )
         if student.lower().endswith(".pt"):
-            student_map50 = map50(student)
+            student_map50 = map50(student, names)
     worth = Worth(len(images), teacher_map50, student_map50)
     if allow_weak or teacher_map50 is None:
         return worth

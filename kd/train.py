@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.adapters import Adapters
-from kd.config import TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation import load_teacher
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import METHODS, fgfi_masks
+from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import Worth, check_worth, probe_levels, sha256, shared_strides
 from kd.trainer import Trainer, trainer_class
@@ -56,6 +58,7 @@ def train(
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
+    require_alone()
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
@@ -63,13 +66,14 @@ def train(
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
     data = ultra.resolve_data(config.data)
+    names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
         "student_sha256": _file_hash(config.student),
-        "kd": _kd(config, student.model, data["names"]) if config.distils else None,
+        "kd": _kd(config, student.model, names) if config.distils else None,
     }
     if resume:
         record["kd"] = _require_same(out, record)
@@ -106,7 +110,7 @@ def train(
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
-            "device": ultra.device_name(device),
+            "device": ultra.device_name(device, len((config.device or "").split(","))),
             "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
@@ -174,8 +178,9 @@ def _worth(config: TrainConfig, allow_weak: bool) -> Worth:
         config.data,
         imgsz=config.imgsz,
         batch=config.batch,
-        device=config.device,
+        device=config.one_device,
         allow_weak=allow_weak,
+        **config.view,
     )
 
 
@@ -262,7 +267,14 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
     yolo = ultra.load_model(str(checkpoint))
     return {
         split: score(
-            yolo, config.data, split=split, imgsz=config.imgsz, batch=config.batch, device=config.device, quiet=quiet
+            yolo,
+            config.data,
+            split=split,
+            imgsz=config.imgsz,
+            batch=config.batch,
+            device=config.one_device,
+            quiet=quiet,
+            **config.view,
         )
         for split in ("val", "test")
         if data[split]
@@ -285,7 +297,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, Any]:
     """What a run would do, from the first batch of a trainer that is set up in a folder of its own and dropped."""
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, ultra.silence():
-        trainer = _trainer(config, model, Path(scratch), None)
+        trainer = _trainer(replace(config, device=config.one_device), model, Path(scratch), None)
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}

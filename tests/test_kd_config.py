@@ -80,7 +80,7 @@ def test_a_setting_given_twice_is_refused():
         ({"methods": (("fgfi", 1.0), ("fgfi", 2.0))}, "each method once"),
         ({"methods": (), "teachers": ("t.pt",)}, "expected at least one"),
         ({"teachers": ("a.pt", "b.pt")}, "got 2 teachers"),
-        ({"device": "0,1"}, "one GPU"),
+        ({"device": "0,0", "batch": 2}, "each GPU once"),
     ],
 )
 def test_values_out_of_range_are_refused(changes, expected):
