@@ -16,16 +16,14 @@ import jsonschema  # noqa: E402
 from kd_fixtures import tiny_config, write_dataset  # noqa: E402
 from kd_models import save_detector  # noqa: E402
 from kd_ranks import gloo_class, two_ranks  # noqa: E402
+from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 import schemas  # noqa: E402
 from kd import ranks, ultra  # noqa: E402
 from kd import train as train_module  # noqa: E402
-from kd.adapters import Adapters  # noqa: E402
 from kd.config import DEFAULT_WEIGHTS  # noqa: E402
-from kd.distillation import Distillation, load_teacher  # noqa: E402
 from kd.errors import DistillationError, RunError, UsageError  # noqa: E402
 from kd.resume import load_sidecar  # noqa: E402
-from kd.teacher import probe_levels, shared_strides  # noqa: E402
 from kd.train import train  # noqa: E402
 from kd.trainer import ADAPTERS  # noqa: E402
 
@@ -48,40 +46,26 @@ def teacher(tmp_path_factory):
 # --- the criterion and adapters under DDP -----------------------------------------------------------------
 
 
-def steps(rank, folder, config):
+def steps(rank, folder, data, methods, teacher):
     """Three steps of SGD as Ultralytics' trainer does them, on halves of our own; leaves gradients and weights."""
-    torch.manual_seed(rank)  # other first weights per rank: DDP has to bring them together
+    # Another seed per rank, so other first weights and adapters: DDP has to bring them together.
+    config = tiny_config(data, folder / f"run{rank}", teachers=(teacher,), methods=methods, seed=rank)
     with ultra.silence():
-        model = ultra.DetectionModel("yolov5n.yaml", nc=2, verbose=False)
-    model.names, model.args = NAMES, ultra_args()
-    teacher = load_teacher(config, model, NAMES, torch.device("cpu"))
-    levels = probe_levels(model)
-    shared = shared_strides(levels, teacher.levels, "teacher")
-    adapters = Adapters({s: (levels[s], teacher.levels[s]) for s in shared}, config)
-    model.criterion = Distillation(model, teacher, adapters, config)
-    model.add_module(ADAPTERS, adapters)
-    model.model[-1].dfl.requires_grad_(False)  # Ultralytics freezes it, and DDP asks for all others' gradients
-    ddp = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+        trainer = train_module._trainer(config, "yolov5n.yaml", folder / f"run{rank}", None)
+        trainer._setup_train()
+    model, frozen = trainer.model.train(), [*trainer.distillation.teacher.model.parameters()]
+    ddp = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)  # as Ultralytics does
     optimizer = torch.optim.SGD([p for p in ddp.parameters() if p.requires_grad], lr=0.01)
-    seen = {
-        "teacher": sum(id(p) in set(map(id, teacher.model.parameters())) for p in ddp.parameters()),
-        "gradients": [],
-    }
+    seen = {"teacher": len({*map(id, frozen)} & {*map(id, ddp.parameters())}), "gradients": [], "items": []}
     for i in range(3):
-        loss, items = ddp.train()(half(rank, i))
-        (loss.sum() * 2).backward()  # times the world size, as Ultralytics does, for DDP takes the mean
+        loss, items = ddp(half(rank, i))
+        (loss.sum() * 2).backward()  # times the ranks, as Ultralytics does, for DDP takes the mean
         seen["gradients"].append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-        seen.setdefault("items", []).append({key: float(value) for key, value in items.items()})
+        seen["items"].append({key: float(value) for key, value in items.items()})
         optimizer.step()
         optimizer.zero_grad()
-    seen["weights"] = dict(model.named_parameters())
+    seen["weights"] = {key: value.detach() for key, value in model.named_parameters()}
     torch.save(seen, folder / f"rank{rank}.pt")
-
-
-def ultra_args():
-    from ultralytics.utils import DEFAULT_CFG
-
-    return DEFAULT_CFG
 
 
 def half(rank, i):
@@ -95,9 +79,8 @@ def half(rank, i):
 
 
 def test_gradients_and_weights_are_equal_on_both_ranks(data, tmp_path, teacher):
-    config = tiny_config(data, tmp_path / "run", teachers=(teacher,), methods=ALL)
-    two_ranks(steps, tmp_path, config)
-    a, b = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1))
+    two_ranks(steps, tmp_path, data, ALL, teacher)
+    a, b = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert a["teacher"] == b["teacher"] == 0
     assert a["items"][0]["kd_loss"] != b["items"][0]["kd_loss"], "they had the same images"
     assert a["items"][1]["kd_fgfi_loss"] > 0 == b["items"][1]["kd_fgfi_loss"]
