@@ -161,11 +161,15 @@ def shared_strides(student: dict[int, int], teacher: dict[int, int], spec: str) 
 
 @dataclass(frozen=True)
 class Worth:
-    """What a teacher and the student's starting point score on the same validation images; None: not comparable."""
+    """What a teacher and the student's starting point score on the same validation images; None: not comparable.
+
+    ``weak``: learned from only because --allow-weak-teacher was given.
+    """
 
     images: int
     teacher_map50: float | None
     student_map50: float | None
+    weak: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as run.json has them."""
@@ -216,8 +220,9 @@ def check_worth(
             )
         if student.lower().endswith(".pt"):
             student_map50 = map50(student, names)
-    worth = Worth(len(images), teacher_map50, student_map50)
-    if allow_weak or teacher_map50 is None:
+    weak = teacher_map50 is None or teacher_map50 < max(LEAST_MAP50, student_map50 or 0)
+    worth = Worth(len(images), teacher_map50, student_map50, weak)
+    if allow_weak:
         return worth
     if teacher_map50 < LEAST_MAP50:
         raise DistillationError(

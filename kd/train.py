@@ -69,6 +69,10 @@ def train(
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    pretrained = dict(config.settings).get("pretrained")
+    if isinstance(pretrained, str):  # Ultralytics would download what is not there
+        ultra.require_safe(pretrained)
+        ultra.load_model(pretrained)
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
@@ -118,7 +122,7 @@ def train(
         _write_json(out / "run.json", result)
         finish(last)
     except BaseException:
-        if not last.exists():  # nothing to resume: leave no trace
+        if not last.exists() and not resume:  # nothing to resume: leave no trace
             shutil.rmtree(out, ignore_errors=True)
         raise
     finally:
@@ -221,9 +225,15 @@ def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _epoch(checkpoint: Path) -> int:
-    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one."""
-    with ultra.silence():
-        return torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"]
+    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one; else RunError."""
+    try:
+        with ultra.silence():
+            return int(torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"])
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        raise RunError(
+            f"{checkpoint}: got no checkpoint of Ultralytics ({type(error).__name__}), expected the one that kd wrote: "
+            f"bring it back, or start anew with --overwrite"
+        ) from error
 
 
 def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None) -> Trainer:
