@@ -30,8 +30,8 @@ class GlooTrainer(Trainer):
         torch.nn.parallel.DistributedDataParallel = _on_cpu
         super()._setup_train()
         assert type(self.model) is DistributedDataParallel
-        teacher = {id(p) for p in self.distillation.teacher.model.parameters()} if self.distillation else set()
-        assert not teacher & {id(p) for p in self.model.parameters()}
+        (tutor,) = self.distillation.tutors
+        assert not {id(p) for p in tutor.teacher.model.parameters()} & {id(p) for p in self.model.parameters()}
 
     def preprocess_batch(self, batch):
         with (self.save_dir / f"seen{RANK}.txt").open("a") as file:

@@ -38,5 +38,6 @@ def test_a_random_teacher_is_refused_and_where_it_is_insisted_on_the_run_says_so
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     jsonschema.validate(written, schemas.load("run"))
     assert written["kd"] == result["kd"]
-    assert written["kd"]["worth"]["weak"] is True
-    assert written["kd"]["worth"]["teacher_map50"] < 0.05
+    worth = written["kd"]["teachers"][0]["worth"]
+    assert worth["weak"] is True
+    assert worth["teacher_map50"] < 0.05

@@ -53,7 +53,7 @@ def steps(rank, folder, data, methods, teacher):
     with ultra.silence():
         trainer = train_module._trainer(config, "yolov5n.yaml", folder / f"run{rank}", None)
         trainer._setup_train()
-    model, frozen = trainer.model.train(), [*trainer.distillation.teacher.model.parameters()]
+    model, frozen = trainer.model.train(), [*trainer.distillation.tutors[0].teacher.model.parameters()]
     ddp = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)  # as Ultralytics does
     optimizer = torch.optim.SGD([p for p in ddp.parameters() if p.requires_grad], lr=0.01)
     seen = {"teacher": len({*map(id, frozen)} & {*map(id, ddp.parameters())}), "gradients": [], "items": []}
@@ -123,7 +123,7 @@ def test_a_run_over_two_ranks_dies_resumes_and_ends_like_any_other(data, tmp_pat
     monkeypatch.setenv("KD_TEST_DIES", "1")
     with pytest.raises(RunError, match="training: got CalledProcessError"):
         train(config, allow_weak_teacher=True)
-    assert json.loads((out / "config.json").read_text())["kd"]["levels"]
+    assert json.loads((out / "config.json").read_text())["kd"]["teachers"]
     assert load_sidecar(out / "weights" / "last.kd.pt")["epoch"] == 0
     monkeypatch.delenv("KD_TEST_DIES")
     result = train(config, resume=True, quiet=True)

@@ -171,7 +171,7 @@ def test_terms_of_half_precision_features_are_computed_in_float32(data, tmp_path
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         preds = trainer.model.train()(batch["img"])
         assert preds["feats"][0].dtype == torch.bfloat16
-        inputs = trainer.distillation.inputs(preds, batch)
+        (inputs,) = trainer.distillation.inputs(preds, batch)
         under = {name: method(inputs, trainer.config) for name, method in METHODS.items()}
     with torch.no_grad():
         alone = {name: method(inputs, trainer.config) for name, method in METHODS.items()}
@@ -219,7 +219,9 @@ def test_all_classes_as_one(data, tmp_path, teacher, watched):
     for found in (plain["metrics"]["last"]["val"], result["metrics"]["last"]["val"]):
         assert list(found["per_class"]) == ["item"]
         assert found["instances"] == 4, "all objects, whatever their class"
-    assert result["kd"]["worth"]["teacher_map50"] is not None, "a teacher of the data's classes is scored as one class"
+    assert result["kd"]["teachers"][0]["worth"]["teacher_map50"] is not None, (
+        "a teacher of the data's classes is scored as one class"
+    )
     found = evaluate(data, tmp_path / "run" / "weights" / "last.pt", split="val", batch=3, device="cpu", quiet=True)
     assert {key: found[key] for key in ("map50", "per_class")} == {
         key: result["metrics"]["last"]["val"][key] for key in ("map50", "per_class")
