@@ -17,6 +17,10 @@ app = typer.Typer(
 
 DataOption = Annotated[Path, typer.Option(help="A YOLO dataset's data.yaml.", show_default=False)]
 BatchOption = Annotated[int, typer.Option(help="Images per step.")]
+SeveralOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="cpu|0|0,1", help="Processor, GPU, or several GPUs.  [default: a GPU if any]"),
+]
 DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
 SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -92,7 +96,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
     imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
     batch: BatchOption = 16,
-    device: DeviceOption = None,
+    device: SeveralOption = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
     freeze: Annotated[int, typer.Option(metavar="N", help="Keep the first N layers as they are.")] = 0,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),

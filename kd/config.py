@@ -45,8 +45,8 @@ OPTION_OF_SETTING = {
     "name": "--out", "save_dir": "--out", "exist_ok": "--overwrite", "distill_model": "--teacher",
     "dis": "--weight",
 }  # fmt: skip
-# single_cls renames the classes, and so parts the model from the data it is scored on.
-DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic", "single_cls"})
+DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic"})
+SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"--{name}: got {value!r}, expected a whole number from {least}")
         self._check_teachers()
-        if self.device and "," in self.device:
-            raise UsageError(f"--device: got {self.device}, expected cpu or one GPU such as 0: several are to come")
+        self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
             if name not in DEFAULT_WEIGHTS:
@@ -164,6 +163,27 @@ class TrainConfig:
             raise UsageError(f"--teacher-imgsz: got {size!r}, expected a whole number from 32")
         if size is not None and not self.teachers:
             raise UsageError(f"--teacher-imgsz: got {size} without a teacher, expected --teacher beside it")
+
+    def _check_devices(self) -> None:
+        devices = (self.device or "").split(",")
+        if len(set(devices)) < len(devices):
+            raise UsageError(f"--device: got {self.device}, expected each GPU once, such as 0,1")
+        if self.batch % len(devices):
+            raise UsageError(f"--batch: got {self.batch} on {len(devices)} GPUs, expected a multiple of their number")
+        if len(devices) > 1 and dict(self.settings).get("rect"):
+            raise UsageError(
+                f"--set rect: got it with --device {self.device}, expected one GPU: several cannot have it"
+            )
+
+    @property
+    def one_device(self) -> str | None:
+        """The device of all that runs in one process: the first where there are several."""
+        return self.device and self.device.split(",")[0]
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """The settings that decide which objects there are; scores have to be taken with them."""
+        return {key: value for key, value in self.settings if key in ("single_cls", "classes")}
 
     @property
     def distils(self) -> bool:

@@ -8,13 +8,14 @@ the label cache that Ultralytics keeps beside the labels, as after training.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
+from kd.config import SINGLE_CLASS
 from kd.errors import DataError, ModelError
 from kd.ultra import SPLITS, TORCH_THREADS, check_device, load_model, resolve_data, silence
 
@@ -59,8 +60,13 @@ def score(
     batch: int = 16,
     device: str | None = None,
     quiet: bool = False,
+    single_cls: bool = False,
+    classes: Sequence[int] | int | None = None,
 ) -> dict:
     """Run Ultralytics' validator over one split; the only place of kd that does.
+
+    ``single_cls`` scores all classes as one, ``item``, as is always done with a model that was trained so; it may be
+    a model of the data's classes too. ``classes`` leaves out objects of all others.
 
     Returns ``{images, instances, map50, map50_95, precision, recall, per_class: {name: {map50, map50_95}}}``. A
     class without an instance in the split has None, not 0: it was not missed, it was not there. The means are over
@@ -71,7 +77,10 @@ def score(
     if not content.get(split):
         there = ", ".join(name for name in SPLITS if content.get(name))
         raise DataError(f"{data}: split '{split}': got none, expected one of: {there}; choose with --split")
-    require_same_classes(yolo, content["names"], data)
+    merged = bool(single_cls or yolo.overrides.get("single_cls"))
+    names = SINGLE_CLASS if merged else content["names"]
+    if not (merged and list(yolo.names.values()) == list(content["names"].values())):
+        require_same_classes(yolo, names, data)
     with (
         silence(),
         tempfile.TemporaryDirectory(prefix="kd-evaluate-") as scratch,
@@ -83,6 +92,7 @@ def score(
             args={
                 "mode": "val", "task": yolo.task, "data": str(data), "split": split, "imgsz": imgsz,
                 "batch": batch, "device": device, "rect": True, "plots": False, "workers": 2,
+                "single_cls": merged, "classes": classes,
             },
         )  # fmt: skip
         validator.add_callback("on_val_start", lambda v: bar.reset(total=len(v.dataloader)))
@@ -90,7 +100,7 @@ def score(
         validator.add_callback("on_val_start", lambda _: torch.set_num_threads(TORCH_THREADS))
         validator.add_callback("on_val_batch_end", lambda v: bar.update())
         validator(model=yolo.model)
-    return _metrics(validator, content["names"])
+    return _metrics(validator, names)
 
 
 def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path) -> None:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.adapters import LAYERS
 from kd.balance import medians
-from kd.config import TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import fgfi_masks
+from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
@@ -58,6 +60,7 @@ def train(
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
+    require_alone()
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
@@ -66,14 +69,19 @@ def train(
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
     data = ultra.resolve_data(config.data)
+    names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    pretrained = dict(config.settings).get("pretrained")
+    if isinstance(pretrained, str):  # Ultralytics would download what is not there
+        ultra.require_safe(pretrained)
+        ultra.load_model(pretrained)
     _require_trainable(config, len(student.model.model))
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
         "student_sha256": _file_hash(config.student),
-        "kd": _kd(config, student.model, data["names"]) if config.distils else None,
+        "kd": _kd(config, student.model, names) if config.distils else None,
     }
     if config.unlabeled:
         record["kd"]["unlabeled"] = check_unlabeled(config.unlabeled, data)
@@ -90,8 +98,9 @@ def train(
                 imgsz=config.imgsz,
                 teacher_imgsz=config.teacher_imgsz,
                 batch=config.batch,
-                device=config.device,
+                device=config.one_device,
                 allow_weak=allow_weak_teacher,
+                **config.view,
             ).to_json()
     if dry_run:
         return _plan(config, student.overrides["model"], record)
@@ -124,7 +133,7 @@ def train(
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
-            "device": ultra.device_name(device),
+            "device": ultra.device_name(device, len((config.device or "").split(","))),
             "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
@@ -132,7 +141,7 @@ def train(
         _write_json(out / "run.json", result)
         finish(last)
     except BaseException:
-        if not last.exists():  # nothing to resume: leave no trace
+        if not last.exists() and not resume:  # nothing to resume: leave no trace
             shutil.rmtree(out, ignore_errors=True)
         raise
     finally:
@@ -255,9 +264,15 @@ def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _epoch(checkpoint: Path) -> int:
-    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one."""
-    with ultra.silence():
-        return torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"]
+    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one; else RunError."""
+    try:
+        with ultra.silence():
+            return int(torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"])
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        raise RunError(
+            f"{checkpoint}: got no checkpoint of Ultralytics ({type(error).__name__}), expected the one that kd wrote: "
+            f"bring it back, or start anew with --overwrite"
+        ) from error
 
 
 def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None) -> Trainer:
@@ -301,7 +316,14 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
     yolo = ultra.load_model(str(checkpoint))
     return {
         split: score(
-            yolo, config.data, split=split, imgsz=config.imgsz, batch=config.batch, device=config.device, quiet=quiet
+            yolo,
+            config.data,
+            split=split,
+            imgsz=config.imgsz,
+            batch=config.batch,
+            device=config.one_device,
+            quiet=quiet,
+            **config.view,
         )
         for split in ("val", "test")
         if data[split]
@@ -324,7 +346,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, Any]:
     """What a run would do, from the first batch of a trainer that is set up in a folder of its own and dropped."""
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, ultra.silence():
-        trainer = _trainer(config, model, Path(scratch), None)
+        trainer = _trainer(replace(config, device=config.one_device), model, Path(scratch), None)
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}

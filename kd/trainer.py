@@ -19,6 +19,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.config import TrainConfig
 from kd.distillation import Distillation, load_tutors, require_wired
+from kd.ranks import launching, ranked
 from kd.resume import ResumableTrainer
 from kd.schedule import Progress, factor
 from kd.unlabeled import Unlabeled
@@ -41,6 +42,11 @@ class Trainer(ResumableTrainer):
     def beside(self) -> nn.Module | None:
         """The adapters, which the optimizer and the sidecar know and no checkpoint."""
         return self.distillation.adapters if self.distillation else None
+
+    def train(self) -> None:
+        """Train here, or on several GPUs in processes that Ultralytics starts from this class."""
+        with launching(self) if self.ddp else ranked(self):
+            super().train()
 
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""

@@ -340,8 +340,8 @@ def check_device(device: str | None) -> torch.device:
         torch.set_num_threads(TORCH_THREADS)  # choosing the CPU takes one core away
 
 
-def device_name(device: torch.device) -> str:
-    """'NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
+def device_name(device: torch.device, count: int = 1) -> str:
+    """'NVIDIA H100', '2 x NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return f"{count} x {torch.cuda.get_device_name(device)}" if count > 1 else torch.cuda.get_device_name(device)
     return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type

@@ -87,13 +87,13 @@ def test_a_setting_given_twice_is_refused():
         ),
         ({"methods": (("fgfi", 1.0), ("fgfi", 2.0))}, "each method once"),
         ({"methods": (), "teachers": ("t.pt",)}, "expected at least one"),
+        ({"device": "0,0", "batch": 2}, "each GPU once"),
         ({"teachers": ("a.pt",), "teacher_weights": (1.0, 2.0)}, "weights: got"),
         ({"teachers": ("a.pt",), "teacher_weights": (0.0,)}, "weights: got"),
         ({"teachers": ("a.pt",), "combine": "worst"}, "--combine: got 'worst'"),
         ({"teachers": ("a", "b"), "teacher_weights": (1.0, 2.0), "combine": "best"}, "expected none: their scores"),
         ({"teachers": ("a.pt",), "teacher_imgsz": 16}, "--teacher-imgsz: got 16"),
         ({"teacher_imgsz": 64}, "without a teacher"),
-        ({"device": "0,1"}, "one GPU"),
     ],
 )
 def test_values_out_of_range_are_refused(changes, expected):
