@@ -30,7 +30,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import autocast
 
 from kd.config import DEFAULT_WEIGHTS, TrainConfig
-from kd.errors import DistillationError, KdError
+from kd.errors import DistillationError
 from kd.masks import Grid, imitation_masks
 from kd.teacher import Teacher
 from kd.train import versions
@@ -67,11 +67,13 @@ def bench(
     named = dict(methods)
     with tempfile.TemporaryDirectory(prefix="kd-bench-") as scratch, ultra.silence():
         pair = Pair.draw(Path(scratch), student, teacher, imgsz=imgsz, batch=batch, device=device)
-        arms, left_out = _arms(pair, named)
         try:
+            arms, left_out = _arms(pair, named)
             seconds = in_turns(arms, steps, found, quiet)
             trained = [PLAIN, *(named or DEFAULT_WEIGHTS), BUILT_IN]
             peaks = {name: _alone(pair, name, named) for name in trained if name in arms}
+        except DistillationError as error:
+            raise DistillationError(str(error).replace(pair.teacher, teacher)) from error
         finally:
             torch.set_num_threads(ultra.TORCH_THREADS)
     whole, plain = seconds[TEACHER], seconds[PLAIN]
@@ -93,7 +95,7 @@ def bench(
             for name, value in seconds.items()
         },
         "mask_share": seconds[MASKS] / seconds["fgfi"] if "fgfi" in seconds else None,
-        "left_out": left_out,
+        "left_out": {name: reason.replace(pair.teacher, teacher) for name, reason in left_out.items()},
     }
 
 
@@ -117,7 +119,7 @@ class Pair:
         loaded, taught = ultra.load_model(teacher), ultra.load_model(student)
         ultra.require_student(taught, student)
         config = TrainConfig(data="", student=student, out="", teachers=(teacher,), imgsz=imgsz, batch=batch)
-        if not teacher.endswith(".pt"):
+        if not teacher.lower().endswith(".pt"):
             teacher = str(folder / "teacher.pt")
             torch.save({"model": loaded.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
         step = max(int(taught.model.stride.max()), 32)
@@ -157,8 +159,8 @@ def draw_batch(folder: Path, names: dict[int, str], *, side: int, images: int) -
         cv2.imwrite(str(folder / "images" / f"{i}.jpg"), rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
         sides = np.exp(rng.uniform(np.log(0.05), np.log(0.5), (BOXES, 2)))
         centres = rng.uniform(sides / 2, 1 - sides / 2)
-        labels = rng.integers(0, len(names), BOXES)
-        rows = [" ".join([str(label), *map(str, box)]) for label, box in zip(labels, np.hstack((centres, sides)))]
+        labels, boxes = rng.integers(0, len(names), BOXES), np.hstack((centres, sides))
+        rows = [" ".join([str(label), *map(str, box)]) for label, box in zip(labels, boxes, strict=True)]
         (folder / "labels" / f"{i}.txt").write_text("\n".join(rows), encoding="utf-8")
     content = {"train": "images", "val": "images", "names": dict(names)}
     (folder / "data.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
