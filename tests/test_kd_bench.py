@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra kd")
 
 import torch
-from ultralytics.engine.trainer import BaseTrainer
 
 import cli
 import kd.bench
@@ -144,7 +143,7 @@ def test_a_method_that_the_pair_does_not_allow_is_left_out_unless_it_is_named(mo
 
 
 def test_ultralytics_joins_a_step_as_it_is_joined_here():
-    code = inspect.getsource(BaseTrainer._do_train)
+    code = inspect.getsource(kd.bench.DetectionTrainer._do_train)
     parts = (
         'autocast(torch.bfloat16 if self.args.amp == "bf16" else self.amp, device=self.device.type)',
         "batch = self.preprocess_batch(batch)", "self.model(batch)", "self.loss = loss.sum()",
