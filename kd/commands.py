@@ -209,6 +209,51 @@ def predict(
     print(f"{out}: {_count(found['images'], 'image')}")
 
 
+@app.command(epilog="Example: kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu")
+def bench(
+    context: typer.Context,
+    student: Annotated[str, typer.Option(metavar="M", help="As in kd train; no data are needed.", show_default=False)],
+    teacher: Annotated[
+        str,
+        typer.Option(metavar="T", help="As in kd train; fresh weights cost what trained ones do.", show_default=False),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="As in kd train.  [default: every method that this pair allows]"),
+    ] = None,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    batch: BatchOption = 16,
+    device: DeviceOption = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Timed steps of each kind, in turns.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Time what distilling adds to a training step, and measure its memory."""
+    from kd.bench import bench as measure
+    from kd.config import parse_methods
+
+    methods = parse_methods(method or [])
+    quiet = _quiet(context) or as_json
+    found = measure(
+        student, teacher, methods=methods, imgsz=imgsz, batch=batch, device=device, steps=steps, quiet=quiet
+    )
+    if as_json:
+        _print_json(found)
+        return
+    print(
+        f"{student} <- {teacher}, {found['imgsz']} px, batches of {batch} with {found['boxes']} boxes, "
+        f"median of {_count(steps, 'step')} on {found['device']}"
+    )
+    print(f"  {'':<20}{'ms':>9}{'(step - plain) / teacher':>27}{'peak MiB':>11}")
+    for name, arm in found["arms"].items():
+        share = "-" if arm["over_teacher"] is None else f"{arm['over_teacher']:.2f}"
+        peak = "-" if arm["peak_mib"] is None else f"{arm['peak_mib']:.0f}"
+        print(f"  {name:<20}{1000 * arm['seconds']:>9.1f}{share:>27}{peak:>11}")
+    if found["mask_share"] is not None:
+        print(f"fgfi's masks: {found['mask_share']:.2%} of its step")
+    for name, reason in found["left_out"].items():
+        print(f"left out: {name}: {reason}")
+
+
 @app.command(epilog="Example: kd report runs --out report.md")
 def report(
     folder: Annotated[
