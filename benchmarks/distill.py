@@ -81,8 +81,8 @@ def epochs(options: argparse.Namespace) -> dict[str, list[float]]:
         model.names = names
         torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
         seconds: dict[str, list[float]] = {KD: [], BUILT_IN: [], EQUAL: []}
-        for _ in range(options.rounds):
-            for arm in seconds:
+        for number in range(options.rounds):
+            for arm in list(seconds)[:: -1 if number % 2 else 1]:  # there and back, against drift
                 seconds[arm].append(epoch_seconds(arm, options.data, teacher, options))
                 print(f"{arm}: {seconds[arm][-1]:.1f} s", file=sys.stderr, flush=True)
     return seconds
