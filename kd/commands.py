@@ -33,7 +33,20 @@ def train(
         ),
     ],
     teacher: Annotated[
-        list[str] | None, typer.Option(metavar="T", help="A trained detector to imitate; without one, a plain run.")
+        list[str] | None,
+        typer.Option(
+            metavar="T[=WEIGHT]",
+            help="A trained detector to imitate; give it again for several, whose weights are taken as shares. Without "
+            "one, a plain run.",
+        ),
+    ] = None,
+    combine: Annotated[
+        Literal["mean", "best"],
+        typer.Option(help="Several teachers: their mean, or for each image the one whose scores are highest on it."),
+    ] = "mean",
+    teacher_imgsz: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Image size in pixels that teachers see.  [default: the student's]"),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -56,7 +69,7 @@ def train(
     batch: BatchOption = 16,
     device: DeviceOption = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
-    freeze: Annotated[int, typer.Option(metavar="N", help="Keep the student's first N layers as they are.")] = 0,
+    freeze: Annotated[int, typer.Option(metavar="N", help="Keep the first N layers as they are.")] = 0,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
@@ -72,15 +85,19 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
-    from kd.config import FgfiConfig, TrainConfig, parse_methods, parse_settings, read_priors
+    from kd.config import FgfiConfig, TrainConfig, parse_methods, parse_settings, parse_teachers, read_priors
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
+    teachers, teacher_weights = parse_teachers(teacher or ())
     config = TrainConfig(
         data=str(data),
         student=student,
         out=str(out),
-        teachers=tuple(teacher or ()),
+        teachers=teachers,
+        teacher_weights=teacher_weights,
+        combine=combine,
+        teacher_imgsz=teacher_imgsz,
         methods=parse_methods(method or ["fgfi"], weight),
         epochs=epochs,
         imgsz=imgsz,

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, as frozen values; parses `--method`, `--set` and the file of `--priors`.
+"""What a training run is asked to do, as frozen values; parses `--method`, `--teacher`, `--set`, `--priors`' file.
 
 In: plain values, `name=value` strings, a JSON file. Out: a `TrainConfig`, validated once, or an error that names the
 option or the place in the file.
@@ -33,6 +33,8 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "ld": 0.25,  # (4.5) its authors' own weight too
     "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
 }
+
+COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
 OPTION_OF_SETTING = {
@@ -75,7 +77,10 @@ class TrainConfig:
     """One training run. Without teachers it is plain; methods are (name, weight) and matter only with teachers.
 
     ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
-    are, ``settings`` further Ultralytics arguments as sorted (key, value). Raises UsageError when made.
+    are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
+    none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
+    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. Raises UsageError when
+    made.
     """
 
     data: str
@@ -91,6 +96,9 @@ class TrainConfig:
     freeze: int = 0
     settings: tuple[tuple[str, Any], ...] = ()
     fgfi: FgfiConfig = FgfiConfig()
+    teacher_weights: tuple[float, ...] = ()
+    combine: str = "mean"
+    teacher_imgsz: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
@@ -98,8 +106,7 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"--{name}: got {value!r}, expected a whole number from {least}")
-        if len(self.teachers) > 1:
-            raise UsageError(f"--teacher: got {len(self.teachers)} teachers, expected one: several are to come")
+        self._check_teachers()
         if self.device and "," in self.device:
             raise UsageError(f"--device: got {self.device}, expected cpu or one GPU such as 0: several are to come")
         names = [name for name, _ in self.methods]
@@ -115,10 +122,34 @@ class TrainConfig:
         if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
             raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
 
+    def _check_teachers(self) -> None:
+        if self.combine not in COMBINE:
+            raise UsageError(f"--combine: got {self.combine!r}, expected {' or '.join(COMBINE)}")
+        weights, size = self.teacher_weights, self.teacher_imgsz
+        if weights and (len(weights) != len(self.teachers) or not all(math.isfinite(w) and w > 0 for w in weights)):
+            raise UsageError(f"--teacher: weights: got {list(weights)}, expected a number above 0 for each teacher")
+        if self.combine == "best" and len(set(weights)) > 1:
+            raise UsageError("--combine best: got teachers with weights, expected none: their scores choose")
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 32):
+            raise UsageError(f"--teacher-imgsz: got {size!r}, expected a whole number from 32")
+        if size is not None and not self.teachers:
+            raise UsageError(f"--teacher-imgsz: got {size} without a teacher, expected --teacher beside it")
+
     @property
     def distils(self) -> bool:
         """Whether there is a teacher to learn from."""
         return bool(self.teachers)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The teachers' weights with a sum of 1, so that a method's weight means the same for any number of them."""
+        weights = self.teacher_weights or (1.0,) * len(self.teachers)
+        return tuple(weight / sum(weights) for weight in weights)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each image learns from one of several teachers."""
+        return self.combine == "best" and len(self.teachers) > 1
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""
@@ -127,6 +158,11 @@ class TrainConfig:
         values["methods"] = dict(self.methods) if self.distils else {}
         values["settings"] = {key: _jsonable(value) for key, value in self.settings}
         values["teachers"] = [_place(teacher) for teacher in self.teachers]
+        values["teacher_weights"] = list(self.shares)
+        if len(self.teachers) < 2:  # one alone has nothing to share
+            del values["teacher_weights"], values["combine"]
+        if self.teacher_imgsz is None:
+            del values["teacher_imgsz"]
         values["student"] = _place(self.student)
         if not self.distils:
             del values["fgfi"]
@@ -205,6 +241,28 @@ def _parse_method(text: str) -> tuple[str, float | None]:
         return name, float(number) if equals else None
     except ValueError as error:
         raise UsageError(f"--method {name}: weight: got {number!r}, expected a number such as 0.01") from error
+
+
+def parse_teachers(texts: Iterable[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """``T`` or ``T=weight`` strings as models and their weights, 1 where none is given.
+
+    What follows the last ``=`` is a weight where it is a finite number above 0 and the text as a whole names no file.
+
+    >>> parse_teachers(["a.pt", "b.pt=0.5", "lr=fast/best.pt"])
+    (('a.pt', 'b.pt', 'lr=fast/best.pt'), (1.0, 0.5, 1.0))
+    """
+    pairs = [_parse_teacher(text) for text in texts]
+    return tuple(spec for spec, _ in pairs), tuple(weight for _, weight in pairs)
+
+
+def _parse_teacher(text: str) -> tuple[str, float]:
+    spec, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = 0.0
+    weighted = spec and math.isfinite(weight) and weight > 0 and not Path(text).exists()
+    return (spec, weight) if weighted else (text, 1.0)
 
 
 def parse_settings(texts: Iterable[str], known: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -1,24 +1,47 @@
 """The distillation terms around the student's own criterion, and the checks that they can do their work.
 
-In: the student's training output and a batch of Ultralytics' loader. Out: the loss items, the terms appended.
+In: the student's training output, a batch of Ultralytics' loader, teachers. Out: the loss items, the terms appended.
 Invariant: a term is logged as it is weighted, and the guard stops a run whose terms do nothing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd.adapters import Adapters
 from kd.config import TrainConfig
 from kd.errors import DistillationError
 from kd.losses import HEAD_METHODS, METHODS, Batch, Prediction
-from kd.teacher import Teacher, matching_classes, require_comparable
+from kd.teacher import (
+    Teacher,
+    match_levels,
+    matching_classes,
+    probe_levels,
+    require_comparable,
+    require_equal_grids,
+)
 
 PATIENCE = 20  # steps that a term may be zero or not finite
+
+
+@dataclass(frozen=True)
+class Tutor:
+    """A teacher of this student, with the adapters towards it and its ``share`` in all that is taught, 0..1.
+
+    ``levels`` are the shared ones: the student's stride -> the teacher's, each in pixels of the images it sees.
+    """
+
+    teacher: Teacher
+    adapters: Adapters
+    levels: Mapping[int, int]
+    share: float
 
 
 class Distillation:
@@ -28,9 +51,10 @@ class Distillation:
     items, so that a weight means the same for every batch size.
     """
 
-    def __init__(self, model: nn.Module, teacher: Teacher, adapters: Adapters, config: TrainConfig) -> None:
+    def __init__(self, model: nn.Module, tutors: Sequence[Tutor], config: TrainConfig) -> None:
         """``model`` is the bare student; its own criterion is made at the first step, when class weights are set."""
-        self.model, self.teacher, self.adapters, self.config = model, teacher, adapters, config
+        self.model, self.tutors, self.config = model, tutors, config
+        self.adapters = nn.ModuleList(tutor.adapters for tutor in tutors)
         self.task: Any = None
         self._steps = 0
         self._off: dict[str, Tensor] = {}  # method -> consecutive steps with boxes at which it was zero or not finite
@@ -46,9 +70,9 @@ class Distillation:
         if self.task is None:
             self.task = self.model.init_criterion()
         loss, items = self.task(preds, batch)
-        inputs = self.inputs(preds, batch)
-        terms = {name: weight * METHODS[name](inputs, self.config) for name, weight in self.config.methods}
-        if len(inputs.boxes_xyxy):
+        lessons = self.lessons(self.inputs(preds, batch))
+        terms = {name: weight * term(name, lessons, self.config) for name, weight in self.config.methods}
+        if len(batch["bboxes"]):
             self._guard(terms, loss)
         total = torch.stack(list(terms.values())).sum()
         items = {**items, "kd_loss": total.detach()}
@@ -56,27 +80,47 @@ class Distillation:
             items |= {f"kd_{name}_loss": term.detach() for name, term in terms.items()}
         return torch.cat((loss.reshape(-1), (total * len(batch["img"])).reshape(1))), items
 
-    def inputs(self, preds: Any, batch: dict[str, Tensor]) -> Batch:
-        """What the methods look at, from the student's training output and the batch of Ultralytics' loader."""
+    def inputs(self, preds: Any, batch: dict[str, Tensor]) -> list[Batch]:
+        """What the methods look at per teacher, from the student's training output and Ultralytics' batch.
+
+        A teacher's levels whose cells are others than the student's are resized to the student's.
+        """
         images = batch["img"]
         preds = preds[1] if isinstance(preds, tuple) else preds
         branches = [preds["one2many"], preds["one2one"]] if "one2many" in preds else [preds]
-        strides = self.adapters.strides
         own = [int(stride) for stride in self.model.stride]
         student = dict(zip(own, branches[0]["feats"], strict=True))  # dual heads: the branch that trains the neck
-        teacher, teacher_heads = self.teacher(images)
         height, width = images.shape[2:]
         centre, side = (batch["bboxes"].to(images.device) * images.new_tensor([width, height] * 2)).split(2, 1)
-        return Batch(
-            student={stride: student[stride] for stride in strides},
-            teacher={stride: teacher[stride] for stride in strides},
-            adapters=self.adapters.layers(),
-            boxes_xyxy=torch.cat((centre - side / 2, centre + side / 2), 1),
-            image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
-            student_heads=[dict(zip(own, by_level(branch), strict=True)) for branch in branches if teacher_heads],
-            teacher_heads=teacher_heads,
-            classes=matching_classes(self.model.names, self.teacher.names) if teacher_heads else None,
-        )
+        boxes_xyxy = torch.cat((centre - side / 2, centre + side / 2), 1)
+        inputs = []
+        for tutor in self.tutors:
+            features, heads = tutor.teacher(images)
+            said = [
+                {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in tutor.levels.items()}
+                for head in heads
+            ]
+            inputs.append(
+                Batch(
+                    student={s: student[s] for s in tutor.levels},
+                    teacher={s: resized(features[t], student[s]) for s, t in tutor.levels.items()},
+                    adapters=tutor.adapters.layers(),
+                    boxes_xyxy=boxes_xyxy,
+                    image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
+                    student_heads=[dict(zip(own, by_level(branch), strict=True)) for branch in branches if said],
+                    teacher_heads=said,
+                    classes=matching_classes(self.model.names, tutor.teacher.names) if said else None,
+                )
+            )
+        return inputs
+
+    def lessons(self, inputs: list[Batch]) -> list[tuple[float, Batch]]:
+        """The batch of each teacher, with its share: all images by its weight, or those that it is surest of."""
+        if not self.config.chooses:
+            return [(tutor.share, batch) for tutor, batch in zip(self.tutors, inputs, strict=True)]
+        surest = torch.stack([batch.image_scores for batch in inputs]).argmax(0)  # [B], the first one of equals
+        images = [(surest == i).nonzero()[:, 0] for i in range(len(inputs))]
+        return [(len(i) / len(surest), batch.select(i)) for i, batch in zip(images, inputs, strict=True)]
 
     def _guard(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Count steps at which a term does nothing; the student's own divergence is Ultralytics' to recover from."""
@@ -114,15 +158,37 @@ class Distillation:
         self.task.updates = value
 
 
-def load_teacher(config: TrainConfig, student: nn.Module, names: dict[int, str], device: torch.device) -> Teacher:
-    """The teacher, with its head where a method looks at it; refused unless it compares with the bare ``student``.
+def term(method: str, lessons: list[tuple[float, Batch]], config: TrainConfig) -> Tensor:
+    """A method's unweighted term over all lessons, each by its share; one without images is left out."""
+    return torch.stack([share * METHODS[method](batch, config) for share, batch in lessons if share]).sum()
 
-    ``names`` are the classes that the student has, or will have when it is trained.
+
+def resized(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps [B, C, H, W] on the cells of ``like``, bilinearly; as they are where these are theirs."""
+    if maps.shape[2:] == like.shape[2:]:
+        return maps
+    return F.interpolate(maps.float(), like.shape[2:], mode="bilinear")
+
+
+def load_tutors(config: TrainConfig, student: nn.Module, names: dict[int, str], device: torch.device) -> list[Tutor]:
+    """The teachers, with heads where these are looked at; refused unless they compare with the bare ``student``.
+
+    ``names`` are the classes that the student has, or will have when it is trained. Each teacher's adapters start as
+    they would if it were alone.
     """
     methods = {name for name, _ in config.methods}
-    teacher = Teacher(config.teachers[0], device, speaks=bool(methods & HEAD_METHODS))
-    require_comparable(teacher, methods, names, student.model[-1].reg_max)
-    return teacher
+    ratio = (config.teacher_imgsz or config.imgsz) / config.imgsz
+    own = probe_levels(student)
+    tutors = []
+    for spec, share in zip(config.teachers, config.shares, strict=True):
+        teacher = Teacher(spec, device, speaks=bool(methods & HEAD_METHODS) or config.chooses, ratio=ratio)
+        require_comparable(teacher, methods, names, student.model[-1].reg_max)
+        if methods & HEAD_METHODS:
+            require_equal_grids(config, own, teacher.levels, spec)
+        levels = match_levels(own, teacher.levels, spec, ratio)
+        channels = {s: (own[s], teacher.levels[t]) for s, t in levels.items()}
+        tutors.append(Tutor(teacher, Adapters(channels, config).to(device), levels, share))
+    return tutors
 
 
 def by_level(preds: dict[str, Any]) -> list[Prediction]:
@@ -133,29 +199,34 @@ def by_level(preds: dict[str, Any]) -> list[Prediction]:
 
 
 def require_wired(distillation: Distillation, optimizer: torch.optim.Optimizer) -> None:
-    """Raise DistillationError unless the adapters can learn and the teacher cannot.
+    """Raise DistillationError unless the adapters can learn and the teachers cannot.
 
     Each condition is one that published implementations missed while their losses went on looking plausible.
     """
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    teacher = list(distillation.teacher.model.parameters())
+    for tutor in distillation.tutors:
+        _require_wired(tutor, trained)
+
+
+def _require_wired(tutor: Tutor, trained: set[int]) -> None:
+    teacher = list(tutor.teacher.model.parameters())
     checks = {
-        "adapters outside the optimizer": all(id(p) in trained for p in distillation.adapters.parameters()),
-        "frozen adapters": all(p.requires_grad for p in distillation.adapters.parameters()),
+        "adapters outside the optimizer": all(id(p) in trained for p in tutor.adapters.parameters()),
+        "frozen adapters": all(p.requires_grad for p in tutor.adapters.parameters()),
         "a teacher in the optimizer": not any(id(p) in trained for p in teacher),
         "a teacher with gradients": not any(p.requires_grad for p in teacher),
         "a teacher in training mode": not any(
             m.training
-            for m in distillation.teacher.model.modules()
+            for m in tutor.teacher.model.modules()
             if not isinstance(m, nn.SiLU)  # Ultralytics shares one activation object between all models
         ),
         "an adapter that is not finite": all(
-            math.isfinite(float(p.detach().sum())) for p in distillation.adapters.parameters()
+            math.isfinite(float(p.detach().sum())) for p in tutor.adapters.parameters()
         ),
     }
     for wrong, fine in checks.items():
         if not fine:
             raise DistillationError(
-                f"{distillation.teacher.spec}: distillation: got {wrong}, expected trained adapters and a frozen "
+                f"{tutor.teacher.spec}: distillation: got {wrong}, expected trained adapters and a frozen "
                 f"teacher; please report this with your Ultralytics version"
             )

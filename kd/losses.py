@@ -9,7 +9,7 @@ gradients where boxes say where to look), and no gradient reaches the teacher; t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class Cells(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method may look at; the dicts are keyed by stride and hold the levels that both networks have.
+    """What a method may look at; the dicts are keyed by the student's stride and hold the levels that both have.
 
     ``student`` [B, Cs, H, W] and ``teacher`` [B, Ct, H, W] features; ``adapters`` the layers from the student's
     channels to the teacher's, per method that has some; ``boxes_xyxy`` [N, 4] in pixels of the network's input,
@@ -79,14 +79,50 @@ class Batch:
         """
         return [self._cells(*pair) for pair in zip(self.student_heads, self.teacher_heads, strict=False)]
 
-    def _cells(self, student: Mapping[int, Prediction], teacher: Mapping[int, Prediction]) -> Cells:
-        rows: list[list[Tensor]] = []
+    @property
+    def image_scores(self) -> Tensor:
+        """How sure the teacher is of each image: its mean confidence over the image's cells that count, [B] in 0..1.
+
+        By its one-to-many branch; 0 where no cell counts.
+        """
+        levels = self._counting(self.teacher_heads[0]).values()
+        total = sum((confidence * mask).sum((1, 2)) for mask, confidence in levels)
+        return total / sum(mask.sum((1, 2)) for mask, _ in levels).clamp(min=1)
+
+    def select(self, images: Tensor) -> Batch:
+        """The batch of these ``images`` [M] alone, indices in 0..B-1 without repetition, in their order."""
+        place = self.image_index.new_full((len(next(iter(self.student.values()))),), -1)
+        place[images] = torch.arange(len(images), device=place.device)
+        index = place[self.image_index]  # [N], -1 for the boxes of images left out
+
+        def heads(branches: Sequence[Mapping[int, Prediction]]) -> list[dict[int, Prediction]]:
+            return [{s: Prediction(*(m[images] for m in said)) for s, said in branch.items()} for branch in branches]
+
+        return replace(
+            self,
+            student={stride: features[images] for stride, features in self.student.items()},
+            teacher={stride: features[images] for stride, features in self.teacher.items()},
+            boxes_xyxy=self.boxes_xyxy[index >= 0],
+            image_index=index[index >= 0],
+            student_heads=heads(self.student_heads),
+            teacher_heads=heads(self.teacher_heads),
+        )
+
+    def _counting(self, teacher: Mapping[int, Prediction]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Per stride the cells that count, boolean [B, H, W], and the teacher's confidence in each, [B, H, W]."""
+        counting = {}
         for stride in self.student:
             scores = teacher[stride].scores.detach().float()  # [B, K, H, W]
             scores = scores if self.classes is None else scores[:, self.classes]
-            confidence = scores.amax(1).sigmoid()  # [B, H, W]
+            confidence = scores.amax(1).sigmoid()
             grid = Grid(stride, *confidence.shape[1:])
-            mask = foreground(self.boxes_xyxy, self.image_index, len(scores), grid) | (confidence > CONFIDENT)
+            inside = foreground(self.boxes_xyxy, self.image_index, len(scores), grid)
+            counting[stride] = inside | (confidence > CONFIDENT), confidence
+        return counting
+
+    def _cells(self, student: Mapping[int, Prediction], teacher: Mapping[int, Prediction]) -> Cells:
+        rows: list[list[Tensor]] = []
+        for stride, (mask, confidence) in self._counting(teacher).items():
             maps = (*student[stride], *teacher[stride])
             rows.append([*(m.permute(0, 2, 3, 1)[mask].float() for m in maps), confidence[mask]])
         joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]

@@ -37,8 +37,16 @@ class Run:
 
     @property
     def teacher(self) -> str:
-        """The teachers' architectures, files or runs."""
-        return ", ".join(map(title, self.config["teachers"])) or "-"
+        """The teachers' architectures, files or runs, and how they teach where it is out of the ordinary."""
+        names = list(map(title, self.config["teachers"]))
+        weights = self.config.get("teacher_weights", [])
+        if len(set(weights)) > 1:
+            names = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
+        if self.config.get("combine") == "best":
+            names.append("best per image")
+        if self.config.get("teacher_imgsz"):
+            names.append(f"at {self.config['teacher_imgsz']} px")
+        return ", ".join(names) or "-"
 
     @property
     def method(self) -> str:
@@ -66,7 +74,7 @@ class Run:
     def arm_key(self) -> str:
         """What runs have in common that differ in nothing but the seed."""
         asked = {key: value for key, value in self.config.items() if key not in ("data", "out", "device", "seed")}
-        taught = self.record["kd"] and self.record["kd"]["teacher_sha256"]
+        taught = [teacher["sha256"] for teacher in self.record["kd"]["teachers"]] if self.distils else None
         return json.dumps([self.record["data_sha256"], self.record["student_sha256"], taught, asked], sort_keys=True)
 
 

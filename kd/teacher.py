@@ -8,25 +8,48 @@ eval mode without gradients.
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+from ultralytics import YOLO
 from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.tasks import RTDETRDetectionModel
 
-from kd.errors import DistillationError
+from kd.config import TrainConfig
+from kd.errors import DistillationError, ModelError
 from kd.evaluate import score
 from kd.losses import HEAD_METHODS, Prediction
 
 WORTH_IMAGES = 100  # validation images that a teacher is scored on
+LEAST_GRID = 32  # image sides are multiples of this, or of the largest stride: Ultralytics' own rule
 LEAST_MAP50 = 0.05  # below this a teacher has learned next to nothing about the data
+
+
+def load_detector(spec: str) -> YOLO:
+    """A model to learn from, see `kd.ultra.load_model`; of one for segmentation or pose, the detector inside.
+
+    Heads for these are detection heads with a branch more, which is left out. Raises ModelError.
+    """
+    yolo = ultra.load_model(spec, tasks=("detect", "segment", "pose"))
+    if yolo.task != "detect":
+        yolo.model.model[-1].__class__, yolo.model.__class__ = Detect, ultra.DetectionModel
+        yolo.task = yolo.model.task = "detect"
+    if type(yolo.model) not in (ultra.DetectionModel, RTDETRDetectionModel):
+        raise ModelError(
+            f"{spec}: teacher: got a {type(yolo.model).__name__}, expected a detector of the classes that it was "
+            f"trained on: YOLO from yolov3 to yolo26, or RT-DETR"
+        )
+    return yolo
 
 
 class Tap(nn.Module):
@@ -80,19 +103,20 @@ def probe_levels(model: nn.Module) -> dict[int, int]:
 class Teacher:
     """A frozen detector that gives its neck features; its own head runs only where its predictions are asked for."""
 
-    def __init__(self, spec: str, device: torch.device, speaks: bool = False) -> None:
-        """Load ``spec`` (see `kd.ultra.load_model`), tap, fold batch norms into convolutions, freeze, move.
+    def __init__(self, spec: str, device: torch.device, speaks: bool = False, ratio: float = 1.0) -> None:
+        """Load ``spec`` (see `load_detector`), tap, fold batch norms into convolutions, freeze, move.
 
-        ``speaks``: keep the head's convolutions. Raises DistillationError for a head that has none of YOLO's form.
+        ``speaks``: keep the head's convolutions; ``ratio``: how much larger than given it sees images. Raises
+        DistillationError for a head that has none of YOLO's form.
         """
-        yolo = ultra.load_model(spec)
+        yolo = load_detector(spec)
         model, head = yolo.model, yolo.model.model[-1]
         if speaks and (type(head) not in (Detect, v10Detect) or head.cv2 is None):
             raise DistillationError(
                 f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
-                f"one for {', '.join(sorted(HEAD_METHODS))}: choose fgfi, cwd or pkd, which need no head"
+                f"one for {', '.join(sorted(HEAD_METHODS))} and --combine best: choose fgfi, cwd or pkd, and the mean"
             )
-        self.spec = spec
+        self.spec, self.ratio = spec, ratio
         self.names: dict[int, str] = dict(yolo.names)
         self.reg_max: int | None = getattr(head, "reg_max", None)
         model.model[-1] = Tap(head, speaks)
@@ -103,12 +127,18 @@ class Teacher:
     def __call__(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[dict[int, Prediction], ...]]:
         """Features [B, C, H, W] by stride for ``images`` [B, 3, H, W] in 0..1, and predictions by branch and stride.
 
-        The one-to-many branch comes first; none without ``speaks``.
+        Strides are in pixels of the image that the teacher sees: ``ratio`` times as large, the sides rounded to
+        multiples of its largest stride. The one-to-many branch comes first; none without ``speaks``.
         """
         with torch.inference_mode():
-            features, said = self.model(images)
+            features, said = self.model(self._resized(images))
         heads = tuple(dict(zip(self.levels, (Prediction(*p) for p in branch), strict=True)) for branch in said)
         return dict(zip(self.levels, features, strict=True)), heads
+
+    def _resized(self, images: Tensor) -> Tensor:
+        step = max(LEAST_GRID, *self.levels)
+        size = [max(math.floor(side * self.ratio / step + 0.5), 1) * step for side in images.shape[2:]]
+        return images if size == list(images.shape[2:]) else F.interpolate(images, size, mode="bilinear")
 
     def features(self, images: Tensor) -> dict[int, Tensor]:
         """Feature levels [B, C, H, W] by stride for ``images`` [B, 3, H, W] in 0..1."""
@@ -143,19 +173,54 @@ def require_comparable(teacher: Teacher, methods: Collection[str], names: Mappin
         )
 
 
-def shared_strides(student: dict[int, int], teacher: dict[int, int], spec: str) -> tuple[int, ...]:
-    """The strides that both networks have a level at; DistillationError when there is none.
+def match_levels(student: Iterable[int], teacher: Iterable[int], spec: str, ratio: float = 1.0) -> dict[int, int]:
+    """The teacher's stride for each of the student's at which it has a level; DistillationError when there is none.
 
-    >>> shared_strides({8: 64, 16: 128, 32: 256}, {4: 64, 8: 128, 16: 256, 32: 512}, "yolov8s-p2")
-    (8, 16, 32)
+    A teacher that sees images ``ratio`` times as large has its levels at strides / ratio of the student's pixels: at
+    ratio 2 its stride 16 is the student's grid at 8 (Qi et al., Multi-Scale Aligned Distillation, CVPR 2021). The
+    nearest one counts, within a factor of the square root of 2.
+
+    >>> match_levels([8, 16, 32], [4, 8, 16, 32], "yolov8s-p2")
+    {8: 8, 16: 16, 32: 32}
+    >>> match_levels([8, 16, 32], [8, 16, 32], "yolov8s", ratio=2)
+    {8: 16, 16: 32}
     """
-    shared = tuple(stride for stride in student if stride in teacher)
-    if not shared:
+    teacher = {stride: stride / ratio for stride in teacher}
+    matches = {own: min(teacher, key=lambda theirs: abs(math.log(teacher[theirs] / own))) for own in student}
+    matches = {own: theirs for own, theirs in matches.items() if 0.5 <= (teacher[theirs] / own) ** 2 <= 2}
+    if not matches:
         raise DistillationError(
-            f"{spec}: teacher: got levels at strides {', '.join(map(str, teacher))}, expected at least one of the "
-            f"student's: {', '.join(map(str, student))}"
+            f"{spec}: teacher: got levels at strides {', '.join(f'{s:g}' for s in teacher.values())}, expected at "
+            f"least one of the student's: {', '.join(map(str, student))}"
         )
-    return shared
+    return matches
+
+
+def require_equal_grids(config: TrainConfig, own: Collection[int], theirs: Collection[int], spec: str) -> None:
+    """Raise DistillationError, with sizes that fit, unless all shared levels have the same cells at every batch.
+
+    ``own`` and ``theirs`` are the strides of the student and the teacher, in pixels of the images that each sees.
+    """
+    grid, step = (max(LEAST_GRID, *strides) for strides in (own, theirs))
+    varies = any(dict(config.settings).get(key) for key in ("rect", "multi_scale"))
+    side = grid if varies else math.ceil(config.imgsz / grid) * grid
+
+    def fits(size: int) -> bool:
+        try:
+            matches = match_levels(own, theirs, spec, size / config.imgsz)
+        except DistillationError:
+            return False
+        whole = side * size % (config.imgsz * step) == 0
+        return whole and all(t * config.imgsz == s * size for s, t in matches.items())
+
+    got = config.teacher_imgsz or config.imgsz
+    if not fits(got):
+        powers = (config.imgsz // 4, config.imgsz // 2, config.imgsz, config.imgsz * 2, config.imgsz * 4)
+        sizes = " or ".join(str(size) for size in powers if fits(size))
+        raise DistillationError(
+            f"{spec}: --teacher-imgsz: got {got} with --imgsz {config.imgsz} and a method that compares heads, "
+            f"expected equal grids of cells in both: choose {sizes or 'another --imgsz'}, or fgfi, cwd or pkd"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,8 +245,11 @@ def check_worth(
     batch: int,
     device: str | None,
     allow_weak: bool,
+    teacher_imgsz: int | None = None,
 ) -> Worth:
     """Score a teacher, and the student it starts from, on up to 100 validation images before any training.
+
+    ``teacher_imgsz`` is the image size in pixels that the teacher sees, the student's ``imgsz`` by default.
 
     Raises DistillationError, with the figures, for a teacher of other classes than the data, near zero, or below
     the student's start; ``allow_weak`` lets it pass. A student with fresh weights or other classes starts at zero by
@@ -195,23 +263,23 @@ def check_worth(
     with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
         subset = _subset(Path(scratch), images, content["names"])
 
-        def map50(spec: str) -> float | None:
-            yolo = ultra.load_model(spec)
+        def map50(spec: str, imgsz: int) -> float | None:
+            yolo = load_detector(spec)
             if list(yolo.names.values()) != classes:
                 return None
             found = score(yolo, subset, split="val", imgsz=imgsz, batch=batch, device=device, quiet=True)
             return found["map50"] or 0.0
 
-        teacher_map50 = map50(teacher)
+        teacher_map50 = map50(teacher, teacher_imgsz or imgsz)
         if teacher_map50 is None and not allow_weak:
-            got = list(ultra.load_model(teacher).names.values())
+            got = list(load_detector(teacher).names.values())
             raise DistillationError(
                 f"{teacher}: teacher: got {len(got)} classes ({', '.join(got[:3])}, ...), expected those of {data}: "
                 f"{', '.join(classes[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its "
                 f"features alone"
             )
         if student.lower().endswith(".pt"):
-            student_map50 = map50(student)
+            student_map50 = map50(student, imgsz)
     worth = Worth(len(images), teacher_map50, student_map50)
     if allow_weak or teacher_map50 is None:
         return worth

@@ -26,14 +26,14 @@ import ultralytics
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
-from kd.adapters import Adapters
+from kd.adapters import LAYERS
 from kd.config import TrainConfig
-from kd.distillation import load_teacher
+from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
-from kd.losses import METHODS, fgfi_masks
+from kd.losses import fgfi_masks
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
-from kd.teacher import Worth, check_worth, probe_levels, sha256, shared_strides
+from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
@@ -48,11 +48,11 @@ def train(
     allow_weak_teacher: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train a student, distilled when the configuration names a teacher; returns the content of run.json.
+    """Train a student, distilled when the configuration names teachers; returns the content of run.json.
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
     checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the terms and fgfi's mask on one batch, the teacher's score. ``quiet`` silences Ultralytics.
+    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -65,6 +65,7 @@ def train(
     data = ultra.resolve_data(config.data)
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    _require_trainable(config, len(student.model.model))
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
@@ -76,7 +77,17 @@ def train(
     elif not dry_run:
         _require_free(out, overwrite)
     if config.distils and not resume:
-        record["kd"]["worth"] = _worth(config, allow_weak_teacher).to_json()
+        for teacher, spec in zip(record["kd"]["teachers"], config.teachers, strict=True):
+            teacher["worth"] = check_worth(
+                spec,
+                config.student,
+                config.data,
+                imgsz=config.imgsz,
+                teacher_imgsz=config.teacher_imgsz,
+                batch=config.batch,
+                device=config.device,
+                allow_weak=allow_weak_teacher,
+            ).to_json()
     if dry_run:
         return _plan(config, student.overrides["model"], record)
     if overwrite and out.exists():
@@ -150,33 +161,42 @@ def versions() -> dict[str, str]:
     }
 
 
+def _require_trainable(config: TrainConfig, layers: int) -> None:
+    """Raise UsageError when --freeze leaves nothing to train, or nothing that a method could reach."""
+    if config.freeze >= layers:
+        raise UsageError(
+            f"--freeze: got {config.freeze}, expected less than the {layers} layers of {config.student}, head included"
+        )
+    features = [name for name, _ in config.methods if name in LAYERS and config.distils]
+    if features and config.freeze == layers - 1:
+        raise UsageError(
+            f"--freeze: got {config.freeze}, all layers but the head, with {', '.join(features)}, expected less, or "
+            f"methods that teach the head: logits, box, ld"
+        )
+
+
 def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> dict[str, Any]:
     """What is learned from whom; a teacher that is no model, shares no level or cannot be compared is refused here."""
-    spec = config.teachers[0]
-    teacher = load_teacher(config, student, names, torch.device("cpu"))
-    levels = probe_levels(student)
-    channels = {s: (levels[s], teacher.levels[s]) for s in shared_strides(levels, teacher.levels, spec)}
-    return {
-        "teacher_sha256": _file_hash(spec),
-        "levels": [
-            {"stride": stride, "student_channels": own, "teacher_channels": theirs}
-            for stride, (own, theirs) in channels.items()
-        ],
-        "adapter_params": sum(p.numel() for p in Adapters(channels, config).parameters()),
-        "worth": None,
-    }
-
-
-def _worth(config: TrainConfig, allow_weak: bool) -> Worth:
-    return check_worth(
-        config.teachers[0],
-        config.student,
-        config.data,
-        imgsz=config.imgsz,
-        batch=config.batch,
-        device=config.device,
-        allow_weak=allow_weak,
-    )
+    channels = probe_levels(student)
+    teachers = [
+        {
+            "sha256": _file_hash(tutor.teacher.spec),
+            "weight": tutor.share,
+            "levels": [
+                {
+                    "stride": own,
+                    "teacher_stride": theirs,
+                    "student_channels": channels[own],
+                    "teacher_channels": tutor.teacher.levels[theirs],
+                }
+                for own, theirs in tutor.levels.items()
+            ],
+            "adapter_params": sum(p.numel() for p in tutor.adapters.parameters()),
+            "worth": None,
+        }
+        for tutor in load_tutors(config, student, names, torch.device("cpu"))
+    ]
+    return {"teachers": teachers}
 
 
 def _file_hash(spec: str) -> str | None:
@@ -205,7 +225,8 @@ def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
         raise RunError(f"{out}: got a finished run, expected one that was cut off: nothing is left to do")
     now = {**record["config"], **{key: record[key] for key in ("data_sha256", "student_sha256")}}
     if taught and record["kd"]:
-        pairs["teacher_sha256"], now["teacher_sha256"] = taught["teacher_sha256"], record["kd"]["teacher_sha256"]
+        for side, kd in ((pairs, taught), (now, record["kd"])):
+            side["teacher_sha256"] = [teacher["sha256"] for teacher in kd["teachers"]]
     for key in sorted((pairs.keys() | now.keys()) - MAY_DIFFER):
         if pairs.get(key) != now.get(key):
             raise RunError(
@@ -296,14 +317,15 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
 
 
 def _first_batch(trainer: Trainer) -> dict[str, Any]:
-    """Boxes, mask shares by stride, and unweighted terms of the first training batch."""
+    """Boxes, mask shares by stride, unweighted terms and the teachers' shares of the first training batch."""
     distillation, config = trainer.distillation, trainer.config
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
     with torch.no_grad():
         inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
-        terms = {name: float(METHODS[name](inputs, config)) for name, _ in config.methods}
-    plan = {"boxes": len(inputs.boxes_xyxy), "terms": terms}
+        lessons = distillation.lessons(inputs)
+        terms = {name: float(term(name, lessons, config)) for name, _ in config.methods}
+    plan = {"boxes": len(batch["bboxes"]), "terms": terms, "shares": [round(share, 4) for share, _ in lessons]}
     if "fgfi" in terms:
-        masks = zip(inputs.student, fgfi_masks(inputs, config), strict=True)
-        plan["mask_share"] = {str(stride): round(float(mask.float().mean()), 4) for stride, mask in masks}
+        masks = {s: mask for b in inputs for s, mask in zip(b.student, fgfi_masks(b, config), strict=True)}
+        plan["mask_share"] = {str(stride): round(float(masks[stride].float().mean()), 4) for stride in sorted(masks)}
     return plan

@@ -16,11 +16,9 @@ from torch import nn
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.utils.torch_utils import unwrap_model
 
-from kd.adapters import Adapters
 from kd.config import TrainConfig
-from kd.distillation import Distillation, load_teacher, require_wired
+from kd.distillation import Distillation, load_tutors, require_wired
 from kd.resume import ResumableTrainer
-from kd.teacher import probe_levels, shared_strides
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
 
@@ -46,13 +44,10 @@ class Trainer(ResumableTrainer):
         if not self.config.distils:
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
-            teacher = load_teacher(self.config, self.model, self.model.names, self.device)
-        levels = probe_levels(self.model)
-        channels = {s: (levels[s], teacher.levels[s]) for s in shared_strides(levels, teacher.levels, teacher.spec)}
-        adapters = Adapters(channels, self.config).to(self.device)
-        self.distillation = Distillation(self.model, teacher, adapters, self.config)
+            tutors = load_tutors(self.config, self.model, self.model.names, self.device)
+        self.distillation = Distillation(self.model, tutors, self.config)
         self.model.criterion = self.distillation
-        self.model.add_module(ADAPTERS, adapters)
+        self.model.add_module(ADAPTERS, self.distillation.adapters)
 
     def _setup_train(self) -> None:
         super()._setup_train()

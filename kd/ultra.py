@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ _prepare_environment()
 _import_ultralytics()
 
 import torch  # noqa: E402
-from ultralytics import YOLO  # noqa: E402
+from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.cfg import check_cfg  # noqa: E402
 from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
@@ -125,12 +125,12 @@ def narrate(quiet: bool) -> Iterator[None]:
             yield
 
 
-def load_model(spec: str) -> YOLO:
+def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
     """The detector that ``spec`` names: a .pt, a .yaml, or a model name such as ``yolov5n`` or ``yolo26n``.
 
     A name or a .yaml gives that architecture with fresh weights, drawn from torch's global generator; names
     are those of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download.
-    Checkpoints go through the restricted unpickler. Raises ModelError.
+    Checkpoints go through the restricted unpickler. Raises ModelError, also for a model of none of the ``tasks``.
     """
     path = Path(spec)
     suffix = path.suffix.lower()
@@ -143,10 +143,11 @@ def load_model(spec: str) -> YOLO:
         source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
     try:
         with silence():
-            yolo = YOLO(source)
+            by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
+            yolo = (RTDETR if by_name else YOLO)(source)
     except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
         raise ModelError(f"{spec}: got no usable model ({_first_line(error)}), expected {kind}") from error
-    if yolo.task != "detect":
+    if yolo.task not in tasks:
         head = type(yolo.model.model[-1]).__name__
         raise ModelError(f"{spec}: got a model for {yolo.task} ({head} head), expected a detector")
     return yolo

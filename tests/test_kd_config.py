@@ -8,7 +8,15 @@ import jsonschema
 import pytest
 
 import schemas
-from kd.config import DEFAULT_WEIGHTS, FgfiConfig, TrainConfig, parse_methods, parse_settings, read_priors
+from kd.config import (
+    DEFAULT_WEIGHTS,
+    FgfiConfig,
+    TrainConfig,
+    parse_methods,
+    parse_settings,
+    parse_teachers,
+    read_priors,
+)
 from kd.errors import DataError, UsageError
 
 BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
@@ -79,7 +87,12 @@ def test_a_setting_given_twice_is_refused():
         ),
         ({"methods": (("fgfi", 1.0), ("fgfi", 2.0))}, "each method once"),
         ({"methods": (), "teachers": ("t.pt",)}, "expected at least one"),
-        ({"teachers": ("a.pt", "b.pt")}, "got 2 teachers"),
+        ({"teachers": ("a.pt",), "teacher_weights": (1.0, 2.0)}, "weights: got"),
+        ({"teachers": ("a.pt",), "teacher_weights": (0.0,)}, "weights: got"),
+        ({"teachers": ("a.pt",), "combine": "worst"}, "--combine: got 'worst'"),
+        ({"teachers": ("a", "b"), "teacher_weights": (1.0, 2.0), "combine": "best"}, "expected none: their scores"),
+        ({"teachers": ("a.pt",), "teacher_imgsz": 16}, "--teacher-imgsz: got 16"),
+        ({"teacher_imgsz": 64}, "without a teacher"),
         ({"device": "0,1"}, "one GPU"),
     ],
 )
@@ -115,7 +128,45 @@ def test_a_configuration_survives_json():
 def test_a_plain_configuration_says_nothing_of_methods():
     values = TrainConfig(**BASE).to_json()
     assert values["methods"] == {}
-    assert "fgfi" not in values
+    assert not values.keys() & {"fgfi", "teacher_weights", "combine", "teacher_imgsz"}
+
+
+# --- teachers --------------------------------------------------------------------------------------------
+
+
+def test_teachers_take_a_weight_behind_the_last_equals_sign():
+    assert parse_teachers([]) == ((), ())
+    assert parse_teachers(["a.pt", "b.pt=0.5", "yolov5n=2"]) == (("a.pt", "b.pt", "yolov5n"), (1.0, 0.5, 2.0))
+    assert parse_teachers(["lr=0.1/best.pt", "lr=0.1/best.pt=3"]) == (("lr=0.1/best.pt",) * 2, (1.0, 3.0))
+    for no_weight in ("a=0", "a=-1", "a=nan", "a=inf", "a=", "=2"):
+        assert parse_teachers([no_weight]) == ((no_weight,), (1.0,))
+
+
+def test_a_file_may_end_like_a_weight(tmp_path):
+    (tmp_path / "lr=0.1").touch()
+    assert parse_teachers([f"{tmp_path}/lr=0.1"]) == ((f"{tmp_path}/lr=0.1",), (1.0,))
+
+
+def test_weights_are_shares_and_tell_configurations_apart():
+    both = {"teachers": ("a.pt", "b.pt")}
+    equal, same, other = (TrainConfig(**BASE, **both, teacher_weights=w) for w in ((), (3.0, 3.0), (1.0, 3.0)))
+    assert equal.shares == same.shares == (0.5, 0.5)
+    assert other.shares == (0.25, 0.75)
+    assert equal.to_json() == same.to_json() != other.to_json()
+    assert json.loads(json.dumps(other.to_json())) == other.to_json()
+    best = TrainConfig(**BASE, **both, combine="best", teacher_imgsz=960)
+    for config in (other, best):
+        jsonschema.validate(config.to_json(), schemas.load("run")["properties"]["config"])
+    assert best.chooses
+    assert not other.chooses
+
+
+def test_one_teacher_has_the_form_that_it_always_had():
+    plain = TrainConfig(**BASE, teachers=("t.pt",)).to_json()
+    weighted = TrainConfig(**BASE, teachers=("t.pt",), teacher_weights=(0.3,), combine="best")
+    assert weighted.to_json() == plain
+    assert not weighted.chooses
+    assert not plain.keys() & {"teacher_weights", "combine", "teacher_imgsz"}
 
 
 # --- priors ----------------------------------------------------------------------------------------------

@@ -73,14 +73,14 @@ def step(trainer, batch, autocast=False):
 def test_a_step_trains_student_and_adapters_and_leaves_the_teacher(data, tmp_path, teachers, name):
     trainer, batch = set_up(data, tmp_path, "yolov5n", teachers("yolov8s"), [(name, DEFAULT_WEIGHTS[name])])
     distillation = trainer.distillation
-    assert bool(distillation.teacher.model.model[-1].branches) == (name in HEAD_METHODS)
+    assert bool(distillation.tutors[0].teacher.model.model[-1].branches) == (name in HEAD_METHODS)
     assert bool(list(distillation.adapters.parameters())) == (name in LAYERS)
-    teacher = {key: value.clone() for key, value in distillation.teacher.model.state_dict().items()}
+    teacher = {key: value.clone() for key, value in distillation.tutors[0].teacher.model.state_dict().items()}
     adapters = {key: value.clone() for key, value in distillation.adapters.state_dict().items()}
     student = trainer.model.model[0].conv.weight.clone()
     assert step(trainer, batch)["kd_loss"] > 0
     assert not torch.equal(trainer.model.model[0].conv.weight, student)
-    assert all(torch.equal(v, teacher[key]) for key, v in distillation.teacher.model.state_dict().items())
+    assert all(torch.equal(v, teacher[key]) for key, v in distillation.tutors[0].teacher.model.state_dict().items())
     assert not any(torch.equal(v, adapters[key]) for key, v in distillation.adapters.state_dict().items())
     assert step(trainer, batch, autocast=True)["kd_loss"] > 0
 
@@ -150,15 +150,15 @@ def test_a_run_of_several_methods_has_a_column_for_each(data, tmp_path, teachers
     assert all(part > 0 for part in parts)
     assert float(row["train/kd_loss"]) == pytest.approx(sum(parts), rel=1e-3)
     adapters = torch.load(tmp_path / "run" / "weights" / "last.kd.pt", weights_only=True)["adapters"]
-    assert {key.split(".")[0] for key in adapters} == {"cwd", "score-l2"}
-    assert result["kd"]["adapter_params"] == sum(value.numel() for value in adapters.values())
+    assert {key.split(".")[1] for key in adapters} == {"cwd", "score-l2"}
+    assert result["kd"]["teachers"][0]["adapter_params"] == sum(value.numel() for value in adapters.values())
 
 
 def test_methods_on_heads_alone_have_no_adapters(data, tmp_path, teachers):
     config = tiny_config(data, tmp_path / "run", teachers=(teachers("yolov8s"),), methods=(("box", 1.0), ("ld", 1.0)))
     plan = train(config, dry_run=True, allow_weak_teacher=True)
-    assert plan["kd"]["adapter_params"] == 0
-    assert plan["first_batch"].keys() == {"boxes", "terms"}
+    assert plan["kd"]["teachers"][0]["adapter_params"] == 0
+    assert plan["first_batch"].keys() == {"boxes", "terms", "shares"}
     assert all(value > 0 for value in plan["first_batch"]["terms"].values())
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_made(data, tmp_pa
 def test_classes_are_mapped_by_name_whatever_their_order(data, tmp_path):
     teacher = save_detector(tmp_path / "t.pt", {0: "green", 1: "blue", 2: "red"})
     trainer, batch = set_up(data, tmp_path / "run", "yolov5n", teacher, [("logits", 1.0)])
-    inputs = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
+    (inputs,) = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
     assert inputs.classes == [2, 0]
     assert inputs.teacher_heads[0][8].scores.shape[1] == 3
 
@@ -203,7 +203,7 @@ def test_a_trained_teacher_taught_by_itself_has_next_to_nothing_to_learn(tmp_pat
         trainer._setup_train()
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
     with torch.no_grad():
-        inputs = trainer.distillation.inputs(trainer.model.eval()(batch["img"]), batch)
+        (inputs,) = trainer.distillation.inputs(trainer.model.eval()(batch["img"]), batch)
     for name, _ in heads:
         assert float(METHODS[name](inputs, config)) < 1e-3
 
@@ -221,7 +221,7 @@ def test_score_l2_is_ultralytics_own_term(data, tmp_path, teachers, student, tea
     bare = deepcopy(trainer.model)
     bare.args = trainer.args
     theirs = DistillationModel(ultra.load_model(teachers(teacher)).model, bare)
-    for projector, convs in zip(theirs.projector, trainer.distillation.adapters["score-l2"].values(), strict=True):
+    for projector, convs in zip(theirs.projector, trainer.distillation.adapters[0]["score-l2"].values(), strict=True):
         projector[0].load_state_dict(convs[0].state_dict())
         projector[2].load_state_dict(convs[1].state_dict())
     loss, items = theirs.train().loss(batch)

@@ -37,12 +37,12 @@ def write_run(folder, last, *, seed=0, teacher=None, student="yolov5n", data=DAT
         "settings": {}, **config,
     }  # fmt: skip
     taught = {
-        "teacher_sha256": WEIGHTS, "adapter_params": 9, "levels": [
-            {"stride": 8, "student_channels": 64, "teacher_channels": 128}
+        "sha256": WEIGHTS, "weight": 1, "adapter_params": 9, "levels": [
+            {"stride": 8, "teacher_stride": 8, "student_channels": 64, "teacher_channels": 128}
         ], "worth": {"images": 5, "teacher_map50": 0.8, "student_map50": None},
     }  # fmt: skip
     record = {
-        "config": asked, "data_sha256": data, "student_sha256": None, "kd": taught if teacher else None,
+        "config": asked, "data_sha256": data, "student_sha256": None, "kd": {"teachers": [taught]} if teacher else None,
         "images": {"train": 80, "val": 10, "test": 20 if test else 0},
         "metrics": {
             name: {"val": scores(0.11, 0.05, images=10), **({"test": scores(*shares)} if test else {})}

@@ -12,7 +12,7 @@ from ultralytics.nn.modules.head import Detect  # noqa: E402
 from kd import teacher as teacher_module  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
-from kd.teacher import Teacher, check_worth, matching_classes, probe_levels, shared_strides  # noqa: E402
+from kd.teacher import Teacher, check_worth, match_levels, matching_classes, probe_levels  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ def test_a_head_that_is_not_yolos_is_refused_where_it_would_be_read(monkeypatch)
     folded.model.end2end = True
     folded.model.fuse(verbose=False)  # leaves the one-to-one branch alone
     for yolo, head in ((other, "RTDETRDecoder"), (folded, "Detect")):
-        monkeypatch.setattr(ultra, "load_model", lambda _, yolo=yolo: yolo)
+        monkeypatch.setattr(ultra, "load_model", lambda *_, yolo=yolo, **__: yolo)
         with pytest.raises(DistillationError, match=f"t.pt: teacher: got a {head} head without .*: choose fgfi, cwd"):
             Teacher("t.pt", CPU, speaks=True)
         assert list(Teacher("t.pt", CPU).levels) == [8, 16, 32]
@@ -113,10 +113,10 @@ def test_measuring_leaves_statistics_mode_and_random_state_alone():
 
 
 def test_levels_are_matched_by_stride_not_by_place():
-    assert shared_strides({8: 64, 16: 128, 32: 256}, {4: 64, 8: 128, 16: 256, 32: 512}, "t") == (8, 16, 32)
-    assert shared_strides({8: 64, 16: 128, 32: 256}, {16: 1, 32: 2}, "t") == (16, 32)
+    assert match_levels([8, 16, 32], [4, 8, 16, 32], "t") == {8: 8, 16: 16, 32: 32}
+    assert match_levels([8, 16, 32], [16, 32], "t") == {16: 16, 32: 32}
     with pytest.raises(DistillationError, match="strides 64, expected at least one of the student's: 8, 16"):
-        shared_strides({8: 64, 16: 128}, {64: 1}, "t")
+        match_levels([8, 16], [64], "t")
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import schemas  # noqa: E402
 from kd import train as train_module  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.errors import DataError, DistillationError, ModelError, RunError, UsageError  # noqa: E402
+from kd.losses import METHODS  # noqa: E402
 from kd.teacher import Worth  # noqa: E402
 from kd.train import hash_data, train  # noqa: E402
 
@@ -96,13 +97,15 @@ def test_run_json_satisfies_its_schema_and_tells_the_run(distilled):
     jsonschema.validate(content, schemas.load("run"))
     assert content == json.loads(json.dumps(returned))
     assert content["config"] == config.to_json()
-    assert content["kd"]["levels"] == [
-        {"stride": 8, "student_channels": 64, "teacher_channels": 128},
-        {"stride": 16, "student_channels": 128, "teacher_channels": 256},
-        {"stride": 32, "student_channels": 256, "teacher_channels": 512},
+    (taught,) = content["kd"]["teachers"]
+    assert taught["weight"] == 1
+    assert taught["levels"] == [
+        {"stride": 8, "teacher_stride": 8, "student_channels": 64, "teacher_channels": 128},
+        {"stride": 16, "teacher_stride": 16, "student_channels": 128, "teacher_channels": 256},
+        {"stride": 32, "teacher_stride": 32, "student_channels": 256, "teacher_channels": 512},
     ]
     adapters = torch.load(out / "weights" / "last.kd.pt", weights_only=True)["adapters"]
-    assert content["kd"]["adapter_params"] == sum(value.numel() for value in adapters.values())
+    assert taught["adapter_params"] == sum(value.numel() for value in adapters.values())
     assert content["images"] == {"train": 6, "val": 3, "test": 2}
     assert content["epochs"] == 2
     assert content["metrics"]["last"].keys() == {"val", "test"}
@@ -122,7 +125,8 @@ def test_the_adapters_were_trained(distilled):
     config, out, _ = distilled
     from kd.adapters import Adapters
 
-    start = Adapters({8: (64, 128), 16: (128, 256), 32: (256, 512)}, config).state_dict()
+    alone = Adapters({8: (64, 128), 16: (128, 256), 32: (256, 512)}, config)
+    start = torch.nn.ModuleList([alone]).state_dict()
     end = torch.load(out / "weights" / "last.kd.pt", weights_only=True)["adapters"]
     assert start.keys() == end.keys()
     assert not any(torch.equal(value, end[key]) for key, value in start.items())
@@ -221,7 +225,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(data, tmp_path):
     config = tiny_config(data, tmp_path / "run", teachers=("yolov5s-p6",))
     plan = train(config, dry_run=True, allow_weak_teacher=True)
     assert not (tmp_path / "run").exists()
-    assert [level["stride"] for level in plan["kd"]["levels"]] == [8, 16, 32]
+    assert [level["stride"] for level in plan["kd"]["teachers"][0]["levels"]] == [8, 16, 32]
     assert plan["steps_per_epoch"] == 2
     assert plan["first_batch"]["boxes"] > 0
     assert all(0 < share <= 1 for share in plan["first_batch"]["mask_share"].values())
@@ -230,7 +234,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(data, tmp_path):
 
 @pytest.mark.train
 def test_training_that_stops_early_leaves_no_folder(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(train_module.METHODS, "fgfi", lambda *_: 1 / 0)
+    monkeypatch.setitem(METHODS, "fgfi", lambda *_: 1 / 0)
     config = tiny_config(data, tmp_path / "run", teachers=("yolov5n",))
     with pytest.raises(RunError, match="training: got ZeroDivisionError"):
         train(config, allow_weak_teacher=True)
@@ -292,7 +296,7 @@ def test_worth_is_checked_with_the_options_of_the_run(data, tmp_path, monkeypatc
     plan = train(tiny_config(data, tmp_path / "run", teachers=("yolov5n",)), dry_run=True)
     assert seen["places"] == ("yolov5n", "yolov5n", str(data))
     assert (seen["imgsz"], seen["device"], seen["allow_weak"]) == (64, "cpu", False)
-    assert plan["kd"]["worth"] == {"images": 3, "teacher_map50": 0.5, "student_map50": None}
+    assert plan["kd"]["teachers"][0]["worth"] == {"images": 3, "teacher_map50": 0.5, "student_map50": None}
 
 
 def test_the_data_hash_sees_labels_and_images(tmp_path):

@@ -17,6 +17,7 @@ from kd import trainer as seam  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.adapters import Adapters  # noqa: E402
 from kd.config import DEFAULT_WEIGHTS  # noqa: E402
+from kd.distillation import Tutor  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
 from kd.teacher import Teacher  # noqa: E402
@@ -82,13 +83,13 @@ def test_adapters_are_optimised_and_the_teacher_is_not(taught):
     distillation = trainer.distillation
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in distillation.adapters.parameters()} <= trained
-    assert not {id(p) for p in distillation.teacher.model.parameters()} & trained
+    assert not {id(p) for p in distillation.tutors[0].teacher.model.parameters()} & trained
     known = {id(p) for p in trainer.model.parameters()}
-    assert not {id(p) for p in distillation.teacher.model.parameters()} & known
+    assert not {id(p) for p in distillation.tutors[0].teacher.model.parameters()} & known
     assert {key: tuple(value.shape) for key, value in distillation.adapters.state_dict().items()} == {
-        "fgfi.8.0.weight": (128, 64, 1, 1), "fgfi.8.0.bias": (128,),
-        "fgfi.16.0.weight": (256, 128, 1, 1), "fgfi.16.0.bias": (256,),
-        "fgfi.32.0.weight": (512, 256, 1, 1), "fgfi.32.0.bias": (512,),
+        "0.fgfi.8.0.weight": (128, 64, 1, 1), "0.fgfi.8.0.bias": (128,),
+        "0.fgfi.16.0.weight": (256, 128, 1, 1), "0.fgfi.16.0.bias": (256,),
+        "0.fgfi.32.0.weight": (512, 256, 1, 1), "0.fgfi.32.0.bias": (512,),
     }  # fmt: skip
 
 
@@ -97,16 +98,19 @@ def test_adapters_are_optimised_and_the_teacher_is_not(taught):
     [
         (lambda d, o: o.param_groups.clear(), "adapters outside the optimizer"),
         (lambda d, o: d.adapters.requires_grad_(False), "frozen adapters"),
-        (lambda d, o: o.add_param_group({"params": list(d.teacher.model.parameters())}), "teacher in the optimizer"),
-        (lambda d, o: d.teacher.model.requires_grad_(True), "teacher with gradients"),
-        (lambda d, o: d.teacher.model.train(), "teacher in training mode"),
+        (
+            lambda d, o: o.add_param_group({"params": list(d.tutors[0].teacher.model.parameters())}),
+            "teacher in the optimizer",
+        ),
+        (lambda d, o: d.tutors[0].teacher.model.requires_grad_(True), "teacher with gradients"),
+        (lambda d, o: d.tutors[0].teacher.model.train(), "teacher in training mode"),
     ],
 )
 def test_wrong_wiring_is_refused(taught, spoil, expected):
     adapters = Adapters({8: (64, 64)}, taught[0].config)
     model = ultra.load_model("yolov5n").model
     teacher = Teacher("yolov5n", torch.device("cpu"))
-    distillation = seam.Distillation(model, teacher, adapters, taught[0].config)
+    distillation = seam.Distillation(model, [Tutor(teacher, adapters, {8: 8}, 1.0)], taught[0].config)
     optimizer = torch.optim.SGD(adapters.parameters(), lr=0.1)
     seam.require_wired(distillation, optimizer)
     spoil(distillation, optimizer)
@@ -126,7 +130,7 @@ def test_the_term_is_weighted_logged_and_multiplied_by_the_batch(student_and_bat
     preds = trainer.model.eval().train()(batch["img"])
     own_loss, own_items = trainer.model.init_criterion()(preds, batch)
     loss, items = distillation(preds, batch)
-    term = 0.01 * METHODS["fgfi"](distillation.inputs(preds, batch), config)
+    term = 0.01 * METHODS["fgfi"](distillation.inputs(preds, batch)[0], config)
     assert list(items) == [*own_items, "kd_loss"]
     torch.testing.assert_close(items["kd_loss"], term.detach())
     torch.testing.assert_close(loss[:-1], own_loss)
@@ -153,7 +157,7 @@ def test_gradients_reach_student_and_adapters_but_not_the_teacher(student_and_ba
     trainer.distillation(trainer.model.train()(batch["img"]), batch)[0][-1].backward()
     assert trainer.model.model[0].conv.weight.grad.any()
     assert all(parameter.grad.any() for parameter in trainer.distillation.adapters.parameters())
-    assert all(p.grad is None for p in trainer.distillation.teacher.model.parameters())
+    assert all(p.grad is None for p in trainer.distillation.tutors[0].teacher.model.parameters())
     trainer.model.zero_grad()
 
 
@@ -163,7 +167,7 @@ def test_boxes_reach_the_methods_in_pixels(student_and_batch):
         **batch, "img": torch.zeros(2, 3, 64, 128), "bboxes": torch.tensor([[0.5, 0.25, 0.25, 0.5]]),
         "cls": torch.zeros(1, 1), "batch_idx": torch.tensor([1.0]),
     }  # fmt: skip
-    inputs = trainer.distillation.inputs(trainer.model(batch["img"]), batch)
+    (inputs,) = trainer.distillation.inputs(trainer.model(batch["img"]), batch)
     assert inputs.boxes_xyxy.tolist() == [[48.0, 0.0, 80.0, 32.0]]
     assert inputs.image_index.tolist() == [1]
 
@@ -207,7 +211,7 @@ def test_batches_without_boxes_do_not_count(student_and_batch, monkeypatch):
 def test_schedules_of_dual_heads_go_on(taught):
     model = ultra.load_model("yolo26n").model
     model.args = taught[0].args
-    distillation = seam.Distillation(model, None, None, taught[0].config)
+    distillation = seam.Distillation(model, [], taught[0].config)
     distillation.update()  # before the first step there is nothing to pass on to
     distillation.task = model.init_criterion()
     distillation.updates = 4
