@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics import YOLO
 from ultralytics.nn.modules.head import Detect, v10Detect
-from ultralytics.nn.tasks import RTDETRDetectionModel
+from ultralytics.nn.tasks import PoseModel, RTDETRDetectionModel, SegmentationModel
 
 from kd.config import TrainConfig
 from kd.errors import DistillationError, ModelError
@@ -41,7 +41,7 @@ def load_detector(spec: str) -> YOLO:
     Heads for these are detection heads with a branch more, which is left out. Raises ModelError.
     """
     yolo = ultra.load_model(spec, tasks=("detect", "segment", "pose"))
-    if yolo.task != "detect":
+    if type(yolo.model) in (SegmentationModel, PoseModel):
         yolo.model.model[-1].__class__, yolo.model.__class__ = Detect, ultra.DetectionModel
         yolo.task = yolo.model.task = "detect"
     if type(yolo.model) not in (ultra.DetectionModel, RTDETRDetectionModel):

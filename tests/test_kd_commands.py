@@ -99,7 +99,7 @@ def test_every_flag_of_the_contract_is_there_with_its_default():
     assert {name: options[name].default for name in defaults} == defaults
     flags = {
         "--data", "--student", "--teacher", "--method", "--weight", "--device", "--freeze", "--out", "--resume",
-        "--overwrite", "--dry-run", "--allow-weak-teacher", "--set", "--priors",
+        "--overwrite", "--dry-run", "--combine", "--teacher-imgsz", "--allow-weak-teacher", "--set", "--priors",
     }  # fmt: skip
     assert options.keys() >= flags
     assert options["--teacher"].multiple
@@ -189,6 +189,17 @@ def test_train_takes_several_methods_with_their_weights(kd, fails, data, monkeyp
     assert "--weight: got 2.0" in fails(*train, "--method", "cwd", "--method", "pkd", "--weight", 2, code=2)
 
 
+def test_train_takes_several_teachers_with_their_weights(kd, data, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kd.train.train", lambda config, **_: asked.append(config) or {})
+    train = ("train", "--data", data, "--student", "yolov5n", "--json")
+    assert kd(*train, "--teacher", "a.pt", "--teacher", "b.pt=3", "--teacher-imgsz", 960)[:2] == (0, "{}\n")
+    assert kd(*train, "--teacher", "a.pt", "--teacher", "b.pt", "--combine", "best")[:2] == (0, "{}\n")
+    weighted, best = asked
+    assert (weighted.teachers, weighted.shares, weighted.teacher_imgsz) == (("a.pt", "b.pt"), (0.25, 0.75), 960)
+    assert (weighted.chooses, best.chooses) == (False, True)
+
+
 @pytest.mark.train
 def test_a_run_with_priors_records_them(kd, data):
     Path("a.json").write_text('{"anchors": {"8": [[12, 20], [30, 25]], "16": [[30, 40]]}}')
@@ -225,7 +236,8 @@ def test_bad_input_is_one_line_and_exit_1(fails, data, model, tmp_path):
 
 def test_wrong_usage_is_exit_2(kd, fails, data):
     train = ("train", "--data", data, "--student", "yolov5n")
-    assert "--teacher: got 2 teachers, expected one" in fails(*train, "--teacher", "a.pt", "--teacher", "b.pt", code=2)
+    teachers = ("--teacher", "a.pt=2", "--teacher", "b.pt", "--combine", "best")
+    assert "--combine best: got teachers with weights" in fails(*train, *teachers, code=2)
     assert "--method: got 'fgif', expected fgfi" in fails(*train, "--method", "fgif", code=2)
     assert "--epochs: got 0" in fails(*train, "--epochs", 0, code=2)
     assert "lr0" in fails(*train, "--set", "lr=1", code=2)

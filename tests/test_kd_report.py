@@ -155,6 +155,23 @@ def test_runs_that_differ_in_more_than_the_teacher_are_no_pair(tmp_path, other):
     assert pair.difference("map50_95") == pytest.approx(0.1)
 
 
+def test_arms_of_several_teachers_say_how_they_teach(tmp_path):
+    both = {"teacher": "t", "teachers": ["/x/m/weights/best.pt", "yolov5x"]}
+    ways = [
+        ({"teacher_weights": [0.5, 0.5], "combine": "mean"}, "m, yolov5x"),
+        ({"teacher_weights": [1 / 3, 2 / 3], "combine": "mean"}, "m 0.333, yolov5x 0.667"),
+        (
+            {"teacher_weights": [0.5, 0.5], "combine": "best", "teacher_imgsz": 1280},
+            "m, yolov5x, best per image, at 1280 px",
+        ),
+    ]
+    for i, (way, _) in enumerate(ways):
+        write_run(tmp_path / str(i), (0.5, 0.3), **both, **way)
+    report(tmp_path, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert all(len(rows(text, ["yolov5n", teacher, "fgfi 0.01", "1"])) == 1 for _, teacher in ways)
+
+
 def test_datasets_are_never_mixed_in_a_table(tmp_path):
     write_run(tmp_path / "a", (0.5, 0.3))
     write_run(tmp_path / "b", (0.7, 0.5), data=OTHER_DATA, test=False)
