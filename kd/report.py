@@ -40,8 +40,8 @@ from kd.runs import Run, read_runs
 
 HOW_TO_READ = (
     "Scores are in per cent, those of the last checkpoint and not the best: a best checkpoint is chosen on the "
-    "validation images and flatters itself. They are of the test images, or of the validation images where a dataset has "
-    "no test split. Where a row has several seeds it gives their mean \N{PLUS-MINUS SIGN} standard deviation."
+    "validation images and flatters itself. They are of the test images, or of the validation images where a dataset "
+    "has no test split. Where a row has several seeds it gives their mean \N{PLUS-MINUS SIGN} standard deviation."
 )
 HOW_PAIRED = (
     "Each run against the plain run of the same seed, all else being equal; the mean difference in percentage points, "
@@ -126,15 +126,15 @@ def _dataset(
     pages.add(f"## {text(name)}", f"{counted['images']} {split} images with {counted['instances']} objects. "
               f"{settings_line(arms)}".strip())  # fmt: skip
     if rows:
-        pages.add(f"*In italics, and as hollow marks: figures as published by {_sources(rows)}. They are theirs, on their "
-                  "data, and were not measured here.*")  # fmt: skip
+        pages.add(
+            f"*In italics, and as hollow marks: figures as published by {_sources(rows)}. They are theirs, on their data, "
+            "and were not measured here.*"
+        )
     pages.add("### Table 2: trained without distillation", plain_table(arms, classes, rows))
     if any(arm[0].distils for arm in arms) or any(row.teacher for row in rows):
         pages.add("### Table 3: trained with distillation", distilled_table(arms, contrasts, classes, rows))
     if contrasts:
         pages.add("### Paired differences", HOW_PAIRED, differences_table(contrasts))
-        if classes:
-            pages.add("By class:", class_differences_table(contrasts, classes))
     elif any(arm[0].distils for arm in arms):
         pages.add("No distilled run here has a plain twin: same student, data, seed, epochs, image size and settings.")
     taught = teacher_runs(runs)
@@ -150,8 +150,12 @@ def _dataset(
             pages.add(f"Figure A1, detections side by side, is left out: {text(found)}.")
         else:
             pages.add("### Figure A1: detections side by side")
-            pages.picture(f"figureA1{number}", "Detections of the plain student, the distilled one and the teacher", found[0])
+            pages.picture(
+                f"figureA1{number}", "Detections of the plain student, the distilled one and the teacher", found[0]
+            )
             pages.add(text(found[1]))
+    if contrasts and classes:
+        pages.add("### Paired differences by class", class_differences_table(contrasts, classes))
 
 
 def _by_dataset(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
@@ -167,11 +171,12 @@ def _failures(folder: Path) -> dict[str, str]:
     failed = {}
     for path in sorted(folder.rglob("failures.json")):
         try:
-            rows = {row["run"]: str(row["reason"]) for row in json.loads(path.read_bytes())}
+            found = json.loads(path.read_bytes())
+            rows = found if isinstance(found, dict) else {row["run"]: row["reason"] for row in found}
         except (ValueError, TypeError, KeyError):
             rows = {path.name: "no list of failed runs that kd sweep wrote"}
         home = path.parent.relative_to(folder)
-        failed |= {(home / name).as_posix(): reason for name, reason in rows.items()}
+        failed |= {(home / name).as_posix(): str(reason) for name, reason in rows.items()}
     return failed
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from kd.errors import DataError, KdError
 from kd.published import Published
@@ -21,10 +22,13 @@ from kd.report_tables import Arm, Contrast
 from kd.runs import Run, title
 
 INK, PAPER = "#1a1a1a", "#ffffff"  # the page sets its own colours for these two
-PLAIN, TEACHER = "#808080", "#7a5cd6"
+GREY, TEACHER = "#808080", "#7a5cd6"
+PLAINS = ((GREY, "o"), ("#5f6b7a", "X"), ("#a08c7a", "h"))
 # Okabe and Ito's, the readable ones, each with a mark of its own.
 ARMS = tuple(zip(("#0f9d6b", "#e07000", "#2f86d1", "#cc5fa3", "#b08900", "#17a2b8"), "^vD<>p", strict=True))
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+MARK = 7  # half the side of a mark, with some air, in pixels of the canvas
+Place = tuple[Any, tuple[float, float]]  # a transform of Matplotlib's, and the point it takes
 
 
 # ---------------------------------------------------------------- Figure 2
@@ -33,12 +37,13 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 def gflops_figure(
     arms: Sequence[Arm], teachers: Sequence[Arm], published: Sequence[Published], split: str
 ) -> tuple[bytes, bytes] | None:
-    """A faint dot per run, a mark per mean over seeds, a line through arms of one kind; hollow marks are published.
+    """A faint dot per run, a mark per mean over seeds, lines through a family's sizes; hollow marks are published.
 
-    Arms of one student stand side by side at its GFLOPs, so that marks do not hide each other; a dotted line is the best
-    teacher's mean. Returns PNG and SVG; None where no arm has both GFLOPs and a score.
+    Arms of one student stand side by side at its GFLOPs, so that marks do not hide each other; a dotted line is the
+    best teacher's mean. Returns PNG and SVG; None where no arm has both GFLOPs and a score.
     """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     arms = [arm for arm in arms if arm[0].record["gflops"] and _mean(arm) is not None]
@@ -48,22 +53,25 @@ def gflops_figure(
     style = {"svg.fonttype": "none", "svg.hashsalt": "kd", "font.family": "DejaVu Sans", "text.color": INK}
     style |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7.6, 5), layout="constrained")
+        canvas, axes = FigureCanvasAgg(figure), figure.subplots()
         kinds = _kinds(arms)
-        figure = Figure(figsize=(7.6, 4.9 + 0.17 * (len(kinds) + len({row.source for row in rows}))))
-        figure.set_layout_engine("constrained")
-        axes = figure.subplots()
-        widths = [arm[0].record["gflops"] for arm in arms] + [row.gflops for row in rows]
-        _axes(axes, widths, split)
-        _draw_arms(axes, kinds, teachers)
-        _draw_published(axes, rows)
+        _axes(axes, [_x(arm) for arm in arms] + [row.gflops for row in rows], split)
+        scores = [100 * score for arm in arms for score in _scores(arm)] + [row.map50_95 for row in rows]
+        room = 0.08 * (max(scores) - min(scores)) or 2
+        axes.set_ylim(max(0, min(scores) - room), max(scores) + room)
+        places = _draw_arms(axes, kinds, teachers)
+        places += _draw_published(axes, rows)
         _draw_best_teacher(axes, [arm for arm in teachers if arm in arms])
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
-        figure.draw_without_rendering()
-        _draw_names(figure, axes, arms)
+        labels = axes.get_legend_handles_labels()[1]
+        columns = 2 if max(map(len, labels)) < 50 else 1
+        figure.set_figheight(4.6 + 0.2 * -(-len(labels) // columns))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
+        canvas.draw()
+        _draw_names(axes, arms, places)
         images = [io.BytesIO(), io.BytesIO()]
         figure.savefig(images[0], dpi=160, format="png")
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(images[1], format="svg", metadata=nothing)
+        figure.savefig(images[1], format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return images[0].getvalue(), images[1].getvalue()
 
 
@@ -75,7 +83,7 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
         run = arm[0]
         asked = [run.config[key] for key in ("settings", "freeze", "imgsz", "batch")] + [run.config.get("fgfi")]
         spans = sorted({run.config["epochs"] for run in arm})
-        name = f"{run.method} from {run.teacher}" if run.distils else "without distillation"
+        name = _plain(f"{run.method} from {run.teacher}") if run.distils else "without distillation"
         name += f", {' to '.join(map(str, dict.fromkeys((spans[0], spans[-1]))))} epochs" if epochs else ""
         groups.setdefault((run.distils, name, json.dumps(asked, sort_keys=True)), []).append(arm)
     named: dict[str, list[Arm]] = {}
@@ -85,92 +93,92 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     return named
 
 
-def _axes(axes: object, widths: Sequence[float], split: str) -> None:
+def _axes(axes: Any, widths: Sequence[float], split: str) -> None:
     low, high = min(widths), max(widths)
     if high > 3 * low:
         axes.set_xscale("log")
         axes.set_xticks([tick for tick in TICKS if low / 2 <= tick <= high * 2], minor=False)
-        axes.xaxis.set_minor_locator(_nothing())
+        axes.minorticks_off()
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlim(low / 1.6, high * 1.6)
     else:
         reach = max(0.35 * (high - low), 0.25 * high)
         axes.set_xlim(max(0, low - reach), high + reach)
     axes.set(xlabel="GFLOPs per image", ylabel=f"mAP50-95 on {split} images, %, last checkpoint")
-    axes.margins(y=0.18)
-    axes.grid(alpha=0.25, color=PLAIN, linewidth=0.6)
+    axes.grid(alpha=0.25, color=GREY, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_facecolor("none")
 
 
-def _nothing() -> object:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
-
-
-def _draw_arms(axes: object, kinds: dict[str, list[Arm]], teachers: Sequence[Arm]) -> None:
+def _draw_arms(axes: Any, kinds: dict[str, list[Arm]], teachers: Sequence[Arm]) -> list[Place]:
+    """Draw arms; returns where their marks are."""
     from matplotlib.transforms import ScaledTranslation
 
-    looks = iter(ARMS * len(kinds))
+    looks, plain_looks, places = iter(ARMS * len(kinds)), iter(PLAINS * len(kinds)), []
     for i, (name, members) in enumerate(kinds.items()):
-        plain = not members[0][0].distils
-        colour, marker = (PLAIN, "o") if plain else next(looks)
+        colour, marker = next(looks if members[0][0].distils else plain_looks)
         aside = 0 if len(kinds) == 1 else 11 * (i / (len(kinds) - 1) - 0.5) / 72  # inches
         place = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
         for arm in members:
             dots = [100 * score for score in _scores(arm)]
             axes.plot([_x(arm)] * len(dots), dots, ".", ms=4, color=colour, alpha=0.45, mew=0, transform=place)
-        xs, ys = [_x(arm) for arm in members], [_mean(arm) for arm in members]
-        axes.plot(xs, ys, "-", lw=1.2, color=colour, alpha=0.6, transform=place)
-        axes.plot(xs, ys, marker, ms=7.5, color=colour, transform=place, zorder=3, label=name)
-        square = [arm for arm in members if arm in teachers]
+        for family in dict.fromkeys(_family(arm) for arm in members):
+            line = [(_x(arm), _mean(arm)) for arm in members if _family(arm) == family]
+            axes.plot(*zip(*line, strict=True), "-", lw=1.2, color=colour, alpha=0.6, transform=place)
+        marks = [(_x(arm), _mean(arm)) for arm in members]
+        axes.plot(*zip(*marks, strict=True), marker, ms=7.5, color=colour, transform=place, zorder=3, label=name)
+        places += [(place, mark) for mark in marks]
+        square = [(_x(arm), _mean(arm)) for arm in members if arm in teachers]
         if square:
-            points = [_x(arm) for arm in square], [_mean(arm) for arm in square]
-            seen = {text.get_label() for text in axes.lines}
-            label = "_" if "a teacher" in seen else "a teacher"
-            axes.plot(*points, "s", ms=12, mfc="none", mec=TEACHER, mew=1.4, transform=place, zorder=4, label=label)
+            axes.plot(
+                *zip(*square, strict=True), "s", ms=12, mfc="none", mec=TEACHER, mew=1.4, transform=place, zorder=4
+            )
+    return places
 
 
-def _draw_published(axes: object, rows: Sequence[Published]) -> None:
+def _draw_published(axes: Any, rows: Sequence[Published]) -> list[Place]:
     for taught, marker, words in ((False, "o", "without"), (True, "^", "with")):
         for source in dict.fromkeys(row.source for row in rows):
             mine = [row for row in rows if row.source == source and bool(row.teacher) == taught]
             if mine:
                 points = [row.gflops for row in mine], [row.map50_95 for row in mine]
-                label = f"published, {words} distillation: {_short(source)}"
+                label = _plain(f"published, {words} distillation: {_short(source)}")
                 axes.plot(*points, marker, ms=8, mfc="none", mec=INK, mew=1, label=label, zorder=2)
+    return [(axes.transData, (row.gflops, row.map50_95)) for row in rows]
 
 
-def _draw_best_teacher(axes: object, teachers: Sequence[Arm]) -> None:
+def _draw_best_teacher(axes: Any, teachers: Sequence[Arm]) -> None:
     if teachers:
         best = max(teachers, key=_mean)
-        label = f"best teacher, {best[0].student}: {_mean(best):.1f}"
+        axes.plot([], [], "s", ms=9, mfc="none", mec=TEACHER, mew=1.4, label="a teacher")
+        label = _plain(f"best teacher, {best[0].student}: {_mean(best):.1f}")
         axes.axhline(_mean(best), color=TEACHER, lw=1, ls=":", label=label)
 
 
-def _draw_names(figure: object, axes: object, arms: Sequence[Arm]) -> None:
-    """A student's name above its highest mark, higher where names would overlap."""
-    renderer, placed = figure.canvas.get_renderer(), []
+def _draw_names(axes: Any, arms: Sequence[Arm], places: Sequence[Place]) -> None:
+    """A student's name above its highest dot, higher where it would hide marks or other names."""
+    from matplotlib.transforms import Bbox
+
+    marks = [place.transform(point) for place, point in places]
+    taken = [Bbox([mark - MARK, mark + MARK]) for mark in marks]
+    thread = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 3, "shrinkB": 2}
     tops: dict[str, tuple[float, float]] = {}
     for arm in sorted(arms, key=_x):
-        highest = 100 * max(_scores(arm))
-        x, y = tops.get(arm[0].student, (_x(arm), highest))
-        tops[arm[0].student] = (x, max(y, highest))
-    for name, (x, y) in tops.items():
-        for lift in range(10, 90, 6):
-            word = axes.annotate(name, (x, y), (0, lift), textcoords="offset points", ha="center", fontsize=9)
-            box = word.get_window_extent(renderer).padded(2)
-            if not any(box.overlaps(other) for other in placed):
+        x, y = tops.get(arm[0].student, (_x(arm), 0))
+        tops[arm[0].student] = (x, max(y, 100 * max(_scores(arm))))
+    for name, top in tops.items():
+        word = axes.annotate(_plain(name), top, (0, 0), textcoords="offset points", ha="center", fontsize=9)
+        word.set_in_layout(False)
+        for lift in range(8, 120, 4):
+            word.set_position((0, lift))
+            box = word.get_window_extent().padded(1)
+            if not any(box.overlaps(other) for other in taken):
                 break
-            word.remove()
-        else:
-            word = axes.annotate(name, (x, y), (0, 10), textcoords="offset points", ha="center", fontsize=9)
-        placed.append(word.get_window_extent(renderer))
-    top = max(box.y1 for box in placed)
-    low, high = axes.get_ylim()
-    room = axes.transData.inverted().transform((0, top + 6))[1]
-    axes.set_ylim(low, max(high, room))
+        taken.append(box)
+        if lift > 16:
+            axes.annotate("", top, (0, lift), textcoords="offset points", arrowprops=thread)
+    top = axes.transData.inverted().transform((0, max(box.y1 for box in taken) + MARK))[1]
+    axes.set_ylim(top=max(top, axes.get_ylim()[1]))
 
 
 def inline(svg: bytes, words: str) -> str:
@@ -180,8 +188,18 @@ def inline(svg: bytes, words: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{words}"', 1).strip()
 
 
+def _plain(words: str) -> str:
+    """Words in which a dollar is a dollar and opens no formula."""
+    return words.replace("$", r"\$")
+
+
 def _short(words: str) -> str:
     return words if len(words) <= 40 else f"{words[:38].rstrip()}..."
+
+
+def _family(arm: Arm) -> str:
+    """'yolov5' of yolov5n, yolov5s, ...: sizes of one design, which a line may join."""
+    return re.sub(r"(?<=\d)[ntsmlbcex]u?$", "", arm[0].student)
 
 
 def _x(arm: Arm) -> float:
@@ -202,7 +220,7 @@ def _mean(arm: Arm) -> float | None:
 
 
 def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count: int) -> tuple[bytes, str] | str:
-    """Plain, distilled and teacher beside each other on ``count`` images: a PNG and what it shows, or why there is none.
+    """Plain, distilled and teacher beside each other on ``count`` images: a PNG and a caption, or why there is none.
 
     Taken for the first pair whose weights and images still exist; images with objects, evenly spaced over the split.
     """
@@ -256,15 +274,19 @@ def _weights(run: Run) -> Path:
 
 
 def teacher_runs(runs: Sequence[Run]) -> list[Run]:
-    """Those of the runs that taught others, by the folder that the others name."""
-    taught = {spec for run in runs for spec in run.config["teachers"]}
-    places, names = {Path(spec).parent.parent for spec in taught}, {title(spec) for spec in taught}
+    """Those of the runs that taught others, by the folder that the others name; by its name where runs were moved."""
+    taught = [spec for run in runs for spec in run.config["teachers"]]
+    places, names = {Path(spec).parent.parent for spec in taught}, set(map(title, taught))
     here = [run for run in runs if run.folder.resolve() in places]
-    return here or [run for run in runs if run.folder.resolve().name in names and not run.distils]  # runs were moved
+    return here or [run for run in runs if _own_title(run) in names]
 
 
 def _teacher_weights(run: Run, runs: Sequence[Run]) -> Path | None:
     """The first teacher's file, where it was or in the run of its name."""
     spec = Path(run.config["teachers"][0])
-    moved = [other.folder / "weights" / spec.name for other in runs if other.folder.resolve().name == title(str(spec))]
+    moved = [other.folder / "weights" / spec.name for other in runs if _own_title(other) == title(str(spec))]
     return next((path for path in (spec, *moved) if path.is_file()), None)
+
+
+def _own_title(run: Run) -> str:
+    return title(str(run.folder.resolve() / "weights" / "best.pt"))

@@ -14,7 +14,8 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --paper: #ffffff; --faint: #d8dee4; --shade: #f6f8fa; --link: #0959b8 }
+:root { color-scheme: light dark; --ink: #1f2328; --paper: #ffffff; --faint: #d8dee4; --shade: #f6f8fa;
+  --link: #0959b8 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --paper: #14181d; --faint: #3a424b; --shade: #1d232a; --link: #79b8ff }
 }
@@ -29,7 +30,7 @@ a { color: var(--link) }
 .scroll { display: block; overflow-x: auto; margin: 1em 0 }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .7em; border-bottom: 1px solid var(--faint); text-align: left; white-space: nowrap }
-th { background: var(--shade); font-weight: 600; vertical-align: bottom }
+th { background: var(--shade); font-weight: 600; vertical-align: bottom; white-space: normal }
 tbody tr:hover { background: var(--shade) }
 svg { display: block; width: 100%; max-width: 50rem; min-width: 32rem; height: auto }
 img { display: block; width: 100%; min-width: 44rem; height: auto }

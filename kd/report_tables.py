@@ -44,7 +44,7 @@ def arms_of(runs: Iterable[Run]) -> tuple[list[Arm], dict[str, str]]:
         if first is not run:
             repeats[run.name] = f"the same as {first.name}, seed {run.config['seed']} included"
     ordered = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in arms.values()]
-    ordered.sort(key=lambda arm: (arm[0].record["params"], arm[0].student, arm[0].distils))
+    ordered.sort(key=lambda arm: (arm[0].record["params"], arm[0].student, arm[0].distils, _epochs(arm)))
     return ordered, repeats
 
 
@@ -180,7 +180,7 @@ def verdict(differences: Sequence[float]) -> str:
     interval = interval95(differences)
     if len(differences) < LEAST_PAIRS or interval is None:
         return f"unproven: {len(differences)} pair{'' if len(differences) == 1 else 's'}"
-    return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "unproven: the interval holds 0"
+    return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "unproven"
 
 
 def _statistics(differences: Sequence[float]) -> list[str]:
@@ -260,7 +260,7 @@ def _size_and_scores(classes: Sequence[str]) -> list[Column]:
 def _beside(columns: Sequence[Column], arms: Sequence[Arm], published: Sequence[Published]) -> str:
     """Our rows, and below them the published ones, in italics and with their source."""
     if published:
-        columns = [*columns, ("source", lambda arm: "measured here")]
+        columns = [*columns, ("source", lambda arm: "here")]
     head = [name for name, _ in columns]
     rows = [[cell(arm) for _, cell in columns] for arm in arms]
     for row in published:

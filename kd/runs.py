@@ -7,6 +7,7 @@ Invariant: a distilled run is paired only with the plain run that differs from i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,13 @@ def _epochs_done(place: Path) -> int:
 
 
 def title(spec: str) -> str:
-    """The run's folder for a run's weights, else the file's name without its ending."""
+    """The run's folder for a run's weights, with two more above a seed's; else the file's name without its ending.
+
+    >>> title("runs/teacher/weights/best.pt"), title("out/runs/yolov5m/plain/seed0/weights/best.pt"), title("yolov5n")
+    ('teacher', 'yolov5m/plain/seed0', 'yolov5n')
+    """
     path = Path(spec)
-    return path.parent.parent.name if path.parent.name == "weights" and path.stem in ("best", "last") else path.stem
+    if path.parent.name != "weights" or path.stem not in ("best", "last"):
+        return path.stem
+    folder = path.parent.parent
+    return "/".join(folder.parts[-3:]) if re.fullmatch(r"seed\d+", folder.name) else folder.name
