@@ -259,19 +259,26 @@ def report(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder with runs, at any depth.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="The Markdown file to write; its plot goes beside it.")] = Path("report.md"),
+    out: Annotated[
+        Path, typer.Option(help="The Markdown file to write; the same as .html, and pictures, go beside it.")
+    ] = Path("report.md"),
+    published: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML, JSON or CSV of published rows to show beside, marked as theirs."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=0, help="Images in Figure A1; 0 leaves it out.")] = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Collect runs into tables and a GFLOPs-against-mAP plot."""
+    """Collect runs into the paper's tables and figures, as Markdown and HTML."""
     from kd.report import report as write
 
-    written = write(folder, out)
+    written = write(folder, out, published=published, images=images)
     if as_json:
         _print_json(written)
         return
     runs, pairs = _count(written["runs"], "run"), _count(written["pairs"], "pair")
-    left = f", {written['unfinished']} unfinished" if written["unfinished"] else ""
-    print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}")
+    left = f", {written['unfinished']} unfinished or failed" if written["unfinished"] else ""
+    print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
 
 
 def _quiet(context: typer.Context) -> bool:

@@ -1,8 +1,9 @@
-"""Runs in, a report out: Markdown tables in the paper's form, and a plot of mAP against GFLOPs beside them.
+"""Runs in, a report out: the paper's tables and figures of them, as Markdown and as a page that stands alone.
 
-In: a folder with runs at any depth. Out: one Markdown file and a PNG per dataset, linked relatively.
+In: a folder with runs at any depth; published rows, where given. Out: Markdown, the same as HTML, and the pictures.
 Invariant: every figure is the last checkpoint's unless it says best, on test images where the dataset has some; a
-distilled run is compared only with the plain run that differs from it in nothing but the teacher.
+distilled run is compared only with plain runs that differ from it in nothing but the teacher, and what is compared over
+other epochs says so.
 """
 
 from __future__ import annotations
@@ -10,164 +11,151 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 from urllib.parse import quote
 
-import fastjsonschema
+from kd.compare import LEAST_PAIRS
+from kd.errors import DataError, RunError, UsageError
+from kd.published import Published, read_published
+from kd.report_figures import detections_figure, gflops_figure, inline, teacher_runs
+from kd.report_html import embedded, to_html
+from kd.report_tables import (
+    Arm,
+    Contrast,
+    arms_of,
+    class_differences_table,
+    class_names,
+    contrasts_of,
+    differences_table,
+    distilled_table,
+    hardware_table,
+    plain_table,
+    runs_table,
+    settings_line,
+    text,
+)
+from kd.runs import Run, read_runs
 
-import schemas
-from kd.errors import RunError
-
-LEAST_PAIRS = 5
-GREEN = "#0f8a5f"
-MANY_CLASSES = 8  # beyond this a column per class is no table any more
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run: its folder and the content of its run.json (schemas/run.schema.json)."""
-
-    folder: Path
-    name: str  # the folder as seen from the report's source
-    record: dict[str, Any]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the run was asked to do."""
-        return self.record["config"]
-
-    @property
-    def student(self) -> str:
-        """The student's architecture, file or run."""
-        return _title(self.config["student"])
-
-    @property
-    def teacher(self) -> str:
-        """The teachers' architectures, files or runs, and how they teach where it is out of the ordinary."""
-        names = list(map(_title, self.config["teachers"]))
-        weights = self.config.get("teacher_weights", [])
-        if len(set(weights)) > 1:
-            names = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
-        if self.config.get("combine") == "best":
-            names.append("best per image")
-        if self.config.get("teacher_imgsz"):
-            names.append(f"at {self.config['teacher_imgsz']} px")
-        return ", ".join(names) or "-"
-
-    @property
-    def method(self) -> str:
-        """``plain``, or the methods with their weights, and what else the terms were made of."""
-        weighted = (f"{name} {weight:g}" if weight else name for name, weight in self.config["methods"].items())
-        balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
-        images = ["unlabeled images"] if "unlabeled" in self.config else []
-        return ", ".join([" + ".join(weighted) or "plain", *balance, *self.config.get("schedules", []), *images])
-
-    @property
-    def distils(self) -> bool:
-        """Whether it had a teacher."""
-        return bool(self.config["teachers"])
-
-    def scores(self, checkpoint: str = "last") -> dict[str, Any]:
-        """A checkpoint's scores on test, or on val where there is no test split."""
-        by_split = self.record["metrics"][checkpoint]
-        return by_split.get("test", by_split["val"])
-
-    @property
-    def twin_key(self) -> str:
-        """What a distilled run and its plain twin have in common: all but the teacher."""
-        start = self.record["student_sha256"] or self.config["student"]
-        same = [self.config[key] for key in ("seed", "epochs", "imgsz", "batch", "freeze", "settings")]
-        return json.dumps([self.record["data_sha256"], start, same], sort_keys=True)
-
-    @property
-    def arm_key(self) -> str:
-        """What runs have in common that differ in nothing but the seed."""
-        asked = {key: value for key, value in self.config.items() if key not in ("data", "out", "device", "seed")}
-        taught = [teacher["sha256"] for teacher in self.record["kd"]["teachers"]] if self.distils else None
-        return json.dumps([self.record["data_sha256"], self.record["student_sha256"], taught, asked], sort_keys=True)
+HOW_TO_READ = (
+    "Scores are in per cent, those of the last checkpoint and not the best: a best checkpoint is chosen on the "
+    "validation images and flatters itself. They are of the test images, or of the validation images where a dataset "
+    "has no test split. Where a row has several seeds it gives their mean \N{PLUS-MINUS SIGN} standard deviation."
+)
+HOW_PAIRED = (
+    "Each run against the plain run of the same seed, all else being equal; the mean difference in percentage points, "
+    f"its 95 % interval by Student's t, and how many pairs went up. Fewer than {LEAST_PAIRS} pairs prove nothing."
+)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A distilled run and its plain twin."""
+@dataclass
+class Pages:
+    """What will be written: parts of the Markdown, pictures by file name, and their markup in the page."""
 
-    distilled: Run
-    plain: Run
+    stem: str
+    parts: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    markup: dict[str, str] = field(default_factory=dict)
 
-    def difference(self, metric: str) -> float | None:
-        """Distilled minus plain, as a share; None where either has no score."""
-        after, before = self.distilled.scores()[metric], self.plain.scores()[metric]
-        return None if after is None or before is None else after - before
+    def add(self, *parts: str) -> None:
+        """Add parts, those that are empty left out."""
+        self.parts += filter(None, parts)
+
+    def picture(self, name: str, words: str, png: bytes, svg: bytes | None = None) -> None:
+        """Add a picture: the Markdown shows the PNG, the page the SVG where there is one."""
+        file = f"{self.stem}_{name}.png"
+        self.files[file] = png
+        self.markup[quote(file)] = inline(svg, words) if svg else embedded(png, words)
+        self.add(f"![{words}]({quote(file)})")
+        if svg:
+            self.files[f"{self.stem}_{name}.svg"] = svg
 
 
-def report(folder: str | Path, out: str | Path) -> dict[str, Any]:
-    """Write the report of all runs below ``folder``; returns ``{runs, pairs, unfinished, out}``.
+def report(
+    folder: str | Path, out: str | Path, *, published: str | Path | None = None, images: int = 4
+) -> dict[str, Any]:
+    """Write the report of all runs below ``folder``; returns ``{runs, pairs, unfinished, out, html}``.
 
-    Raises RunError where there is no finished run.
+    The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is a file of published rows
+    (kd/published.py); ``images`` is how many Figure A1 shows, 0 for none. Raises RunError where there is no finished
+    run, DataError for published rows that are none, UsageError for another ending of ``out``.
     """
     folder, out = Path(folder), Path(out)
+    if out.suffix.lower() != ".md":
+        raise UsageError(f"--out: got '{out}', expected a file name that ends in .md")
     runs, unfinished = read_runs(folder)
     if not runs:
         found = f"{len(unfinished)} unfinished" if unfinished else "none"
         raise RunError(f"{folder}: got {found}, expected finished runs of kd train (run.json) at any depth below it")
+    rows = read_published(published) if published else []
+    datasets = _by_dataset(runs)
+    _require_known(rows, [name for name, _ in datasets], published)
+    pages, pairs = Pages(out.stem), 0
+    pages.add("# Runs with and without distillation", HOW_TO_READ)
+    left_out = {**unfinished, **_failures(folder)}
+    for i, (name, members) in enumerate(datasets):
+        arms, repeats = arms_of(members)
+        left_out |= repeats
+        contrasts = contrasts_of(arms)
+        pairs += sum(len(contrast.pairs) for contrast in contrasts if not contrast.longer)
+        mine = [row for row in rows if row.data in (None, name)]
+        _dataset(pages, f"_{i + 1}" if i else "", name, arms, contrasts, mine, images)
+    pages.add("## Appendix", "### All runs, all seeds", runs_table(runs, out.parent))
+    if left_out:
+        lines = [f"- {text(name)}: {text(reason)}" for name, reason in sorted(left_out.items())]
+        pages.add("### Unfinished and failed runs, counted nowhere", "\n".join(lines))
+    pages.add("### Hardware and versions", hardware_table(runs))
+    markdown = "\n\n".join(pages.parts) + "\n"
+    page = to_html(markdown, pages.markup, pages.parts[0].removeprefix("# "))
     out.parent.mkdir(parents=True, exist_ok=True)
-    pairs = find_pairs(runs)
-    parts = [
-        "# Runs",
-        "Per cent throughout. Scores are those of the last checkpoint, not the best: a best checkpoint is chosen on "
-        "the validation images and flatters itself. Each score is of the test images, or of the validation images "
-        "where a dataset has no test split.",
-    ]
-    for i, (name, members) in enumerate(_by_dataset(runs)):
-        picture = out.with_name(f"{out.stem}_gflops{f'_{i + 1}' if i else ''}.png")
-        split = "test" if "test" in members[0].record["metrics"]["last"] else "val"
-        counted = members[0].scores()
-        parts += [f"## {name}", f"{counted['images']} {split} images with {counted['instances']} objects."]
-        parts += [_models_table(members), *_pairs_part([pair for pair in pairs if pair.distilled in members])]
-        parts += [f"![mAP50-95 against GFLOPs]({quote(picture.name)})"] if _plot(members, picture) else []
-    parts += ["## All runs, all seeds", _runs_table(runs, out.parent)]
-    if unfinished:
-        lines = "\n".join(f"- {name}: {state}" for name, state in unfinished.items())
-        parts += ["## Unfinished, and counted nowhere", lines]
-    parts += ["## Hardware and versions", _hardware_table(runs)]
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    partial.replace(out)
-    return {"runs": len(runs), "pairs": len(pairs), "unfinished": len(unfinished), "out": str(out)}
+    html = out.with_suffix(".html")
+    for name, content in {**pages.files, html.name: page.encode(), out.name: markdown.encode()}.items():
+        _write(out.with_name(name), content)
+    return {"runs": len(runs), "pairs": pairs, "unfinished": len(left_out), "out": str(out), "html": str(html)}
 
 
-def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
-    """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
-    check = fastjsonschema.compile(schemas.load("run"), use_default=False)
-    runs, unfinished = [], {}
-    folders = {path.parent for name in ("run.json", "config.json") for path in folder.rglob(name)}
-    for place in sorted(folders):
-        name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
-        try:
-            if (place / "run.json").exists():
-                runs.append(Run(place, name, check(json.loads((place / "run.json").read_bytes()))))
-            else:
-                asked = json.loads((place / "config.json").read_bytes())["config"]["epochs"]
-                unfinished[name] = f"{_epochs_done(place)} of {asked} epochs done"
-        except (ValueError, fastjsonschema.JsonSchemaValueException) as error:
-            unfinished[name] = f"run.json is none of kd train ({str(error).splitlines()[0]})"
-        except (KeyError, TypeError):
-            continue  # another program's config.json
-    return runs, unfinished
-
-
-def find_pairs(runs: Iterable[Run]) -> list[Pair]:
-    """Each distilled run with its plain twin, where there is one."""
-    plain = {run.twin_key: run for run in runs if not run.distils}
-    return [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
-
-
-def _epochs_done(place: Path) -> int:
-    results = place / "results.csv"
-    return max(0, len(results.read_text(encoding="utf-8").splitlines()) - 1) if results.exists() else 0
+def _dataset(
+    pages: Pages, number: str, name: str, arms: list[Arm], contrasts: list[Contrast], rows: list[Published], images: int
+) -> None:
+    """Tables 2 and 3, the paired differences, Figures 2 and A1 of one dataset."""
+    runs = [run for arm in arms for run in arm]
+    classes = class_names(runs)
+    split = "test" if "test" in runs[0].record["metrics"]["last"] else "val"
+    counted = runs[0].scores()
+    pages.add(f"## {text(name)}", f"{counted['images']} {split} images with {counted['instances']} objects. "
+              f"{settings_line(arms)}".strip())  # fmt: skip
+    if rows:
+        pages.add(
+            f"*In italics, and as hollow marks: figures as published by {_sources(rows)}. They are theirs, on their data, "
+            "and were not measured here.*"
+        )
+    pages.add("### Table 2: trained without distillation", plain_table(arms, classes, rows))
+    if any(arm[0].distils for arm in arms) or any(row.teacher for row in rows):
+        pages.add("### Table 3: trained with distillation", distilled_table(arms, contrasts, classes, rows))
+    if contrasts:
+        pages.add("### Paired differences", HOW_PAIRED, differences_table(contrasts))
+    elif any(arm[0].distils for arm in arms):
+        pages.add("No distilled run here has a plain twin: same student, data, seed, epochs, image size and settings.")
+    taught = teacher_runs(runs)
+    figure = gflops_figure(arms, [arm for arm in arms if any(run in taught for run in arm)], rows, split)
+    if figure:
+        pages.add("### Figure 2: mAP against GFLOPs")
+        pages.picture(f"figure2{number}", "mAP50-95 against GFLOPs", *figure)
+        pages.add("Small dots are single runs, marks are means over seeds. Arms of one model stand side by side at its "
+                  f"GFLOPs. The same as [SVG]({quote(f'{pages.stem}_figure2{number}.svg')}).")  # fmt: skip
+    if images and contrasts:
+        found = detections_figure(contrasts, runs, images)
+        if isinstance(found, str):
+            pages.add(f"Figure A1, detections side by side, is left out: {text(found)}.")
+        else:
+            pages.add("### Figure A1: detections side by side")
+            pages.picture(
+                f"figureA1{number}", "Detections of the plain student, the distilled one and the teacher", found[0]
+            )
+            pages.add(text(found[1]))
+    if contrasts and classes:
+        pages.add("### Paired differences by class", class_differences_table(contrasts, classes))
 
 
 def _by_dataset(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
@@ -178,166 +166,31 @@ def _by_dataset(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
     return [("/".join(Path(group[0].config["data"]).parts[-2:]), group) for group in groups.values()]
 
 
-def _arms(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but the seed together: the larger networks first, the plain arm first of each."""
-    arms: dict[str, list[Run]] = {}
-    for run in runs:
-        arms.setdefault(run.arm_key, []).append(run)
-    return sorted(arms.values(), key=lambda arm: (-arm[0].record["params"], arm[0].student, arm[0].distils))
+def _failures(folder: Path) -> dict[str, str]:
+    """What sweeps below ``folder`` noted as failed: run -> reason."""
+    failed = {}
+    for path in sorted(folder.rglob("failures.json")):
+        try:
+            found = json.loads(path.read_bytes())
+            rows = found if isinstance(found, dict) else {row["run"]: row["reason"] for row in found}
+        except (ValueError, TypeError, KeyError):
+            rows = {path.name: "no list of failed runs that kd sweep wrote"}
+        home = path.parent.relative_to(folder)
+        failed |= {(home / name).as_posix(): str(reason) for name, reason in rows.items()}
+    return failed
 
 
-# ---------------------------------------------------------------- the tables
+def _require_known(rows: Sequence[Published], datasets: Sequence[str], path: str | Path | None) -> None:
+    for i, row in enumerate(rows, 1):
+        if row.data not in (None, *datasets):
+            raise DataError(f"{path}: row {i}: data: got {row.data!r}, expected one of {', '.join(datasets)}")
 
 
-def _models_table(runs: list[Run]) -> str:
-    """The paper's Tables 2 and 3 in one: a row per model, teacher and method, the mean over its seeds."""
-    names = list(dict.fromkeys(name for run in runs for name in run.scores()["per_class"]))
-    classes = names if len(names) <= MANY_CLASSES else []
-    rows = []
-    for arm in _arms(runs):
-        first = arm[0]
-        scores = [run.scores() for run in arm]
-        rows.append([
-            first.student, first.teacher, first.method, str(len(arm)), str(first.config["epochs"]),
-            str(first.config["imgsz"]), _gflops(first), f"{first.record['params'] / 1e6:.2f} M",
-            _percent(_mean(s["map50"] for s in scores)), _percent(_mean(s["map50_95"] for s in scores)),
-            *(_percent(_mean(s["per_class"].get(name, {}).get("map50_95") for s in scores)) for name in classes),
-        ])  # fmt: skip
-    head = ["model", "teacher", "method", "seeds", "epochs", "px", "GFLOPs", "parameters", "mAP50", "mAP50-95"]
-    return _table([*head, *(f"{name} mAP50-95" for name in classes)], rows)
+def _sources(rows: Iterable[Published]) -> str:
+    return "; ".join(text(source) for source in dict.fromkeys(row.source for row in rows))
 
 
-def _pairs_part(pairs: list[Pair]) -> list[str]:
-    """Plain and distilled side by side, pair by pair, then what the pairs of one arm say together."""
-    if not pairs:
-        return ["No distilled run here has a plain twin: same student, data, seed, epochs, image size and settings."]
-    arms: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        arms.setdefault(pair.distilled.arm_key, []).append(pair)
-    rows, verdicts = [], []
-    for arm in arms.values():
-        run = arm[0].distilled
-        for pair in sorted(arm, key=lambda pair: pair.distilled.config["seed"]):
-            cells = [pair.distilled.student, pair.distilled.teacher, pair.distilled.method]
-            cells.append(str(pair.distilled.config["seed"]))
-            for metric in ("map50", "map50_95"):
-                both = [pair.plain.scores()[metric], pair.distilled.scores()[metric]]
-                cells += [*map(_percent, both), _points(pair.difference(metric))]
-            rows.append(cells)
-        mean = _points(_mean(pair.difference("map50_95") for pair in arm))
-        count = f"{len(arm)} paired seed{'' if len(arm) == 1 else 's'}"
-        verdict = f"{run.student} from {run.teacher}, {run.method}: mAP50-95 {mean} points, the mean of {count}."
-        if len(arm) < LEAST_PAIRS:
-            verdict += f" **Fewer than {LEAST_PAIRS} paired seeds: nothing is proven.**"
-        verdicts.append(verdict)
-    head = ["model", "teacher", "method", "seed", "plain mAP50", "distilled", "difference"]
-    return ["### With and without distillation", _table([*head, "plain mAP50-95", *head[-2:]], rows), *verdicts]
-
-
-def _runs_table(runs: list[Run], home: Path) -> str:
-    rows = []
-    for run in runs:
-        link = quote(Path(os.path.relpath(run.folder.resolve(), home.resolve())).as_posix())
-        shares = [run.scores(checkpoint)[metric] for checkpoint in ("last", "best") for metric in ("map50", "map50_95")]
-        numbers = [run.config["seed"], run.record["epochs"], run.config["imgsz"], run.config["batch"]]
-        rows.append([
-            f"[{run.name}]({link})", run.student, run.teacher, run.method, *map(str, numbers), *map(_percent, shares),
-            f"{run.record['wall_time_s']:.0f} s",
-        ])  # fmt: skip
-    head = ["run", "model", "teacher", "method", "seed", "epochs", "px", "batch"]
-    return _table([*head, "last mAP50", "last mAP50-95", "best mAP50", "best mAP50-95", "time"], rows)
-
-
-def _hardware_table(runs: list[Run]) -> str:
-    machines: dict[tuple[str, str], int] = {}
-    for run in runs:
-        versions = ", ".join(f"{name} {version}" for name, version in run.record["versions"].items())
-        machines[run.record["device"], versions] = machines.get((run.record["device"], versions), 0) + 1
-    return _table(["device", "versions", "runs"], [[*machine, str(count)] for machine, count in machines.items()])
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return fmean(there) if there else None
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _points(difference: float | None) -> str:
-    return "-" if difference is None else f"{100 * difference:+.1f}"
-
-
-def _gflops(run: Run) -> str:
-    gflops = run.record["gflops"]
-    return "-" if gflops is None else f"{gflops:.{1 if gflops >= 1 else 2}f}"
-
-
-def _title(spec: str) -> str:
-    """The run's folder for a run's weights, else the file's name without its ending."""
-    path = Path(spec)
-    return path.parent.parent.name if path.parent.name == "weights" and path.stem in ("best", "last") else path.stem
-
-
-# ---------------------------------------------------------------- the plot
-
-
-def _plot(runs: list[Run], path: Path) -> bool:
-    """The paper's Figure 2: a faint dot per run, a mark per mean over seeds, an arrow from plain to distilled.
-
-    Writes nothing and returns False where no run has both GFLOPs and a score.
-    """
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    arms = [
-        arm for arm in _arms(runs) if arm[0].record["gflops"] and _mean(r.scores()["map50_95"] for r in arm) is not None
-    ]
-    if not arms:
-        return False
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    taught = {_title(spec) for run in runs for spec in run.config["teachers"]}
-    styles = {"teacher": ("s", "#4f46a5"), "without distillation": ("o", "#6b7280"), "with distillation": ("^", GREEN)}
-    for label, (marker, colour) in styles.items():
-        mine = [arm for arm in arms if _kind(arm[0], taught) == label]
-        if mine:
-            dots = [run for arm in mine for run in arm if run.scores()["map50_95"] is not None]
-            axes.scatter(*zip(*(_point([run]) for run in dots), strict=True), s=14, color=colour, alpha=0.35, lw=0)
-            axes.scatter(
-                *zip(*map(_point, mine), strict=True), s=60, marker=marker, color=colour, label=label, zorder=3
-            )
-    plain = {pair.distilled.arm_key: pair.plain.arm_key for pair in find_pairs(runs)}
-    means = {arm[0].arm_key: _point(arm) for arm in arms}
-    for distilled, twin in plain.items():
-        if distilled in means and twin in means:
-            arrow = {"arrowstyle": "->", "color": GREEN, "alpha": 0.7, "shrinkA": 5, "shrinkB": 5}
-            axes.annotate("", means[distilled], means[twin], arrowprops=arrow)
-    for student in dict.fromkeys(arm[0].student for arm in arms):
-        x, top = max((_point(arm) for arm in arms if arm[0].student == student), key=lambda point: point[1])
-        axes.annotate(student, (x, top), xytext=(0, 9), textcoords="offset points", ha="center", fontsize=9)
-    axes.set(xlabel="GFLOPs per image", ylabel="mAP50-95, %, last checkpoint")
-    axes.margins(x=0.15, y=0.2)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+def _write(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    figure.savefig(partial, dpi=160, format="png")
+    partial.write_bytes(content)
     partial.replace(path)
-    return True
-
-
-def _kind(run: Run, taught: set[str]) -> str:
-    if run.distils:
-        return "with distillation"
-    return "teacher" if run.folder.resolve().name in taught else "without distillation"
-
-
-def _point(arm: list[Run]) -> tuple[float, float]:
-    """GFLOPs and mean mAP50-95 in per cent."""
-    return arm[0].record["gflops"], 100 * _mean(run.scores()["map50_95"] for run in arm)

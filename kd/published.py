@@ -1,0 +1,85 @@
+"""Rows that others have published, to stand beside our own, marked as theirs.
+
+In: a YAML, JSON or CSV file of the user's. Out: Published values.
+Invariant: no figure of anybody else's is in this package; what is shown comes from the file, with its source.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+import yaml
+
+import schemas
+from kd.errors import DataError
+
+NUMBERS = ("gflops", "params_m", "map50", "map50_95")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a table that others have published; scores in per cent, ``params_m`` in millions."""
+
+    model: str
+    source: str
+    map50_95: float
+    map50: float | None = None
+    teacher: str | None = None
+    method: str | None = None
+    gflops: float | None = None
+    params_m: float | None = None
+    data: str | None = None
+
+
+def read_published(path: str | Path) -> list[Published]:
+    """The rows of a file by schemas/published.schema.json; DataError names the row and the column.
+
+    CSV has the same names in its first line, and an empty cell for what is not known.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _yaml_rows(text, path)
+    except OSError as error:
+        raise DataError(f"{path}: got {error.strerror}, expected a YAML, JSON or CSV file of published rows") from error
+    except (ValueError, csv.Error, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise DataError(f"{path}: got nothing readable ({line}), expected YAML, JSON or CSV") from error
+    check = fastjsonschema.compile(schemas.load("published"), use_default=False)
+    try:
+        check(rows)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise DataError(f"{path}: {_complaint(error)}") from error
+    return [Published(**row) for row in rows]
+
+
+def _yaml_rows(text: str, path: Path) -> Any:
+    return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    """Rows as the schema has them: cells that are empty left out, numbers where numbers belong if they are some."""
+    rows = csv.DictReader(text.splitlines(), restkey="a cell beyond the first line's")
+    return [{key: _number(key, cell) for key, cell in row.items() if cell} for row in rows]
+
+
+def _number(key: str, cell: Any) -> Any:
+    try:
+        return float(cell) if key in NUMBERS else cell
+    except ValueError:
+        return cell  # the schema says what was expected
+
+
+def _complaint(error: fastjsonschema.JsonSchemaValueException) -> str:
+    """'row 2: map50: got 'high', expected a number' from the schema's words; rows count from 1."""
+    place = ": ".join([f"row {int(part) + 1}" if part.isdigit() else part for part in error.path[1:]] or ["rows"])
+    expected = error.message.removeprefix(error.name or "").strip().removeprefix("must ")
+    for theirs, ours in (("be number", "be a number"), ("be array", "be a list of rows"), ("be string", "be a text")):
+        expected = expected.replace(theirs, ours)
+    hint = "; scores are in per cent, not shares of 1" if error.path[-1] in ("map50", "map50_95") else ""
+    return f"{place}: got {str(error.value)[:80]!r}, expected it to {expected}{hint}"

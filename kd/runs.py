@@ -1,0 +1,139 @@
+"""Finished runs as they lie on the disk, and which of them are a distilled run and its plain twin.
+
+In: a folder with runs at any depth. Out: Run and Pair values.
+Invariant: a distilled run is paired only with the plain run that differs from it in nothing but the teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+
+import schemas
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its folder and the content of its run.json (schemas/run.schema.json)."""
+
+    folder: Path
+    name: str  # the folder as seen from the report's source
+    record: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was asked to do."""
+        return self.record["config"]
+
+    @property
+    def student(self) -> str:
+        """The student's architecture, file or run."""
+        return title(self.config["student"])
+
+    @property
+    def teacher(self) -> str:
+        """The teachers' architectures, files or runs, and how they teach where it is out of the ordinary."""
+        names = list(map(title, self.config["teachers"]))
+        weights = self.config.get("teacher_weights", [])
+        if len(set(weights)) > 1:
+            names = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
+        if self.config.get("combine") == "best":
+            names.append("best per image")
+        if self.config.get("teacher_imgsz"):
+            names.append(f"at {self.config['teacher_imgsz']} px")
+        return ", ".join(names) or "-"
+
+    @property
+    def method(self) -> str:
+        """``plain``, or the methods with their weights, and what else the terms were made of."""
+        weighted = (f"{name} {weight:g}" if weight else name for name, weight in self.config["methods"].items())
+        balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
+        images = ["unlabeled images"] if "unlabeled" in self.config else []
+        return ", ".join([" + ".join(weighted) or "plain", *balance, *self.config.get("schedules", []), *images])
+
+    @property
+    def distils(self) -> bool:
+        """Whether it had a teacher."""
+        return bool(self.config["teachers"])
+
+    def scores(self, checkpoint: str = "last") -> dict[str, Any]:
+        """A checkpoint's scores on test, or on val where there is no test split."""
+        by_split = self.record["metrics"][checkpoint]
+        return by_split.get("test", by_split["val"])
+
+    @property
+    def twin_key(self) -> str:
+        """What a distilled run and its plain twin have in common: all but the teacher."""
+        start = self.record["student_sha256"] or self.config["student"]
+        same = [self.config[key] for key in ("seed", "epochs", "imgsz", "batch", "freeze", "settings")]
+        return json.dumps([self.record["data_sha256"], start, same], sort_keys=True)
+
+    @property
+    def arm_key(self) -> str:
+        """What runs have in common that differ in nothing but the seed."""
+        asked = {key: value for key, value in self.config.items() if key not in ("data", "out", "device", "seed")}
+        taught = [teacher["sha256"] for teacher in self.record["kd"]["teachers"]] if self.distils else None
+        return json.dumps([self.record["data_sha256"], self.record["student_sha256"], taught, asked], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A distilled run and its plain twin."""
+
+    distilled: Run
+    plain: Run
+
+    def difference(self, metric: str) -> float | None:
+        """Distilled minus plain, as a share; None where either has no score."""
+        after, before = self.distilled.scores()[metric], self.plain.scores()[metric]
+        return None if after is None or before is None else after - before
+
+
+def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
+    """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
+    check = fastjsonschema.compile(schemas.load("run"), use_default=False)
+    runs, unfinished = [], {}
+    folders = {path.parent for name in ("run.json", "config.json") for path in folder.rglob(name)}
+    for place in sorted(folders):
+        name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
+        try:
+            if (place / "run.json").exists():
+                runs.append(Run(place, name, check(json.loads((place / "run.json").read_bytes()))))
+            else:
+                asked = json.loads((place / "config.json").read_bytes())["config"]["epochs"]
+                unfinished[name] = f"{_epochs_done(place)} of {asked} epochs done"
+        except (ValueError, fastjsonschema.JsonSchemaValueException) as error:
+            unfinished[name] = f"run.json is none of kd train ({str(error).splitlines()[0]})"
+        except (KeyError, TypeError):
+            continue  # another program's config.json
+    return runs, unfinished
+
+
+def find_pairs(runs: Iterable[Run]) -> list[Pair]:
+    """Each distilled run with its plain twin, where there is one."""
+    plain = {run.twin_key: run for run in runs if not run.distils}
+    return [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+
+
+def _epochs_done(place: Path) -> int:
+    results = place / "results.csv"
+    return max(0, len(results.read_text(encoding="utf-8").splitlines()) - 1) if results.exists() else 0
+
+
+def title(spec: str) -> str:
+    """The run's folder for a run's weights, with two more above a seed's; else the file's name without its ending.
+
+    >>> title("runs/teacher/weights/best.pt"), title("out/runs/yolov5m/plain/seed0/weights/best.pt"), title("yolov5n")
+    ('teacher', 'yolov5m/plain/seed0', 'yolov5n')
+    """
+    path = Path(spec)
+    if path.parent.name != "weights" or path.stem not in ("best", "last"):
+        return path.stem
+    folder = path.parent.parent
+    return "/".join(folder.parts[-3:]) if re.fullmatch(r"seed\d+", folder.name) else folder.name
