@@ -11,7 +11,8 @@ import pytest
 
 import schemas
 from kd.errors import RunError
-from kd.report import find_pairs, read_runs, report
+from kd.report import report
+from kd.runs import find_pairs, read_runs
 
 DATA, OTHER_DATA, WEIGHTS = "a" * 64, "b" * 64, "c" * 64
 
