@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -175,6 +177,53 @@ def report(
     runs, pairs = _count(written["runs"], "run"), _count(written["pairs"], "pair")
     left = f", {written['unfinished']} unfinished" if written["unfinished"] else ""
     print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}")
+
+
+class Baselines(TyperCommand):
+    """A command whose ``--baseline`` takes all words up to the next option, as a shell's pattern gives them."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words."""
+        words, taking = [], False
+        for word in args:
+            if taking and not word.startswith("-"):
+                words += ["--baseline", word]
+                continue
+            taking = word == "--baseline"
+            words += [] if taking else [word]
+        return super().parse_args(ctx, words + (["--baseline"] if taking and "--baseline" not in words else []))
+
+
+@app.command(cls=Baselines, epilog="Example: kd compare runs/fgfi --baseline runs/plain")
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Runs, or folders with runs at any depth.", show_default=False),
+    ],
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUNS...",
+            help="What RUNS are held against, as one arm against another.  [default: each distilled run's plain twin]",
+        ),
+    ] = None,
+    checkpoint: Annotated[Literal["last", "best"], typer.Option(help="Whose scores; best was chosen on val.")] = "last",
+    any_epochs: Annotated[
+        bool, typer.Option("--any-epochs", help="Let epochs differ: for a plain student at equal wall-clock time.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether distillation helped: paired by seed, mean difference, 95 % interval, signs, per class."""
+    from kd.compare import compare as pair_up
+    from kd.compare import lines
+
+    found = pair_up(runs, baseline or (), checkpoint=checkpoint, any_epochs=any_epochs)
+    for line in (*found["warnings"], *(line for result in found["comparisons"] for line in result["warnings"])):
+        print(f"warning: {line}", file=sys.stderr)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(lines(found)))
 
 
 def _quiet(context: typer.Context) -> bool:

@@ -32,7 +32,9 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "box": 1.0,  # (0.9)
     "ld": 0.25,  # (4.5) its authors' own weight too
     "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
+    "built-in": 6.0,  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
 }
+BUILT_IN = "built-in"
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
 OPTION_OF_SETTING = {
@@ -112,6 +114,10 @@ class TrainConfig:
             raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+        if BUILT_IN in names and len(names) > 1:
+            raise UsageError(f"--method: got {', '.join(names)}, expected {BUILT_IN} alone: it is Ultralytics' trainer")
+        if self.built_in and not self.teachers[0].endswith(".pt"):
+            raise UsageError(f"--teacher: got {self.teachers[0]} with {BUILT_IN}, expected a .pt: Ultralytics loads it")
         if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
             raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
 
@@ -119,6 +125,11 @@ class TrainConfig:
     def distils(self) -> bool:
         """Whether there is a teacher to learn from."""
         return bool(self.teachers)
+
+    @property
+    def built_in(self) -> bool:
+        """Whether Ultralytics distils, and not this project."""
+        return self.distils and self.methods[0][0] == BUILT_IN
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""
