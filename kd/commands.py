@@ -226,6 +226,52 @@ def compare(
         print("\n".join(lines(found)))
 
 
+@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
+def sweep(
+    context: typer.Context,
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN.yaml", help="A plan, or a shipped one: paper, gpu, cpu, demo.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder of all its runs; given again, it is continued.", show_default=False)
+    ],
+    data: Annotated[Path | None, typer.Option(help="A YOLO dataset's data.yaml.  [default: the plan's]")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the plan, such as settings.epochs=10 or seeds=[0]."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at once, which share the cores.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they may take.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train teachers x students x methods x seeds by a plan; what is finished is not repeated."""
+    from kd.errors import RunError
+    from kd.sweep import sweep as carry_out
+
+    told = {"tell": lambda line: None} if as_json else {}
+    quiet = _quiet(context) or as_json
+    found = carry_out(plan, out, data=data, changes=changes or (), at_once=jobs, dry_run=dry_run, quiet=quiet, **told)
+    if as_json:
+        _print_json(found)
+    elif dry_run:
+        for row in found["plan"]:
+            seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
+            teacher = f", teacher {row['teacher']}" if row["teacher"] else ""
+            print(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
+    if not as_json:
+        left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
+        print(f"{out}: {_count(found['runs'], 'run')}, {found['finished']} finished{left}")
+    if found["failed"]:
+        name, reason = next(iter(found["failed"].items()))
+        raise RunError(
+            f"{out}: got {len(found['failed'])} of {_count(found['runs'], 'run')} failed, expected none "
+            f"({name}: {reason}): see failures.json; the same command tries them again"
+        )
+
+
 def _quiet(context: typer.Context) -> bool:
     return (context.obj or {}).get("quiet", False)
 
