@@ -41,9 +41,8 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME[=WEIGHT]",
-            help="What to imitate: fgfi, cwd, pkd or score-l2 (features), logits, box or ld (what the head says), or built-in "
-            "(Ultralytics' own, alone); give "
-            "it again for several.  [default: fgfi]",
+            help="What to imitate: fgfi, cwd, pkd or score-l2 (features), logits, box or ld (what the head says); give "
+            "it again for several. Or built-in, Ultralytics' own distillation.  [default: fgfi]",
         ),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
