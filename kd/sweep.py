@@ -26,6 +26,7 @@ from kd.errors import PlanError
 from kd.plan import Job, arguments, expand, read_plan, require_extends
 
 DEFAULT_EPOCHS = 30  # of kd train
+POLL_S = 0.2
 #: The command `kd` in a process that ends with this one.
 KD = (sys.executable, "-c", "from kd.sweep import follow_parent; follow_parent(); import cli; cli.kd()")
 
@@ -96,6 +97,7 @@ class Crew:
     tell: Callable[[str], None]
     failed: dict[str, str] = field(default_factory=dict)
     running: dict[str, subprocess.Popen] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # what run.json of finished runs says
 
     def work(self, quiet: bool) -> None:
         """Run all jobs that are not finished; Ctrl-C ends their processes with this one."""
@@ -113,12 +115,12 @@ class Crew:
                     elif not missing and len(self.running) < self.at_once:
                         waiting.remove(job)
                         self._start(job)
-                time.sleep(0.1)
+                time.sleep(POLL_S)
                 for name, process in list(self.running.items()):
                     if process.poll() is not None:
                         self._end(name, process, bar)
-                bar.set_postfix_str(self._view(), refresh=False)
-                bar.refresh()
+                if not quiet:
+                    bar.set_postfix_str(self._view())
         finally:
             for process in self.running.values():
                 process.stdin.close()
@@ -128,7 +130,7 @@ class Crew:
 
     def finished(self, name: str) -> bool:
         """Whether a run is complete."""
-        return (self.out / name / "run.json").exists()
+        return name in self.records or (self.out / name / "run.json").exists()
 
     def summary(self) -> dict[str, Any]:
         """Counts, and what failed."""
@@ -238,7 +240,9 @@ class Crew:
         self.tell(f"failed: {job.name}: {reason}")
 
     def _record(self, name: str) -> dict[str, Any]:
-        return json.loads((self.out / name / "run.json").read_bytes())
+        if name not in self.records:
+            self.records[name] = json.loads((self.out / name / "run.json").read_bytes())
+        return self.records[name]
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / f"{name.replace('/', '_')}.log"
