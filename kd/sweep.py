@@ -181,8 +181,8 @@ class Crew:
 
     def _view(self) -> str:
         """The runs at work with their epochs, and the time left."""
-        parts = [f" {name} epoch {self._epochs_done(name)}" for name in self.running]
-        return ",".join([*parts, *_left(self.seconds_left())])
+        parts = [f"{name} epoch {self._epochs_done(name)}" for name in self.running]
+        return ", ".join([*parts, *_left(self.seconds_left())])
 
     def _epochs_done(self, name: str) -> int:
         results = self.out / name / "results.csv"
@@ -230,8 +230,8 @@ class Crew:
         by_split = record["metrics"]["last"]
         score = by_split.get("test", by_split["val"])["map50_95"]
         shown = "no score" if score is None else f"mAP50-95 {100 * score:.1f}"
-        line = [f"{name}: {shown}", f" {record['wall_time_s']:.0f} s", *_left(self.seconds_left())]
-        self.tell(f"[{sum(self.finished(job.name) for job in self.jobs)}/{len(self.jobs)}] {','.join(line)}")
+        line = [f"{name}: {shown}", f"{record['wall_time_s']:.0f} s", *_left(self.seconds_left())]
+        self.tell(f"[{sum(self.finished(job.name) for job in self.jobs)}/{len(self.jobs)}] {', '.join(line)}")
 
     def _fail(self, job: Job, reason: str, bar: tqdm) -> None:
         self.failed[job.name] = reason
@@ -275,10 +275,10 @@ def _left(seconds: float | None) -> Iterable[str]:
     """The time left, coarsely; nothing where it is unknown.
 
     >>> list(_left(4000)), list(_left(None))
-    ([' about 67 min left'], [])
+    (['about 67 min left'], [])
     """
     if seconds:
-        yield f" about {seconds / 60:.0f} min left" if seconds >= 120 else f" about {seconds:.0f} s left"
+        yield f"about {seconds / 60:.0f} min left" if seconds >= 120 else f"about {seconds:.0f} s left"
 
 
 def _write(path: Path, text: str) -> None:
