@@ -81,7 +81,8 @@ def follow_parent() -> None:
     """End this process when its standard input ends: the sweep holds the other end, and so leaves no orphans."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends by itself
+            pass
         os._exit(130)  # kd train is safe against this at any moment
 
     threading.Thread(target=watch, daemon=True).start()
