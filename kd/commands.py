@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -57,7 +59,7 @@ def train(
         typer.Option(
             metavar="NAME[=WEIGHT]",
             help="What to imitate: fgfi, cwd, pkd or score-l2 (features), logits, box or ld (what the head says); give "
-            "it again for several.  [default: fgfi]",
+            "it again for several. Or built-in, Ultralytics' own distillation.  [default: fgfi]",
         ),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
@@ -279,6 +281,99 @@ def report(
     runs, pairs = _count(written["runs"], "run"), _count(written["pairs"], "pair")
     left = f", {written['unfinished']} unfinished or failed" if written["unfinished"] else ""
     print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
+
+
+class Baselines(TyperCommand):
+    """A command whose ``--baseline`` takes all words up to the next option, as a shell's pattern gives them."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words."""
+        words, taking = [], False
+        for word in args:
+            if taking and not word.startswith("-"):
+                words += ["--baseline", word]
+                continue
+            taking = word == "--baseline"
+            words += [] if taking else [word]
+        return super().parse_args(ctx, words + (["--baseline"] if taking and "--baseline" not in words else []))
+
+
+@app.command(cls=Baselines, epilog="Example: kd compare runs/fgfi --baseline runs/plain")
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Runs, or folders with runs at any depth.", show_default=False),
+    ],
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUNS...",
+            help="What RUNS are held against, as one arm against another.  [default: each distilled run's plain twin]",
+        ),
+    ] = None,
+    checkpoint: Annotated[Literal["last", "best"], typer.Option(help="Whose scores; best was chosen on val.")] = "last",
+    any_epochs: Annotated[
+        bool, typer.Option("--any-epochs", help="Let epochs differ: for a plain student at equal wall-clock time.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether distillation helped: paired by seed, mean difference, 95 % interval, signs, per class."""
+    from kd.compare import compare as pair_up
+    from kd.compare import lines
+
+    found = pair_up(runs, baseline or (), checkpoint=checkpoint, any_epochs=any_epochs)
+    for line in (*found["warnings"], *(line for result in found["comparisons"] for line in result["warnings"])):
+        print(f"warning: {line}", file=sys.stderr)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(lines(found)))
+
+
+@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
+def sweep(
+    context: typer.Context,
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN.yaml", help="A plan, or a shipped one: paper, gpu, cpu, demo.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder of all its runs; given again, it is continued.", show_default=False)
+    ],
+    data: Annotated[Path | None, typer.Option(help="A YOLO dataset's data.yaml.  [default: the plan's]")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the plan, such as settings.epochs=10 or seeds=[0]."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at once, which share the cores.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they may take.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train teachers x students x methods x seeds by a plan; what is finished is not repeated."""
+    from kd.errors import RunError
+    from kd.sweep import sweep as carry_out
+
+    told = {"tell": lambda line: None} if as_json else {}
+    quiet = _quiet(context) or as_json
+    found = carry_out(plan, out, data=data, changes=changes or (), at_once=jobs, dry_run=dry_run, quiet=quiet, **told)
+    if as_json:
+        _print_json(found)
+    elif dry_run:
+        for row in found["plan"]:
+            seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
+            teacher = f", teacher {row['teacher']}" if row["teacher"] else ""
+            print(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
+    if not as_json:
+        left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
+        print(f"{out}: {_count(found['runs'], 'run')}, {found['finished']} finished{left}")
+    if found["failed"]:
+        name, reason = next(iter(found["failed"].items()))
+        raise RunError(
+            f"{out}: got {len(found['failed'])} of {_count(found['runs'], 'run')} failed, expected none "
+            f"({name}: {reason}): see failures.json; the same command tries them again"
+        )
 
 
 def _quiet(context: typer.Context) -> bool:

@@ -33,7 +33,9 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "box": 1.0,  # (0.9)
     "ld": 0.25,  # (4.5) its authors' own weight too
     "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
+    "built-in": 6.0,  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
 }
+BUILT_IN = "built-in"
 
 COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
 BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
@@ -125,6 +127,7 @@ class TrainConfig:
             raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+        self._check_built_in(names)
         if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
             raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
         self._check_course(names)
@@ -144,12 +147,29 @@ class TrainConfig:
         if self.balance is not None and not (math.isfinite(self.balance) and self.balance > 0):
             raise UsageError(f"--balance: got {self.balance}, expected a ratio of gradients above 0, such as 0.1")
         if self.unlabeled and set(names) <= BOXES_ONLY:
-            others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in BOXES_ONLY)
+            others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in {*BOXES_ONLY, BUILT_IN})
             raise UsageError(
                 f"--unlabeled: got it with {', '.join(names)} alone, expected a method that needs no boxes: {others}"
             )
         if self.unlabeled and dict(self.settings).get("rect"):
             raise UsageError("--unlabeled: got it with --set rect=true, expected square batches: leave rect out")
+
+    def _check_built_in(self, names: list[str]) -> None:
+        """Raise UsageError on what Ultralytics' own distillation does not know."""
+        if BUILT_IN not in names:
+            return
+        if len(names) > 1:
+            raise UsageError(f"--method: got {', '.join(names)}, expected {BUILT_IN} alone: it is Ultralytics' trainer")
+        if len(self.teachers) > 1:
+            raise UsageError(f"--teacher: got {len(self.teachers)} with {BUILT_IN}, expected one")
+        if self.teachers and not self.teachers[0].endswith(".pt"):
+            raise UsageError(f"--teacher: got {self.teachers[0]} with {BUILT_IN}, expected a .pt: Ultralytics loads it")
+        for option, value in (
+            ("--teacher-imgsz", self.teacher_imgsz), ("--schedule", self.schedules), ("--balance", self.balance),
+            ("--unlabeled", self.unlabeled),
+        ):  # fmt: skip
+            if value:
+                raise UsageError(f"{option}: got it with {BUILT_IN}, expected a method of kd: Ultralytics' has none")
 
     def _check_teachers(self) -> None:
         if self.combine not in COMBINE:
@@ -200,6 +220,11 @@ class TrainConfig:
     def chooses(self) -> bool:
         """Whether each image learns from one of several teachers."""
         return self.combine == "best" and len(self.teachers) > 1
+
+    @property
+    def built_in(self) -> bool:
+        """Whether Ultralytics distils, and not this project."""
+        return self.distils and self.methods[0][0] == BUILT_IN
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""

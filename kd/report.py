@@ -127,8 +127,8 @@ def _dataset(
               f"{settings_line(arms)}".strip())  # fmt: skip
     if rows:
         pages.add(
-            f"*In italics, and as hollow marks: figures as published by {_sources(rows)}. They are theirs, on their data, "
-            "and were not measured here.*"
+            f"*In italics, and as hollow marks: figures as published by {_sources(rows)}. They are theirs, on their "
+            "data, and were not measured here.*"
         )
     pages.add("### Table 2: trained without distillation", plain_table(arms, classes, rows))
     if any(arm[0].distils for arm in arms) or any(row.teacher for row in rows):

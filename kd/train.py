@@ -29,6 +29,7 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.adapters import LAYERS
 from kd.balance import medians
+from kd.builtin import builtin_settings, builtin_trainer, nearest_own
 from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
@@ -65,6 +66,8 @@ def train(
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
     _require_closing(config)
+    if resume and config.built_in:
+        raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
@@ -203,6 +206,7 @@ def _require_trainable(config: TrainConfig, layers: int) -> None:
 
 def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> dict[str, Any]:
     """What is learned from whom; a teacher that is no model, shares no level or cannot be compared is refused here."""
+    config = nearest_own(config) if config.built_in else config
     channels = probe_levels(student)
     teachers = [
         {
@@ -291,11 +295,14 @@ def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None) -> T
         **dict(config.settings),
         "save_dir": str(out),
     }
+    if config.built_in:
+        overrides |= builtin_settings(config)
     if last:
         kept = ("data", "device", "save_dir")  # the rest comes from the checkpoint, optimizer choices included
         overrides = {key: overrides[key] for key in kept} | {"resume": str(last)}
     with ultra.silence():
-        return _translated(lambda: trainer_class(config)(overrides=overrides), out)
+        make = builtin_trainer if config.built_in else trainer_class
+        return _translated(lambda: make(config)(overrides=overrides), out)
 
 
 def _translated(work: Callable[[], Any], out: Path) -> Any:

@@ -60,7 +60,7 @@ class Trainer(ResumableTrainer):
         self.model.add_module(ADAPTERS, self.distillation.adapters)
 
     def _setup_train(self) -> None:
-        if self.config.distils:
+        if self.config.distils and not self.config.built_in:
             self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
             self.add_callback("on_train_batch_start", Trainer._schedule)
         super()._setup_train()
