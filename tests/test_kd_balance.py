@@ -99,7 +99,7 @@ def measured_ratios(trainer, batch):
         scalar.backward(retain_graph=True)
         return math.sqrt(sum(seen.values()))
 
-    inputs, whole = distillation.inputs(preds, batch), norm(task)
+    (inputs,), whole = distillation.inputs(preds, batch), norm(task)
     ratios = {name: norm(METHODS[name](inputs, trainer.config)) / whole for name, _ in trainer.config.methods}
     trainer.optimizer.zero_grad()
     return ratios

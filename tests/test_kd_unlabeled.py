@@ -234,8 +234,8 @@ def test_methods_see_all_images_and_boxes_stay_with_the_labelled_ones(data, fold
     preds = model(batch["img"])
     with statistics_kept(model):
         more = model(extra)
-    alone = distillation.inputs(preds, batch)
-    both = distillation.inputs(joined(preds, more), {**batch, "img": torch.cat((batch["img"], extra))})
+    (alone,) = distillation.inputs(preds, batch)
+    (both,) = distillation.inputs(joined(preds, more), {**batch, "img": torch.cat((batch["img"], extra))})
     assert [len(level) for level in both.student.values()] == [len(level) for level in both.teacher.values()] == [6] * 3
     assert torch.equal(both.boxes_xyxy, alone.boxes_xyxy)
     assert torch.equal(both.image_index, alone.image_index)
