@@ -41,7 +41,8 @@ from kd.runs import Run, read_runs
 HOW_TO_READ = (
     "Scores are in per cent, those of the last checkpoint and not the best: a best checkpoint is chosen on the "
     "validation images and flatters itself. They are of the test images, or of the validation images where a dataset "
-    "has no test split. Where a row has several seeds it gives their mean \N{PLUS-MINUS SIGN} standard deviation."
+    "has no test split. A column with a class's name is that class's mAP50-95. Where a row has several seeds it gives "
+    "their mean \N{PLUS-MINUS SIGN} standard deviation."
 )
 HOW_PAIRED = (
     "Each run against the plain run of the same seed, all else being equal; the mean difference in percentage points, "

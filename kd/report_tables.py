@@ -247,7 +247,7 @@ def _size_and_scores(classes: Sequence[str]) -> list[Column]:
     def of(metric: str, name: str | None = None) -> Callable[[Arm], str]:
         return lambda arm: _spread([_score(run, metric, name) for run in arm])
 
-    per_class = [(f"{text(name)} mAP50-95", of("map50_95", name)) for name in classes]
+    per_class = [(text(name), of("map50_95", name)) for name in classes]
     return [
         ("GFLOPs", lambda arm: gflops(arm[0].record["gflops"])),
         ("parameters", lambda arm: f"{arm[0].record['params'] / 1e6:.2f} M"),

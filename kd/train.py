@@ -35,6 +35,7 @@ from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import fgfi_masks
+from kd.model_card import model_card
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import check_worth, probe_levels, sha256
@@ -141,6 +142,7 @@ def train(
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }
+        (out / "README.md").write_text(model_card(result), encoding="utf-8")
         _write_json(out / "run.json", result)
         finish(last)
     except BaseException:

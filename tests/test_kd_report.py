@@ -1,4 +1,4 @@
-"""Reports: a worked example from hand-written runs, pairs, and what is not counted."""
+"""Reports: a worked example from hand-written runs, what is compared with what, and what is not counted."""
 
 from __future__ import annotations
 
@@ -6,56 +6,12 @@ import json
 import re
 import shutil
 
-import jsonschema
 import pytest
+from kd_runs import OTHER_DATA, write_run
 
-import schemas
-from kd.errors import RunError
+from kd.errors import RunError, UsageError
 from kd.report import report
 from kd.runs import find_pairs, read_runs
-
-DATA, OTHER_DATA, WEIGHTS = "a" * 64, "b" * 64, "c" * 64
-
-
-def scores(map50, map50_95, classes=("relevant", "not_relevant"), images=20):
-    return {
-        "images": images, "instances": 50, "map50": map50, "map50_95": map50_95, "precision": 0.5, "recall": 0.5,
-        "per_class": {
-            classes[0]: {"map50": map50, "map50_95": map50_95}, classes[1]: {"map50": None, "map50_95": None},
-        },
-    }  # fmt: skip
-
-
-def write_run(folder, last, *, seed=0, teacher=None, student="yolov5n", data=DATA, test=True, **config):
-    """A finished run whose last checkpoint has these shares (mAP50, mAP50-95); its best ones are 0.01 higher."""
-    folder.mkdir(parents=True)
-    best = tuple(share + 0.01 for share in last)
-    asked = {
-        "data": "/somewhere/tiles/data.yaml", "student": student, "out": str(folder), "device": "cpu", "seed": seed,
-        "teachers": [f"/somewhere/{teacher}/weights/best.pt"] if teacher else [],
-        "methods": {"fgfi": 0.01} if teacher else {}, "epochs": 30, "imgsz": 640, "batch": 16, "freeze": 0,
-        "settings": {}, **config,
-    }  # fmt: skip
-    taught = {
-        "sha256": WEIGHTS, "weight": 1, "adapter_params": 9, "levels": [
-            {"stride": 8, "teacher_stride": 8, "student_channels": 64, "teacher_channels": 128}
-        ], "worth": {"images": 5, "teacher_map50": 0.8, "student_map50": None},
-    }  # fmt: skip
-    record = {
-        "config": asked, "data_sha256": data, "student_sha256": None, "kd": {"teachers": [taught]} if teacher else None,
-        "images": {"train": 80, "val": 10, "test": 20 if test else 0},
-        "metrics": {
-            name: {"val": scores(0.11, 0.05, images=10), **({"test": scores(*shares)} if test else {})}
-            for name, shares in (("last", last), ("best", best))
-        },
-        "params": 25_300_000 if student == "yolov5m" else 2_650_000, "gflops": 64.0 if student == "yolov5m" else 7.7,
-        "versions": {"dtld-kd": "0.1.0", "python": "3.11", "torch": "2.15", "ultralytics": "8.4.190"},
-        "device": "cpu x86_64, 2 threads", "epochs": 30, "resumed": False, "wall_time_s": 61.4,
-    }  # fmt: skip
-    jsonschema.validate(record, schemas.load("run"))
-    (folder / "config.json").write_text(json.dumps({"config": asked}))
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
 
 
 @pytest.fixture
@@ -76,65 +32,95 @@ def rows(text, first):
     return [line for line in lines if line[: len(first)] == first]
 
 
+def written(runs, out, **options):
+    report(runs, out, **options)
+    return out.read_text()
+
+
 def test_a_worked_example(runs, tmp_path):
     out = tmp_path / "docs" / "report.md"
     found = report(runs, out)
-    assert found == {"runs": 5, "pairs": 2, "unfinished": 0, "out": str(out)}
+    assert found == {"runs": 5, "pairs": 2, "unfinished": 0, "out": str(out), "html": str(out.with_suffix(".html"))}
     text = out.read_text()
+    assert "20 test images with 50 objects. All models here: 30 epochs, 640 px, batch 16." in text
 
-    # a row per arm, the mean over its seeds: (60 + 64) / 2, (30 + 32) / 2
-    plain, taught = rows(text, ["yolov5n", "-", "plain", "2"]), rows(text, ["yolov5n", "teacher", "fgfi 0.01", "2"])
-    assert [row[4:] for row in plain] == [["30", "640", "7.7", "2.65 M", "62.0", "31.0", "31.0", "-"]]
-    assert [row[4:] for row in taught] == [["30", "640", "7.7", "2.65 M", "64.0", "32.0", "32.0", "-"]]
-    assert rows(text, ["yolov5m", "-", "plain", "1"])[0][6:10] == ["64.0", "25.30 M", "90.0", "60.0"]
+    # Table 2: a row per arm, the mean over its seeds (60 + 64) / 2 and their standard deviation 2 sqrt(2)
+    (plain,), (teacher,) = rows(text, ["yolov5n", "2", "7.7"]), rows(text, ["yolov5m", "1", "64.0"])
+    assert plain[3:] == ["2.65 M", "62.0 ± 2.8", "31.0 ± 1.4", "31.0 ± 1.4", "-"]
+    assert teacher[3:] == ["25.30 M", "90.0", "60.0", "60.0", "-"]
+    assert text.index("| yolov5n | 2 |") < text.index("| yolov5m | 1 |")
 
-    # pairs by seed, and their mean difference (3.0 - 1.0) / 2
-    assert rows(text, ["yolov5n", "teacher", "fgfi 0.01", "0", "60.0"])[0][5:] == [
-        "66.0",
-        "+6.0",
-        "30.0",
-        "33.0",
-        "+3.0",
-    ]
-    assert rows(text, ["yolov5n", "teacher", "fgfi 0.01", "1", "64.0"])[0][5:] == [
-        "62.0",
-        "-2.0",
-        "32.0",
-        "31.0",
-        "-1.0",
-    ]
-    assert "mAP50-95 +1.0 points, the mean of 2 paired seeds. **Fewer than 5 paired seeds: nothing is proven.**" in text
+    # Table 3: the same, and the mean difference to plain (3.0 - 1.0) / 2
+    arm = ["yolov5n", "teacher", "fgfi 0.01"]
+    (taught,) = rows(text, [*arm, "2"])
+    assert taught[6:] == ["64.0 ± 2.8", "32.0 ± 1.4", "32.0 ± 1.4", "-", "+2.0", "+1.0"]
+
+    # differences +3, -1: t(0.975, 1) = 12.706 times 2 reaches 25.4 around 1
+    pairs = rows(text, [*arm, "plain"])
+    assert pairs[0][4:] == ["2", "+2.0", "-48.8 to +52.8", "1 of 2", "+1.0", "-24.4 to +26.4", "1 of 2",
+                            "unproven: 2 pairs"]  # fmt: skip
+    assert pairs[1][4:] == ["relevant", "+1.0", "-24.4 to +26.4", "1 of 2"]
+    assert pairs[2][4:] == ["not_relevant", "-", "-", "0 of 0"]
 
     # the last checkpoint is what counts, the best stands beside it
-    assert "last checkpoint, not the best" in text
+    assert "last checkpoint and not the best" in text
     assert rows(text, ["[fgfi/0](../runs/fgfi/0)"])[0][8:12] == ["66.0", "33.0", "67.0", "34.0"]
-    assert "20 test images with 50 objects" in text
     assert rows(text, ["cpu x86_64, 2 threads"])[0][1:] == [
         "dtld-kd 0.1.0, python 3.11, torch 2.15, ultralytics 8.4.190", "5"
     ]  # fmt: skip
 
 
 def test_all_links_are_relative_and_lead_somewhere_also_after_a_move(runs, tmp_path):
-    report(runs, runs / "report.md")
+    report(runs, runs / "my report.md")
     moved = shutil.move(runs, tmp_path / "elsewhere")
-    text = (moved / "report.md").read_text()
-    targets = re.findall(r"\]\((.+?)\)", text)
-    assert len(targets) == 5 + 1
+    text = (moved / "my report.md").read_text()
+    targets = [target.replace("%20", " ") for target in re.findall(r"\]\((.+?)\)", text)]
+    assert len(targets) == 5 + 2  # the runs, Figure 2 as PNG and SVG
     assert all((moved / target).exists() for target in targets)
     assert "/somewhere" not in text
     assert str(tmp_path) not in text
-    assert (moved / "report_gflops.png").read_bytes()[:4] == b"\x89PNG"
+    assert (moved / "my report_figure2.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(moved.glob(".*"))  # nothing half-written
 
 
-def test_five_pairs_carry_no_warning(tmp_path):
+@pytest.mark.parametrize(("step", "verdict"), [(0.001, "better"), (0.02, "unproven"), (-0.001, "worse")])
+def test_five_pairs_prove_something_only_when_the_interval_is_on_one_side_of_zero(tmp_path, step, verdict):
     for seed in range(5):
         write_run(tmp_path / f"plain{seed}", (0.5, 0.30), seed=seed)
-        write_run(tmp_path / f"fgfi{seed}", (0.5, 0.31), seed=seed, teacher="t")
-    report(tmp_path, tmp_path / "report.md")
-    text = (tmp_path / "report.md").read_text()
-    assert "mAP50-95 +1.0 points, the mean of 5 paired seeds." in text
-    assert "nothing is proven" not in text
+        gain = 0.01 * (1 if step > 0 else -1)
+        write_run(tmp_path / f"fgfi{seed}", (0.5, 0.30 + gain + step * (seed - 2)), seed=seed, teacher="t")
+    text = written(tmp_path, tmp_path / "report.md")
+    (row,) = [row for row in rows(text, ["yolov5n", "t", "fgfi 0.01", "plain", "5"]) if len(row) == 12]
+    assert row[-1] == verdict
+
+
+def test_plain_runs_over_other_epochs_are_a_baseline_of_their_own(tmp_path):
+    """As a sweep lays out plain training for equal wall-clock time: its epochs may differ from seed to seed."""
+    for seed in range(2):
+        write_run(tmp_path / "plain" / f"seed{seed}", (0.5, 0.30), seed=seed)
+        write_run(tmp_path / "fgfi" / f"seed{seed}", (0.5, 0.34), seed=seed, teacher="t")
+        write_run(tmp_path / "longer" / f"seed{seed}", (0.5, 0.33), seed=seed, epochs=44 + seed)
+    text = written(tmp_path, tmp_path / "report.md")
+    assert [row[1:3] for row in rows(text, ["yolov5n"]) if row[3] == "7.7"] == [["30", "2"], ["44 to 45", "2"]]
+    found = [row for row in rows(text, ["yolov5n", "t", "fgfi 0.01"]) if len(row) == 12]
+    assert [(row[3], row[8]) for row in found] == [("plain", "+4.0"), ("plain, 44 to 45 epochs", "+1.0")]
+
+
+def test_a_seed_counts_once_in_its_arm(runs, tmp_path):
+    write_run(runs / "plain" / "again", (0.1, 0.1))
+    text = written(runs, tmp_path / "report.md")
+    assert "- plain/again: the same as plain/0, seed 0 included" in text
+    assert rows(text, ["yolov5n", "2", "7.7"])[0][4] == "62.0 ± 2.8"
+
+
+def test_options_that_tell_arms_apart_are_named(tmp_path):
+    write_run(tmp_path / "a", (0.5, 0.3), settings={"lr0": 0.1, "nbs": 8})
+    write_run(tmp_path / "b", (0.5, 0.4), settings={"nbs": 8}, freeze=3)
+    text = written(tmp_path, tmp_path / "report.md")
+    assert {row[1] for row in rows(text, ["yolov5n"]) if len(row) < 10} == {
+        "freeze 3, lr0 as usual",
+        "freeze as usual, lr0 0.1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -149,6 +135,7 @@ def test_runs_that_differ_in_more_than_the_teacher_are_no_pair(tmp_path, other):
     write_run(tmp_path / "distilled", (0.5, 0.3), teacher="t")
     write_run(tmp_path / "other", (0.5, 0.3), **other)
     assert find_pairs(read_runs(tmp_path)[0]) == []
+    assert report(tmp_path, tmp_path / "report.md")["pairs"] == 0
     write_run(tmp_path / "twin", (0.5, 0.2))
     (pair,) = find_pairs(read_runs(tmp_path)[0])
     assert (pair.distilled.name, pair.plain.name) == ("distilled", "twin")
@@ -167,8 +154,7 @@ def test_arms_of_several_teachers_say_how_they_teach(tmp_path):
     ]
     for i, (way, _) in enumerate(ways):
         write_run(tmp_path / str(i), (0.5, 0.3), **both, **way)
-    report(tmp_path, tmp_path / "report.md")
-    text = (tmp_path / "report.md").read_text()
+    text = written(tmp_path, tmp_path / "report.md")
     assert all(len(rows(text, ["yolov5n", teacher, "fgfi 0.01", "1"])) == 1 for _, teacher in ways)
 
 
@@ -188,35 +174,36 @@ def test_a_run_tells_what_its_terms_were_made_of(tmp_path):
 def test_datasets_are_never_mixed_in_a_table(tmp_path):
     write_run(tmp_path / "a", (0.5, 0.3))
     write_run(tmp_path / "b", (0.7, 0.5), data=OTHER_DATA, test=False)
-    report(tmp_path, tmp_path / "report.md")
-    text = (tmp_path / "report.md").read_text()
-    assert [row[8:10] for row in rows(text, ["yolov5n", "-", "plain", "1"])] == [["50.0", "30.0"], ["11.0", "5.0"]]
+    write_run(tmp_path / "c", (0.7, 0.5), data=OTHER_DATA, test=False, teacher="t", seed=3)
+    text = written(tmp_path, tmp_path / "report.md")
+    assert [row[4:6] for row in rows(text, ["yolov5n", "1", "7.7"])] == [["50.0", "30.0"], ["11.0", "5.0"]]
     assert "10 val images" in text
-    assert {path.name for path in tmp_path.glob("*.png")} == {"report_gflops.png", "report_gflops_2.png"}
-    assert text.count("No distilled run here has a plain twin") == 2
+    assert {path.name for path in tmp_path.glob("*.png")} == {"report_figure2.png", "report_figure2_2.png"}
+    assert text.count("No distilled run here has a plain twin") == 1
 
 
-def test_unfinished_and_broken_runs_are_listed_and_not_averaged(runs, tmp_path):
+def test_unfinished_broken_and_failed_runs_are_listed_and_not_averaged(runs, tmp_path):
     (runs / "plain" / "2").mkdir()
     (runs / "plain" / "2" / "config.json").write_text(json.dumps({"config": {"epochs": 30}}))
     (runs / "plain" / "2" / "results.csv").write_text("epoch\n1\n2\n")
-    (runs / "broken").mkdir()
-    (runs / "broken" / "run.json").write_text('{"config":')
-    (runs / "foreign").mkdir()
-    (runs / "foreign" / "run.json").write_text('{"config": {}}')
+    for name, content in (("broken", '{"config":'), ("foreign", '{"config": {}}')):
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text(content)
     (runs / "tool").mkdir()
     (runs / "tool" / "config.json").write_text('{"editor": "vi"}')
+    (runs / "failures.json").write_text(json.dumps([{"run": "pkd/seed3", "reason": "got a <loss> that is not finite"}]))
     found = report(runs, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
-    assert (found["runs"], found["unfinished"]) == (5, 3)
+    assert (found["runs"], found["unfinished"]) == (5, 4)
     assert "- plain/2: 2 of 30 epochs done\n" in text
     assert "- broken: run.json is none of kd train" in text
     assert "- foreign: run.json is none of kd train" in text
+    assert "- pkd/seed3: got a \\<loss\\> that is not finite" in text
     assert "tool" not in text
-    assert rows(text, ["yolov5n", "-", "plain", "2"])  # still two seeds
+    assert rows(text, ["yolov5n", "2", "7.7"])  # still two seeds
 
 
-def test_no_runs_is_one_clear_line(tmp_path):
+def test_no_runs_is_one_clear_line_and_writes_nothing(tmp_path):
     with pytest.raises(RunError, match=r"got none, expected finished runs of kd train \(run.json\) at any depth"):
         report(tmp_path, tmp_path / "report.md")
     (tmp_path / "config.json").write_text(json.dumps({"config": {"epochs": 3}}))
@@ -224,14 +211,15 @@ def test_no_runs_is_one_clear_line(tmp_path):
         report(tmp_path, tmp_path / "report.md")
     with pytest.raises(RunError, match="got none"):
         report(tmp_path / "missing", tmp_path / "report.md")
+    with pytest.raises(UsageError, match=r"expected a file name that ends in .md"):
+        report(tmp_path, tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_run_without_gflops_or_score_is_in_the_tables_and_not_in_the_plot(tmp_path):
+def test_a_run_without_gflops_or_score_is_in_the_tables_and_not_in_the_figure(tmp_path):
     folder = write_run(tmp_path / "a", (0.5, 0.3))
     record = json.loads((folder / "run.json").read_text())
     record["gflops"] = None
     (folder / "run.json").write_text(json.dumps(record))
-    report(tmp_path, tmp_path / "report.md")
-    assert rows((tmp_path / "report.md").read_text(), ["yolov5n", "-", "plain", "1"])[0][6] == "-"
+    assert rows(written(tmp_path, tmp_path / "report.md"), ["yolov5n", "1", "-"])
     assert not list(tmp_path.glob("*.png"))
