@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 BATCHES = 16  # measured for each term; an odd one out does not move the median of so many
 SCALE = 1024.0  # keeps half-precision gradients away from 0; a power of two, so float32 ones lose nothing
@@ -54,13 +54,13 @@ class Balance:
 
         ``task`` and ``terms`` are scalars of one scale (both per image), ``features`` [B, C, H, W] with a graph.
         """
-        target = self.ratio * gradient_norm(task, features)
-        for name, term in terms.items():
-            if len(self.samples[name]) < BATCHES:
-                norm = gradient_norm(term, features)
-                weight = target / norm if norm else 0.0
-                if math.isfinite(weight) and weight > 0:
-                    self.samples[name].append(weight)
+        names = [name for name in terms if len(self.samples[name]) < BATCHES]
+        norms = [gradient_norm(scalar, features) for scalar in (task, *(terms[name] for name in names))]
+        whole, *parts = _over_ranks(norms, task.device)
+        for name, norm in zip(names, parts, strict=True):
+            weight = self.ratio * whole / norm if norm else 0.0
+            if math.isfinite(weight) and weight > 0:
+                self.samples[name].append(weight)
 
     def weights(self) -> dict[str, float]:
         """The weight of each term; 0 for one that has had no gradient yet.
@@ -71,6 +71,15 @@ class Balance:
         {'fgfi': 0.2, 'cwd': 0.0}
         """
         return medians(self.samples)
+
+
+def _over_ranks(norms: list[float], device: torch.device) -> list[float]:
+    """Norms over the batches of all ranks, where there are several: each takes the same samples from them."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return norms
+    squares = torch.tensor(norms, dtype=torch.float64, device=device).square()
+    distributed.all_reduce(squares)
+    return squares.sqrt().tolist()
 
 
 def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -33,9 +33,9 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "box": 1.0,  # (0.9)
     "ld": 0.25,  # (4.5) its authors' own weight too
     "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
-    "built-in": 6.0,  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
 }
-BUILT_IN = "built-in"
+BUILT_IN = "built-in"  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
+BUILT_IN_WEIGHT = 6.0
 
 COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
 BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
@@ -119,8 +119,8 @@ class TrainConfig:
         self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
-            if name not in DEFAULT_WEIGHTS:
-                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(DEFAULT_WEIGHTS)}")
+            if name not in _weights():
+                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(_weights())}")
             if not (math.isfinite(weight) and weight > 0):
                 raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0")
         if self.teachers and not names:
@@ -147,7 +147,7 @@ class TrainConfig:
         if self.balance is not None and not (math.isfinite(self.balance) and self.balance > 0):
             raise UsageError(f"--balance: got {self.balance}, expected a ratio of gradients above 0, such as 0.1")
         if self.unlabeled and set(names) <= BOXES_ONLY:
-            others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in {*BOXES_ONLY, BUILT_IN})
+            others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in BOXES_ONLY)
             raise UsageError(
                 f"--unlabeled: got it with {', '.join(names)} alone, expected a method that needs no boxes: {others}"
             )
@@ -319,13 +319,18 @@ def parse_methods(
             given = ", ".join(texts) or "no method"
             raise UsageError(f"--weight: got {weight} with {given}, expected one method without a weight of its own")
         pairs = [(pairs[0][0], float(weight))]
-    return tuple((name, DEFAULT_WEIGHTS[name] if own is None else own) for name, own in pairs)
+    return tuple((name, _weights()[name] if own is None else own) for name, own in pairs)
+
+
+def _weights() -> dict[str, float]:
+    """All that --method takes, and the weight of each when none is given."""
+    return {**DEFAULT_WEIGHTS, BUILT_IN: BUILT_IN_WEIGHT}
 
 
 def _parse_method(text: str) -> tuple[str, float | None]:
     name, equals, number = text.partition("=")
-    if name not in DEFAULT_WEIGHTS:
-        near = get_close_matches(name, DEFAULT_WEIGHTS, n=1) or list(DEFAULT_WEIGHTS)
+    if name not in _weights():
+        near = get_close_matches(name, _weights(), n=1) or list(_weights())
         raise UsageError(f"--method: got {name!r}, expected {' or '.join(near)}, as in fgfi or fgfi=0.01")
     try:
         return name, float(number) if equals else None

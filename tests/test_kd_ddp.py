@@ -46,10 +46,10 @@ def teacher(tmp_path_factory):
 # --- the criterion and adapters under DDP -----------------------------------------------------------------
 
 
-def steps(rank, folder, data, methods, teacher):
+def steps(rank, folder, data, methods, teacher, balance=None):
     """Three steps of SGD as Ultralytics' trainer does them, on halves of our own; leaves gradients and weights."""
     # Another seed per rank, so other first weights and adapters: DDP has to bring them together.
-    config = tiny_config(data, folder / f"run{rank}", teachers=(teacher,), methods=methods, seed=rank)
+    config = tiny_config(data, folder / f"run{rank}", teachers=(teacher,), methods=methods, seed=rank, balance=balance)
     with ultra.silence():
         trainer = train_module._trainer(config, "yolov5n.yaml", folder / f"run{rank}", None)
         trainer._setup_train()
@@ -64,6 +64,7 @@ def steps(rank, folder, data, methods, teacher):
         seen["items"].append({key: float(value) for key, value in items.items()})
         optimizer.step()
         optimizer.zero_grad()
+    seen["balance"] = trainer.distillation.balance.samples if balance else {}
     seen["weights"] = {key: value.detach() for key, value in model.named_parameters()}
     torch.save(seen, folder / f"rank{rank}.pt")
 
@@ -93,6 +94,15 @@ def test_gradients_and_weights_are_equal_on_both_ranks(data, tmp_path, teacher):
     assert all(a["gradients"][1][key].any() for key in a["gradients"][1] if "kd_adapters.fgfi" in key)
     assert not any(a["gradients"][2][key].any() for key in a["gradients"][2] if "kd_adapters.fgfi" in key)
     assert all(torch.equal(value, b["weights"][key]) for key, value in a["weights"].items())
+
+
+def test_ranks_balance_alike_over_the_images_of_both(data, tmp_path, teacher):
+    two_ranks(steps, tmp_path, data, (("fgfi", 1.0), ("cwd", 1.0)), teacher, 0.1)
+    a, b = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["balance"] for rank in (0, 1))
+    assert a == b
+    assert [len(a[name]) for name in ("fgfi", "cwd")] == [2, 3], (
+        "one rank alone had boxes at the second step, none then"
+    )
 
 
 # --- Ultralytics' own way: a pickled class, torchrun, a script ----------------------------------------------

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 import torch.nn.functional as F  # noqa: E402
 
-from kd.config import BUILT_IN, DEFAULT_WEIGHTS, FgfiConfig, TrainConfig  # noqa: E402
+from kd.config import DEFAULT_WEIGHTS, FgfiConfig, TrainConfig  # noqa: E402
 from kd.losses import (  # noqa: E402
     METHODS,
     Batch,
@@ -182,7 +182,7 @@ def test_fgfi_without_boxes_is_zero():
 
 
 def test_every_method_has_a_default_weight():
-    assert METHODS.keys() == DEFAULT_WEIGHTS.keys() - {BUILT_IN}
+    assert METHODS.keys() == DEFAULT_WEIGHTS.keys()
 
 
 # --- cwd, pkd, score-l2 -----------------------------------------------------------------------------------
