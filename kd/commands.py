@@ -171,13 +171,29 @@ def evaluate(
     imgsz: SizeOption = None,
     batch: BatchOption = 16,
     device: DeviceOption = None,
+    full_frame: Annotated[
+        bool,
+        typer.Option(
+            "--full-frame",
+            help="Map the tiles' detections back to the frames that dtld cut them from, merge them where tiles overlap "
+            "and score whole frames: also per size and per city.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
-    from kd.evaluate import evaluate as score
+    if full_frame:
+        from kd.full_frame import evaluate_frames as score
+    else:
+        from kd.evaluate import evaluate as score
 
     found = score(data, model, split=split, imgsz=imgsz, batch=batch, device=device, quiet=_quiet(context) or as_json)
-    _print_json(found) if as_json else _print_scores(f"{model}, {split}", found)
+    if as_json:
+        _print_json(found)
+        return
+    _print_scores(f"{model}, {split}", found)
+    if full_frame:
+        _print_groups(found)
 
 
 @app.command(
@@ -395,6 +411,23 @@ def _print_scores(title: str, scores: dict[str, Any]) -> None:
     )
     for name, row in scores["per_class"].items():
         print(f"  {name:<{width}}{_share(row['map50']):>8}{_share(row['map50_95']):>10}")
+
+
+def _print_groups(scores: dict[str, Any]) -> None:
+    """A line for each size and each city of whole frames, and what became of the tiles' detections."""
+    print(f"  {'shorter side':<16}{'lights':>8}{'mAP50':>8}{'mAP50-95':>10}{'recall':>8}")
+    for name, row in scores["per_size"].items():
+        print(
+            f"  {name + ' px':<16}{row['instances']:>8}{_share(row['map50']):>8}{_share(row['map50_95']):>10}"
+            f"{_share(row['recall']):>8}"
+        )
+    print(f"  {'city':<16}{'lights':>8}{'mAP50':>8}{'mAP50-95':>10}{'frames':>8}")
+    for name, row in scores["per_city"].items():
+        print(
+            f"  {name:<16}{row['instances']:>8}{_share(row['map50']):>8}{_share(row['map50_95']):>10}{row['frames']:>8}"
+        )
+    merged, ignored = _count(scores["merged"], "detection"), _count(scores["ignored"], "light")
+    print(f"{_count(scores['frames'], 'frame')}: {merged} merged away, {ignored} ignored")
 
 
 def _share(value: float | None) -> str:

@@ -222,9 +222,9 @@ def load_tutors(config: TrainConfig, student: nn.Module, names: dict[int, str], 
     for spec, share in zip(config.teachers, config.shares, strict=True):
         teacher = Teacher(spec, device, speaks=bool(methods & HEAD_METHODS) or config.chooses, ratio=ratio)
         require_comparable(teacher, methods, names, student.model[-1].reg_max)
+        levels = match_levels(own, teacher.levels, spec, ratio)
         if methods & HEAD_METHODS:
             require_equal_grids(config, own, teacher.levels, spec)
-        levels = match_levels(own, teacher.levels, spec, ratio)
         channels = {s: (own[s], teacher.levels[t]) for s, t in levels.items()}
         tutors.append(Tutor(teacher, Adapters(channels, config).to(device), levels, share))
     return tutors

@@ -98,6 +98,7 @@ from ultralytics.nn.modules.head import Detect  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, SAFE_LOAD  # noqa: E402
 from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
+from ultralytics.utils.metrics import ap_per_class, smooth  # noqa: E402, F401  for kd.detection_metrics
 from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E402
 
 TORCH_THREADS = torch.get_num_threads()

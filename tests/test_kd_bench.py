@@ -79,7 +79,7 @@ def test_a_step_trains_the_student_and_never_the_teacher(pair, arm):
     weight = student.model[0].conv.weight
     taught = model.teacher_model if arm == BUILT_IN else None
     if arm == "fgfi":
-        taught = trainer.distillation.teacher.model
+        taught = trainer.distillation.tutors[0].teacher.model
     frozen = [p.clone() for p in taught.parameters()] if taught else []
     before = weight.detach().clone()
     training_step(trainer)()

@@ -104,7 +104,9 @@ def test_every_flag_of_the_contract_is_there_with_its_default():
     assert options.keys() >= flags
     assert options["--teacher"].multiple
     assert options["--set"].multiple
-    assert {name for option in COMMANDS["evaluate"].params for name in option.opts} >= {"--data", "--split", "--json"}
+    assert {name for option in COMMANDS["evaluate"].params for name in option.opts} >= {
+        "--data", "--split", "--full-frame", "--json",
+    }  # fmt: skip
 
 
 def test_help_loads_neither_torch_nor_anything_slow():
