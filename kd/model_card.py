@@ -19,18 +19,18 @@ def model_card(record: dict[str, Any]) -> str:
     name = title(str(Path(config["out"], "weights", "last.pt")))
     run = Run(Path(config["out"]), name, record)
     data = "/".join(Path(config["data"]).parts[-2:])
+    taught = f"distilled from {text(run.teacher)}" if run.distils else "trained without a teacher"
     counts = ", ".join(f"{split} {count}" for split, count in record["images"].items() if count)
     parts = [
         "---\nlicense: agpl-3.0\nlibrary_name: ultralytics\npipeline_tag: object-detection\n---",
         f"# {text(name)}",
-        f"{text(run.student)}, {'distilled from ' + text(run.teacher) if run.distils else 'trained without teacher'}, "
-        f"on {text(data)}: {record['epochs']} epochs at {config['imgsz']} px, batch {config['batch']}, seed "
-        f"{config['seed']}. It has {record['params'] / 1e6:.2f} M parameters and "
+        f"{text(run.student)}, {taught}, on {text(data)}: {record['epochs']} epochs at {config['imgsz']} px, "
+        f"batch {config['batch']}, seed {config['seed']}. It has {record['params'] / 1e6:.2f} M parameters and "
         f"{gflops(record['gflops'])} GFLOPs per image.",
         "```python\nfrom ultralytics import YOLO\n\n"
         'YOLO("weights/best.pt").predict("image.jpg", imgsz=' + f"{config['imgsz']})\n```",
         "## Scores",
-        "Of the last checkpoint, in per cent. `weights/best.pt` is the epoch that scored best on validation images.",
+        "Of the last checkpoint, in per cent. `weights/best.pt` is the epoch that was best on the validation images.",
         _scores(record["metrics"]["last"]),
         "## Data",
         f"Images: {counts}. SHA-256 of the data.yaml, image names and sizes, and labels: `{record['data_sha256']}`.",

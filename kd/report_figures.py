@@ -16,6 +16,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure  # not pyplot: no global state, no display
+from matplotlib.transforms import Bbox, ScaledTranslation
+
 from kd.errors import DataError, KdError
 from kd.published import Published
 from kd.report_tables import Arm, Contrast
@@ -42,10 +47,6 @@ def gflops_figure(
     Arms of one student stand side by side at its GFLOPs, so that marks do not hide each other; a dotted line is the
     best teacher's mean. Returns PNG and SVG; None where no arm has both GFLOPs and a score.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
     arms = [arm for arm in arms if arm[0].record["gflops"] and _mean(arm) is not None]
     rows = [row for row in published if row.gflops]
     if not arms:
@@ -112,8 +113,6 @@ def _axes(axes: Any, widths: Sequence[float], split: str) -> None:
 
 def _draw_arms(axes: Any, kinds: dict[str, list[Arm]], teachers: Sequence[Arm]) -> list[Place]:
     """Draw arms; returns where their marks are."""
-    from matplotlib.transforms import ScaledTranslation
-
     looks, plain_looks, places = iter(ARMS * len(kinds)), iter(PLAINS * len(kinds)), []
     for i, (name, members) in enumerate(kinds.items()):
         colour, marker = next(looks if members[0][0].distils else plain_looks)
@@ -157,8 +156,6 @@ def _draw_best_teacher(axes: Any, teachers: Sequence[Arm]) -> None:
 
 def _draw_names(axes: Any, arms: Sequence[Arm], places: Sequence[Place]) -> None:
     """A student's name above its highest dot, higher where it would hide marks or other names."""
-    from matplotlib.transforms import Bbox
-
     marks = [place.transform(point) for place, point in places]
     taken = [Bbox([mark - MARK, mark + MARK]) for mark in marks]
     thread = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 3, "shrinkB": 2}
