@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format bench bench-kd clean
 
 install: $(INSTALLED)
 
@@ -59,6 +59,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/labels.py
+
+# Alone on the machine: about ten minutes on two cores. Epochs too with DATA=a/data.yaml.
+bench-kd: $(INSTALLED)
+	$(BIN)/python benchmarks/distill.py $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo

@@ -176,12 +176,22 @@ def read_class_names(root: Path) -> tuple[str, ...]:
 
 def image_path(root: Path, image: ImageRecord) -> Path:
     """Where an image of the dataset lies."""
-    return Path(f"{root}/images/{image.split}/{image.name}")  # one parse in place of three joins, 16 times a frame
+    return root / image_file(image)
 
 
 def label_path(root: Path, image: ImageRecord) -> Path:
     """Where the image's label file lies."""
-    return Path(f"{root}/labels/{image.split}/{image.name.rpartition('.')[0]}.txt")
+    return root / label_file(image)
+
+
+def image_file(image: ImageRecord) -> str:
+    """An image's place below the dataset's folder."""
+    return f"images/{image.split}/{image.name}"
+
+
+def label_file(image: ImageRecord) -> str:
+    """Its label file's place below the dataset's folder."""
+    return f"labels/{image.split}/{image.name.rpartition('.')[0]}.txt"
 
 
 def _read_lines(path: Path, schema: str, from_json: Callable[[Mapping], Record]) -> Iterator[Record]:

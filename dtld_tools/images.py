@@ -116,11 +116,17 @@ def encode_image(image: np.ndarray, suffix: str) -> memoryview:
     return data.data
 
 
-def write_atomically(path: Path, data: bytes | memoryview, scratch: Path) -> None:
+def write_atomically(path: Path | str, data: bytes | memoryview, scratch: Path | str) -> None:
     """Write beside nothing half-written: into ``scratch`` (same file system), then rename."""
-    temporary = scratch / f"{_WRITER}{os.getpid()}.tmp"
-    temporary.write_bytes(data)
+    temporary = f"{scratch}/{_WRITER}{os.getpid()}.tmp"
+    write(temporary, data)
     os.replace(temporary, path)
+
+
+def write(path: Path | str, data: bytes | memoryview) -> None:
+    """Write a file, half of it if the disk is full."""
+    with open(path, "wb") as stream:
+        stream.write(data)
 
 
 _WRITER = f"{socket.gethostname()}-"  # several machines may write into one shared folder

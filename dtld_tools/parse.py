@@ -13,7 +13,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
@@ -105,13 +105,23 @@ def locate(image_path: str, root: Path, *, follow_symlinks: bool = False) -> Pat
     """
     for candidate in candidates(image_path, root):
         if candidate.is_file():
-            if not follow_symlinks and not candidate.resolve().is_relative_to(root.resolve()):
+            if not follow_symlinks and not _real(candidate).is_relative_to(_real_folder(root)):
                 raise LabelError(
                     f"{candidate}: a symbolic link leads to {candidate.resolve()}, expected a file below {root}; "
                     "pass --follow-symlinks if that is meant"
                 )
             return candidate
     return None
+
+
+def _real(path: Path) -> Path:
+    """Where a file lies when all links are followed, or the folder that it lies in if it is no link itself."""
+    return path.resolve() if path.is_symlink() else _real_folder(path.parent)
+
+
+@lru_cache(maxsize=256)
+def _real_folder(folder: Path) -> Path:
+    return folder.resolve()  # looks at each folder above: once for all files of a sequence
 
 
 def candidates(image_path: str, root: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import errno
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from dtld_tools import dataset
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.collapse import load_rules
 from dtld_tools.errors import DatasetError, ImageError
+from dtld_tools.lenient import read_report
 from dtld_tools.parse import VOCABULARY, Labels, read_labels
 from dtld_tools.plan import Cut, Plan, package_version, plan_copies, plan_images
 from dtld_tools.render import Render
@@ -28,7 +29,7 @@ from dtld_tools.sources import Skipped, dataset_sources, find_sources, select
 from dtld_tools.split import SplitSpec, assign_splits, from_label_files
 from dtld_tools.tally import Tally
 from dtld_tools.types import FrameRecord, SequenceId, Split, TileSpec
-from dtld_tools.workers import Executor
+from dtld_tools.workers import Executor, Map
 
 PACKAGES = {"dtld-kd": "dtld-kd", "opencv": "opencv-python", "numpy": "numpy", "shapely": "shapely"}
 FULL_FRAMES = TileSpec(layout="frame", min_visible=0, min_side_px=0)
@@ -73,7 +74,9 @@ def convert(
 ) -> dict[str, Any]:
     """Label files and raw frames to a full-frame dataset in ``out``; returns its report. Raises DtldError."""
     cut = Cut(FULL_FRAMES, None, seed, f".{image_format}")
-    return _from_labels("convert", selection, out, split, cut, None, None, run)
+    return _execute(
+        lambda: _plan_labels("convert", selection, split, cut, None, None, run.strict), selection.root, out, run
+    )
 
 
 def prepare(
@@ -91,7 +94,12 @@ def prepare(
 ) -> dict[str, Any]:
     """`convert`, `tile` and `augment` in one pass: each frame is decoded once. Returns the report."""
     cut = Cut(tiles, augment, seed, f".{image_format}")
-    return _from_labels("prepare", selection, out, split, cut, empty_ratio, max_images, run)
+    return _execute(
+        lambda: _plan_labels("prepare", selection, split, cut, empty_ratio, max_images, run.strict),
+        selection.root,
+        out,
+        run,
+    )
 
 
 def tile(
@@ -106,43 +114,46 @@ def tile(
 ) -> dict[str, Any]:
     """A full-frame dataset to a dataset of tiles; returns its report. Raises DtldError."""
     settings = {"command": "tile", **_tiling(tiles, empty_ratio, max_images), "seed": seed}
-    plan = plan_images(
-        settings,
-        dataset.read_class_names(root),
-        lambda: dataset_sources(root),
-        Cut(tiles, None, seed, None),
-        empty_ratio=empty_ratio,
-        max_images=max_images,
-    )
+
+    def plan() -> Plan:
+        return plan_images(
+            settings,
+            dataset.read_class_names(root),
+            lambda: dataset_sources(root),
+            Cut(tiles, None, seed, None),
+            empty_ratio=empty_ratio,
+            max_images=max_images,
+        )
+
     return _execute(plan, root, out, run)
 
 
 def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
     """A dataset with changed copies beside its originals; returns its report. Raises DtldError."""
     _refuse_augmented(root, "augment the one it was made from")
-    settings = {"command": "augment", "augment": asdict(spec), "seed": seed}
-    return _execute(plan_copies(settings, root, spec, seed, _as_it_is), root, out, run)
+    settings = {"command": "augment", "augment": asdict(spec), "tiles": _tiles_of(root), "seed": seed}
+    return _execute(lambda: plan_copies(settings, root, spec, seed, _as_it_is), root, out, run)
 
 
 def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
     """A dataset split anew; returns its report. Raises DtldError for one with augmented copies."""
     _refuse_augmented(root, "copies of a training image must not end up in test; split first, then augment")
     splits = assign_splits(Counter(frame.sequence for frame in dataset.read_frames(root)), spec, seed)
-    settings = {"command": "split", "split": _plain(spec), "seed": seed}
-    plan = plan_copies(settings, root, None, seed, lambda frame: splits[frame.sequence])
-    return _execute(plan, root, out, run)
+    settings = {"command": "split", "split": _plain(spec), "tiles": _tiles_of(root), "seed": seed}
+    return _execute(
+        lambda: plan_copies(settings, root, None, seed, lambda frame: splits[frame.sequence]), root, out, run
+    )
 
 
-def _from_labels(
+def _plan_labels(
     command: str,
     selection: Selection,
-    out: Path,
     split: SplitSpec,
     cut: Cut,
     empty_ratio: float | None,
     max_images: MaxImages,
-    run: Run,
-) -> dict[str, Any]:
+    strict: bool,
+) -> Plan:
     rules = load_rules(selection.rules, VOCABULARY)
     labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
     decided = _split_labels(labels, split)
@@ -151,7 +162,7 @@ def _from_labels(
         selection.root,
         rules,
         lambda sequences: assign_splits(sequences, split, cut.seed, decided),
-        strict=run.strict,
+        strict=strict,
         follow_symlinks=selection.follow_symlinks,
     )
     settings = {
@@ -165,10 +176,9 @@ def _from_labels(
         "image_format": str(cut.suffix).lstrip("."),
         "seed": cut.seed,
     }
-    plan = plan_images(
+    return plan_images(
         settings, rules.class_names, sources, cut, empty_ratio=empty_ratio, max_images=max_images, skipped=skipped
     )
-    return _execute(plan, selection.root, out, run)
 
 
 def _split_labels(labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
@@ -182,6 +192,15 @@ def _split_labels(labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
 
 def _tiling(tiles: TileSpec, empty_ratio: float | None, max_images: MaxImages) -> dict[str, Any]:
     return {"tiles": asdict(tiles), "empty_ratio": empty_ratio, "max_images": dict(max_images or {})}
+
+
+def _tiles_of(root: Path) -> dict[str, Any]:
+    """How a dataset was tiled: what is copied from it is held against that, too. Raises DatasetError."""
+    defects: list[str] = []
+    report, is_valid = read_report(root / "report.json", defects)
+    if not is_valid:
+        raise DatasetError(f"{root}: {defects[0]}; the dataset is unfinished or damaged, see dtld validate")
+    return report["configuration"]["tiles"]
 
 
 def _as_it_is(frame: FrameRecord) -> Split:
@@ -206,45 +225,50 @@ def _refuse_augmented(root: Path, advice: str) -> None:
 # --- carrying a plan out ---------------------------------------------------------------------------------
 
 
-def _execute(plan: Plan, source_root: Path, out: Path, run: Run) -> dict[str, Any]:
-    """Write the dataset of a plan, or what is still missing of it, and its report."""
-    started = time.monotonic()
+def _execute(make_plan: Callable[[], Plan], source_root: Path, out: Path, run: Run) -> dict[str, Any]:
+    """Make a plan, write its dataset, or what is still missing of it, and its report."""
     if out.resolve() == source_root.resolve():
         raise DatasetError(f"{out}: is the input, expected another folder to write into")
-    try:
-        with dataset.output(out, plan.identity, overwrite=run.overwrite):
-            tally, skipped = _make_frames(plan, source_root, out, run)
-            dataset.write_data_yaml(out, plan.class_names)
-            seconds = time.monotonic() - started
-            report = {
-                "identity": plan.identity,
-                "configuration": plan.settings,
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: package_version(package) for name, package in PACKAGES.items()},
-                },
-                "seed": plan.settings["seed"],
-                **tally.counts(sum(skip.lights for skip in skipped)),
-                "frames_skipped": [{"frame": s.frame, "reason": s.reason, "lights": s.lights} for s in skipped],
-                "wall_time_s": round(seconds, 3),
-                "frames_per_s": round(plan.frames / seconds, 2),
-            }
-            dataset.finish(out, report)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DatasetError(
-                f"{out}: {error.strerror}; what is written is kept: make room and run the same command again"
-            ) from error
-        raise
+    with run.executor.started(Render) as map_frames:
+        plan = make_plan()
+        started = time.monotonic()
+        try:
+            with dataset.output(out, plan.identity, overwrite=run.overwrite):
+                tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
+                dataset.write_data_yaml(out, plan.class_names)
+                report = _report(plan, tally, skipped, time.monotonic() - started)
+                dataset.finish(out, report)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise DatasetError(
+                    f"{out}: {error.strerror}; what is written is kept: make room and run the same command again"
+                ) from error
+            raise
     return report
 
 
-def _make_frames(plan: Plan, source_root: Path, out: Path, run: Run) -> tuple[Tally, list[Skipped]]:
+def _report(plan: Plan, tally: Tally, skipped: Sequence[Skipped], seconds: float) -> dict[str, Any]:
+    return {
+        "identity": plan.identity,
+        "configuration": plan.settings,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(package) for name, package in PACKAGES.items()},
+        },
+        "seed": plan.settings["seed"],
+        **tally.counts(sum(skip.lights for skip in skipped)),
+        "frames_skipped": [{"frame": s.frame, "reason": s.reason, "lights": s.lights} for s in skipped],
+        "wall_time_s": round(seconds, 3),
+        "frames_per_s": round(plan.frames / seconds, 2),
+    }
+
+
+def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run: Run) -> tuple[Tally, list[Skipped]]:
     """Write images, labels and lines of every frame; returns their counts and the frames left out."""
     tally, skipped, failed = Tally(plan.class_names), list(plan.skipped), 0
     bar = tqdm(total=plan.frames, unit="frame", desc=plan.settings["command"], disable=True if run.quiet else None)
     with bar, dataset.line_files(out) as (frame_lines, image_lines):
-        for made in run.executor.map(Render(plan.cut, out.absolute()), plan.items(), out / dataset.UNFINISHED):
+        for made in map_frames(Render(plan.cut, str(out.absolute())), plan.items()):
             bar.update()
             if made.failure is None:
                 frame_lines.write(made.frame_line)

@@ -21,7 +21,7 @@ import orjson
 from dtld_tools import dataset
 from dtld_tools.augment import AugmentSpec, draw_recipe
 from dtld_tools.errors import DatasetError
-from dtld_tools.sources import Skipped, Source, image_name
+from dtld_tools.sources import COPY_NAME, Skipped, Source, image_name
 from dtld_tools.tile import tile_frame
 from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec, Window
 
@@ -304,7 +304,8 @@ def plan_copies(
 ) -> Plan:
     """Plan to copy a dataset, each frame under its split, and to add changed copies.
 
-    Raises DatasetError if the manifest names a frame that frames.jsonl does not have, or in another order.
+    Raises DatasetError if the manifest names a frame that frames.jsonl does not have, or in another order, or if a
+    copy would have the name of an original.
     """
 
     def items() -> Iterator[Originals]:
@@ -313,6 +314,21 @@ def plan_copies(
 
     class_names = dataset.read_class_names(root)
     identity = _Identity(settings, class_names)
+    like_copies: dict[str, str] = {}  # originals with a copy's name -> their frames; there are none, as a rule
     for item in items():
         identity.add([dataset.frame_to_json(item.frame), [dataset.image_to_json(image) for image in item.images]])
-    return Plan(settings, class_names, items, CopyOver(root.absolute(), augment, seed), identity.text(), identity.count)
+        like_copies |= {image.name: image.frame for image in item.images if COPY_NAME.fullmatch(image.name)}
+    cut = CopyOver(root.absolute(), augment, seed)
+    if like_copies and augment:
+        for item in items():
+            _check_copies(cut(item), like_copies)
+    return Plan(settings, class_names, items, cut, identity.text(), identity.count)
+
+
+def _check_copies(plan: FramePlan, originals: Mapping[str, str]) -> None:
+    for image in plan.images:
+        if image.augmentation is not None and image.name in originals:
+            raise DatasetError(
+                f"{plan.frame.frame}: a copy of its image would be named {image.name} as that of "
+                f"{originals[image.name]}; rename one of the two frames"
+            )

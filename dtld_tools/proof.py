@@ -5,7 +5,6 @@ Labels, targets and slivers are derived again, never trusted. Invariant: no line
 
 from __future__ import annotations
 
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from dtld_tools import dataset
 from dtld_tools.errors import ImageError
 from dtld_tools.images import MAX_PIXELS, read_image
-from dtld_tools.sources import image_name
+from dtld_tools.sources import COPY_NAME, image_name
 from dtld_tools.tile import image_size, targets_in, tile_frame
 from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Target, Tile, TileSpec
 
@@ -189,7 +188,7 @@ def _copy_defects(image: ImageRecord, originals: dict[str, ImageRecord]) -> Iter
     """A changed copy shows what its original shows; its name is the original's with _a1, _a2, ..."""
     if image.augmentation is None:
         return
-    match = re.fullmatch(r"(.+)_a[1-9][0-9]*(\.[a-z]+)", image.name)
+    match = COPY_NAME.fullmatch(image.name)
     original = originals.get(match[1] + match[2]) if match else None
     if original is None:
         yield "is a changed copy, but its original is not among the frame's images"

@@ -6,6 +6,7 @@ frame that is named.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from dtld_tools.geometry import clip_boxes
 from dtld_tools.images import image_size
 from dtld_tools.parse import Labels, candidates, locate
 from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target, Window
+
+COPY_NAME = re.compile(r"(.+)_a[1-9][0-9]*(\.[a-z]+)")  # a changed copy's: its original's with _a1, _a2, ...
 
 
 @dataclass(frozen=True, slots=True)

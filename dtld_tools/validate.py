@@ -89,7 +89,7 @@ def _read_report(root: Path, defects: list[str]) -> tuple[dict[str, Any], tuple[
         defects.append(f"report.json: seed: got {report['seed']}, expected {made_with['seed']} as in configuration")
     spec = None
     try:
-        spec = TileSpec(**made_with["tiles"]) if "tiles" in made_with else None
+        spec = TileSpec(**made_with["tiles"])
     except UsageError as error:
         defects.append(f"report.json: configuration.tiles: {error}")
     return report, tuple(report["classes"]), spec

@@ -1,33 +1,36 @@
 """``map`` over frames: in this process, in worker processes, or on a Ray cluster; results come in order.
 
-Invariant: no more than a few items are under way, so memory stays flat in the number of items.
+Invariant: no more than a few items are under way, so memory stays flat in the number of items; and when a map has
+ended, however it did, no worker works on.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, TypeVar
+from queue import SimpleQueue
+from typing import Any, Literal
 
 import cv2
+import numpy as np
 
 from dtld_tools.errors import DtldError, UsageError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 AHEAD = 4  # items under way per worker
+
+#: ``map_items(work, items)``: ``work(item)`` for each item, in order. Raises what ``work`` raises, and DtldError if a
+#: worker dies. What is given to processes must be picklable.
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,57 +50,156 @@ class Executor:
         if self.ray_address is not None and self.kind != "ray":
             raise UsageError("--ray-address: is for --executor ray, which is not given")
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item], scratch: Path) -> Iterator[Result]:
-        """``work(item)`` for each item, in order; both must be picklable unless ``workers`` is 1.
-
-        ``scratch`` is an existing folder for notes. Raises what ``work`` raises, and DtldError if a worker dies.
-        """
+    @contextmanager
+    def started(self, used: Any = None) -> Iterator[Map]:
+        """A `Map` to be used once. Processes start at once and import where ``used`` stands while the caller plans."""
         if self.kind == "ray":
-            return _map_on_ray(work, items, self.workers, self.ray_address)
-        if self.workers == 1:
-            cv2.setNumThreads(1)  # one worker is one core, as in a process of its own
-            return map(work, items)
-        return _map_in_processes(work, items, self.workers, scratch)
+            yield lambda work, items: _map_on_ray(work, items, self.workers, self.ray_address)
+        elif self.workers == 1:
+            yield _map_here
+        else:
+            workers: list[_Worker] = []
+            try:
+                for _ in range(self.workers):
+                    with _no_interrupt():
+                        workers.append(_start(used))
+                yield lambda work, items: _map_in_processes(work, items, workers)
+            finally:
+                _stop(workers)
+
+
+def be_one_core() -> None:
+    """Let OpenCV start no threads, and the allocator keep the memory of one frame for the next."""
+    cv2.setNumThreads(1)
+    # glibc gives arrays back to the kernel that are larger than any it has freed before (up to 32 MiB). Taken anew for
+    # each frame, as 2,000 pages to be zeroed, they would cost a fifth of its time. Elsewhere this does nothing.
+    np.empty(2**25 - 2**16, np.uint8)
+
+
+def _map_here(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    be_one_core()  # one worker is one core, as in a process of its own
+    return map(work, items)
 
 
 # --- processes -------------------------------------------------------------------------------------------
+# A pipe to each worker and no thread in this process: the executor of the standard library wakes three for each item,
+# on cores that the workers need, and does not say which item a killed worker had.
 
 
-def _map_in_processes(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int, scratch: Path
-) -> Iterator[Result]:
-    _remove_notes(scratch)  # of a killed run
+@dataclass(slots=True)
+class _Worker:
+    """A process, its pipe, and what it was given and has not answered yet: the number of the item and its frame."""
+
+    process: BaseProcess
+    pipe: Connection
+    given: deque[tuple[int, str]] = field(default_factory=deque)
+
+
+def _start(used: Any) -> _Worker:
     # Spawned, not forked: OpenCV's and the progress bar's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(scratch,)) as pool:
-        under_way: deque = deque()
+    context = get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, used), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, pipe)
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """End all, also in the middle of a frame: what has its name is complete."""
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.pipe.close()
+
+
+def _map_in_processes(work: Callable[[Any], Any], items: Iterable[Any], workers: list[_Worker]) -> Iterator[Any]:
+    answers: dict[int, _Answer] = {}
+    taken = given_back = 0
+    try:
+        for worker in workers:
+            _send(worker, work)
+        for taken, item in enumerate(items, 1):
+            worker = min(workers, key=lambda worker: len(worker.given))
+            worker.given.append((taken - 1, item.frame.frame))
+            _send(worker, item)
+            while taken - given_back >= AHEAD * len(workers):
+                _receive(workers, answers)
+                while given_back in answers:
+                    yield answers.pop(given_back).value()
+                    given_back += 1
+        while given_back < taken:
+            if given_back not in answers:
+                _receive(workers, answers)
+                continue
+            yield answers.pop(given_back).value()
+            given_back += 1
+    finally:
+        _stop(workers)
+
+
+def _send(worker: _Worker, message: Any) -> None:
+    # A worker that was killed is told of when its answers, those that it sent before, have been read.
+    with suppress(ConnectionError):
+        worker.pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def _receive(workers: list[_Worker], answers: dict[int, _Answer]) -> None:
+    """Wait for an answer, and take all that are there. Raises DtldError for a worker that is dead."""
+    of_pipe = {worker.pipe: worker for worker in workers if worker.given}
+    for pipe in wait(list(of_pipe)):
+        number, frame = of_pipe[pipe].given.popleft()
         try:
-            for item in items:
-                with _no_interrupt():
-                    under_way.append(pool.submit(_noted, work, item))
-                if len(under_way) >= AHEAD * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        except BrokenProcessPool as error:
-            pool.shutdown(wait=True, cancel_futures=True)  # the other workers take their notes away
-            frames = [note.read_text().rstrip() for note in sorted(scratch.glob("*.at"))]
+            answers[number] = pickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError) as error:
             raise DtldError(
-                f"{', '.join(filter(None, frames)) or 'a worker'}: the worker process that had this frame was killed "
-                "(out of memory?); run the same command again to continue, with fewer --workers"
+                f"{frame}: the worker process that had this frame was killed (out of memory?); "
+                "run the same command again to continue, with fewer --workers"
             ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            _remove_notes(scratch)
 
 
-def _remove_notes(scratch: Path) -> None:
-    for note in scratch.glob("*.at"):
-        note.unlink()
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came of an item: a result, or an error with its traceback in the worker."""
+
+    result: Any = None
+    error: Exception | None = None
+    place: str = ""
+
+    def value(self) -> Any:
+        if self.error is not None:
+            raise self.error from RuntimeError(f"in a worker process:\n{self.place}")
+        return self.result
+
+
+def _serve(pipe: Connection, used: Any) -> None:
+    """What a worker process does: answer items, in their order, until it is killed or its parent is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    be_one_core()
+    messages: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, messages), daemon=True).start()
+    work = pickle.loads(messages.get())
+    while True:
+        try:
+            answer = _Answer(work(pickle.loads(messages.get())))
+        except Exception as error:
+            answer = _Answer(error=error, place=traceback.format_exc())
+        with suppress(ConnectionError):  # _listen ends this process
+            pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+
+
+def _listen(pipe: Connection, messages: SimpleQueue[bytes]) -> None:
+    """Take messages at once, so that two full pipes never wait for each other; end with the parent."""
+    with suppress(EOFError, OSError):
+        while True:
+            messages.put(pipe.recv_bytes())
+    os._exit(1)
 
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back while a process may be started: it would die in its imports, with a traceback."""
+    """Hold Ctrl-C back while a process is started: it would die in its imports, with a traceback."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -108,52 +210,10 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_NOTE_BYTES = 512
-_note: tuple[Path, int] | None = None  # in a worker: the file that says which item it has, and its descriptor
-
-
-def _noted(work: Callable[[Any], Any], item: Any) -> Any:
-    """Leave a note while an item is worked on: what is left of a killed worker."""
-    _write_note(item.frame.frame)
-    try:
-        return work(item)
-    finally:
-        _write_note("")
-
-
-def _write_note(text: str) -> None:
-    # One file all along: to make and delete one for each item would slow all others down (ext4 avoids their inodes).
-    if _note is not None:
-        os.pwrite(_note[1], text.encode()[:_NOTE_BYTES].ljust(_NOTE_BYTES), 0)
-
-
-def _start_worker(scratch: Path) -> None:
-    global _note
-    path = scratch / f"{os.getpid()}.at"
-    _note = path, os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, _end_cleanly)  # the pool ends its other workers so, when one was killed
-    cv2.setNumThreads(1)
-    # A worker holds both ends of the pipe it waits on, so it would never notice that its parent was killed.
-    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-
-
-def _end_cleanly(number: int, frame: FrameType | None) -> None:
-    _write_note("")
-    os._exit(128 + number)
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
 # --- Ray -------------------------------------------------------------------------------------------------
 
 
-def _map_on_ray(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int, address: str | None
-) -> Iterator[Result]:
+def _map_on_ray(work: Callable[[Any], Any], items: Iterable[Any], workers: int, address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use over the network unless told not to
     try:
         import ray
@@ -191,5 +251,5 @@ def _map_on_ray(
 
 
 def _on_ray(work: Callable[[Any], Any], item: Any) -> Any:
-    cv2.setNumThreads(1)
+    be_one_core()
     return work(item)

@@ -27,7 +27,7 @@ LAYERS: dict[str, Callable[[int, int, int], list[nn.Conv2d]]] = {
 
 
 class Adapters(nn.ModuleDict):
-    """Convolutions per method and shared stride: keys are the method, the stride as text, the place in order.
+    """Convolutions towards one teacher: keys are the method, the shared stride as text, the place in order.
 
     A deep copy is None: EMA and checkpoints are made by deep copies of the student, and so never carry adapters.
     """
@@ -35,7 +35,6 @@ class Adapters(nn.ModuleDict):
     def __init__(self, channels: dict[int, tuple[int, int]], config: TrainConfig) -> None:
         """``channels``: stride -> (student's, teacher's), in the student's order."""
         super().__init__()
-        self.strides = tuple(channels)  # in pixels
         with torch.random.fork_rng(devices=[]):
             for method in (name for name, _ in config.methods if name in LAYERS):
                 torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach GPUs' as well

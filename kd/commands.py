@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -17,6 +19,10 @@ app = typer.Typer(
 
 DataOption = Annotated[Path, typer.Option(help="A YOLO dataset's data.yaml.", show_default=False)]
 BatchOption = Annotated[int, typer.Option(help="Images per step.")]
+SeveralOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="cpu|0|0,1", help="Processor, GPU, or several GPUs.  [default: a GPU if any]"),
+]
 DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
 SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -53,10 +59,35 @@ def train(
         typer.Option(
             metavar="NAME[=WEIGHT]",
             help="What to imitate: fgfi, cwd, pkd or score-l2 (features), logits, box or ld (what the head says); give "
-            "it again for several.  [default: fgfi]",
+            "it again for several. Or built-in, Ultralytics' own distillation.  [default: fgfi]",
         ),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
+    balance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="In place of weights: each method's gradient in the features becomes R (such as 0.1) times that of "
+            "the task loss, measured on the first 16 batches.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="How much the methods count in the course of the run: constant, warmup (rising over the first tenth "
+            "of the epochs), cosine (falling to 0), no-closing (off in the last epochs, those without mosaic); give it "
+            "again for several, which multiply.  [default: constant]",
+        ),
+    ] = None,
+    unlabeled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of images, at any depth, that the methods see and the task loss does not: each step takes "
+            "as many as its batch has, and about twice as long.",
+        ),
+    ] = None,
     priors: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +98,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
     imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
     batch: BatchOption = 16,
-    device: DeviceOption = None,
+    device: SeveralOption = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
     freeze: Annotated[int, typer.Option(metavar="N", help="Keep the first N layers as they are.")] = 0,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
@@ -90,6 +121,7 @@ def train(
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
     from kd.config import FgfiConfig, TrainConfig, parse_methods, parse_settings, parse_teachers, read_priors
+    from kd.distillation import named_weights
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
@@ -102,7 +134,7 @@ def train(
         teacher_weights=teacher_weights,
         combine=combine,
         teacher_imgsz=teacher_imgsz,
-        methods=parse_methods(method or ["fgfi"], weight),
+        methods=parse_methods(method or ["fgfi"], weight, balance),
         epochs=epochs,
         imgsz=imgsz,
         batch=batch,
@@ -111,6 +143,9 @@ def train(
         freeze=freeze,
         settings=parse_settings(settings or [], DEFAULT_CFG_DICT),
         fgfi=FgfiConfig(priors=read_priors(priors) if priors else None),
+        schedules=tuple(schedule or ()),
+        balance=balance,
+        unlabeled=str(unlabeled) if unlabeled else None,
     )
     result = run(
         config,
@@ -126,6 +161,8 @@ def train(
     else:
         for split, scores in result["metrics"]["last"].items():
             _print_scores(f"{split}, last epoch", scores)
+        if balance:
+            print(f"balanced weights: {named_weights(result['kd']['balanced_weights'])}")
         print(f"{out}: {_count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
         print(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 
@@ -139,13 +176,29 @@ def evaluate(
     imgsz: SizeOption = None,
     batch: BatchOption = 16,
     device: DeviceOption = None,
+    full_frame: Annotated[
+        bool,
+        typer.Option(
+            "--full-frame",
+            help="Map the tiles' detections back to the frames that dtld cut them from, merge them where tiles overlap "
+            "and score whole frames: also per size and per city.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
-    from kd.evaluate import evaluate as score
+    if full_frame:
+        from kd.full_frame import evaluate_frames as score
+    else:
+        from kd.evaluate import evaluate as score
 
     found = score(data, model, split=split, imgsz=imgsz, batch=batch, device=device, quiet=_quiet(context) or as_json)
-    _print_json(found) if as_json else _print_scores(f"{model}, {split}", found)
+    if as_json:
+        _print_json(found)
+        return
+    _print_scores(f"{model}, {split}", found)
+    if full_frame:
+        _print_groups(found)
 
 
 @app.command(
@@ -179,6 +232,51 @@ def predict(
     print(f"{out}: {_count(found['images'], 'image')}")
 
 
+@app.command(epilog="Example: kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu")
+def bench(
+    context: typer.Context,
+    student: Annotated[str, typer.Option(metavar="M", help="As in kd train; no data are needed.", show_default=False)],
+    teacher: Annotated[
+        str,
+        typer.Option(metavar="T", help="As in kd train; fresh weights cost what trained ones do.", show_default=False),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="As in kd train.  [default: every method that this pair allows]"),
+    ] = None,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    batch: BatchOption = 16,
+    device: DeviceOption = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Timed steps of each kind, in turns.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Time what distilling adds to a training step, and measure its memory."""
+    from kd.bench import bench as measure
+    from kd.config import parse_methods
+
+    methods = parse_methods(method or [])
+    quiet = _quiet(context) or as_json
+    found = measure(
+        student, teacher, methods=methods, imgsz=imgsz, batch=batch, device=device, steps=steps, quiet=quiet
+    )
+    if as_json:
+        _print_json(found)
+        return
+    print(
+        f"{student} <- {teacher}, {found['imgsz']} px, batches of {batch} with {found['boxes']} boxes, "
+        f"median of {_count(steps, 'step')} on {found['device']}"
+    )
+    print(f"  {'':<20}{'ms':>9}{'(step - plain) / teacher':>27}{'peak MiB':>11}")
+    for name, arm in found["arms"].items():
+        share = "-" if arm["over_teacher"] is None else f"{arm['over_teacher']:.2f}"
+        peak = "-" if arm["peak_mib"] is None else f"{arm['peak_mib']:.0f}"
+        print(f"  {name:<20}{1000 * arm['seconds']:>9.1f}{share:>27}{peak:>11}")
+    if found["mask_share"] is not None:
+        print(f"fgfi's masks: {found['mask_share']:.2%} of its step")
+    for name, reason in found["left_out"].items():
+        print(f"left out: {name}: {reason}")
+
+
 @app.command(epilog="Example: kd report runs --out report.md")
 def report(
     folder: Annotated[
@@ -206,6 +304,99 @@ def report(
     print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
 
 
+class Baselines(TyperCommand):
+    """A command whose ``--baseline`` takes all words up to the next option, as a shell's pattern gives them."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words."""
+        words, taking = [], False
+        for word in args:
+            if taking and not word.startswith("-"):
+                words += ["--baseline", word]
+                continue
+            taking = word == "--baseline"
+            words += [] if taking else [word]
+        return super().parse_args(ctx, words + (["--baseline"] if taking and "--baseline" not in words else []))
+
+
+@app.command(cls=Baselines, epilog="Example: kd compare runs/fgfi --baseline runs/plain")
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS...", help="Runs, or folders with runs at any depth.", show_default=False),
+    ],
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUNS...",
+            help="What RUNS are held against, as one arm against another.  [default: each distilled run's plain twin]",
+        ),
+    ] = None,
+    checkpoint: Annotated[Literal["last", "best"], typer.Option(help="Whose scores; best was chosen on val.")] = "last",
+    any_epochs: Annotated[
+        bool, typer.Option("--any-epochs", help="Let epochs differ: for a plain student at equal wall-clock time.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether distillation helped: paired by seed, mean difference, 95 % interval, signs, per class."""
+    from kd.compare import compare as pair_up
+    from kd.compare import lines
+
+    found = pair_up(runs, baseline or (), checkpoint=checkpoint, any_epochs=any_epochs)
+    for line in (*found["warnings"], *(line for result in found["comparisons"] for line in result["warnings"])):
+        print(f"warning: {line}", file=sys.stderr)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(lines(found)))
+
+
+@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
+def sweep(
+    context: typer.Context,
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN.yaml", help="A plan, or a shipped one: paper, gpu, cpu, demo.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder of all its runs; given again, it is continued.", show_default=False)
+    ],
+    data: Annotated[Path | None, typer.Option(help="A YOLO dataset's data.yaml.  [default: the plan's]")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the plan, such as settings.epochs=10 or seeds=[0]."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at once, which share the cores.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they may take.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train teachers x students x methods x seeds by a plan; what is finished is not repeated."""
+    from kd.errors import RunError
+    from kd.sweep import sweep as carry_out
+
+    told = {"tell": lambda line: None} if as_json else {}
+    quiet = _quiet(context) or as_json
+    found = carry_out(plan, out, data=data, changes=changes or (), at_once=jobs, dry_run=dry_run, quiet=quiet, **told)
+    if as_json:
+        _print_json(found)
+    elif dry_run:
+        for row in found["plan"]:
+            seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
+            teacher = f", teacher {row['teacher']}" if row["teacher"] else ""
+            print(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
+    if not as_json:
+        left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
+        print(f"{out}: {_count(found['runs'], 'run')}, {found['finished']} finished{left}")
+    if found["failed"]:
+        name, reason = next(iter(found["failed"].items()))
+        raise RunError(
+            f"{out}: got {len(found['failed'])} of {_count(found['runs'], 'run')} failed, expected none "
+            f"({name}: {reason}): see failures.json; the same command tries them again"
+        )
+
+
 def _quiet(context: typer.Context) -> bool:
     return (context.obj or {}).get("quiet", False)
 
@@ -225,6 +416,23 @@ def _print_scores(title: str, scores: dict[str, Any]) -> None:
     )
     for name, row in scores["per_class"].items():
         print(f"  {name:<{width}}{_share(row['map50']):>8}{_share(row['map50_95']):>10}")
+
+
+def _print_groups(scores: dict[str, Any]) -> None:
+    """A line for each size and each city of whole frames, and what became of the tiles' detections."""
+    print(f"  {'shorter side':<16}{'lights':>8}{'mAP50':>8}{'mAP50-95':>10}{'recall':>8}")
+    for name, row in scores["per_size"].items():
+        print(
+            f"  {name + ' px':<16}{row['instances']:>8}{_share(row['map50']):>8}{_share(row['map50_95']):>10}"
+            f"{_share(row['recall']):>8}"
+        )
+    print(f"  {'city':<16}{'lights':>8}{'mAP50':>8}{'mAP50-95':>10}{'frames':>8}")
+    for name, row in scores["per_city"].items():
+        print(
+            f"  {name:<16}{row['instances']:>8}{_share(row['map50']):>8}{_share(row['map50_95']):>10}{row['frames']:>8}"
+        )
+    merged, ignored = _count(scores["merged"], "detection"), _count(scores["ignored"], "light")
+    print(f"{_count(scores['frames'], 'frame')}: {merged} merged away, {ignored} ignored")
 
 
 def _share(value: float | None) -> str:

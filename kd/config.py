@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import DataError, UsageError
+from kd.schedule import SCHEDULES
 
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
 Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
@@ -33,8 +34,11 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "ld": 0.25,  # (4.5) its authors' own weight too
     "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
 }
+BUILT_IN = "built-in"  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
+BUILT_IN_WEIGHT = 6.0
 
 COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
+BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
 OPTION_OF_SETTING = {
@@ -43,8 +47,8 @@ OPTION_OF_SETTING = {
     "name": "--out", "save_dir": "--out", "exist_ok": "--overwrite", "distill_model": "--teacher",
     "dis": "--weight",
 }  # fmt: skip
-# single_cls renames the classes, and so parts the model from the data it is scored on.
-DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic", "single_cls"})
+DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic"})
+SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,10 @@ class TrainConfig:
     ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
     are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
-    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. Raises UsageError when
-    made.
+    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
+    the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
+    those in ``methods`` (kd/balance.py); ``unlabeled`` is a folder of images that the terms alone see
+    (kd/unlabeled.py). Raises UsageError when made.
     """
 
     data: str
@@ -99,6 +105,9 @@ class TrainConfig:
     teacher_weights: tuple[float, ...] = ()
     combine: str = "mean"
     teacher_imgsz: int | None = None
+    schedules: tuple[str, ...] = ()
+    balance: float | None = None
+    unlabeled: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
@@ -107,20 +116,60 @@ class TrainConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"--{name}: got {value!r}, expected a whole number from {least}")
         self._check_teachers()
-        if self.device and "," in self.device:
-            raise UsageError(f"--device: got {self.device}, expected cpu or one GPU such as 0: several are to come")
+        self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
-            if name not in DEFAULT_WEIGHTS:
-                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(DEFAULT_WEIGHTS)}")
+            if name not in _weights():
+                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(_weights())}")
             if not (math.isfinite(weight) and weight > 0):
                 raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0")
         if self.teachers and not names:
             raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+        self._check_built_in(names)
         if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
             raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
+        self._check_course(names)
+
+    def _check_course(self, names: list[str]) -> None:
+        """Raise UsageError on what is amiss with schedules, balance or unlabelled images."""
+        for option, value in (
+            ("--schedule", self.schedules), ("--balance", self.balance), ("--unlabeled", self.unlabeled),
+        ):  # fmt: skip
+            if value and not self.distils:
+                raise UsageError(f"{option}: got it without --teacher, expected a teacher to learn from")
+        for schedule in self.schedules:
+            if schedule not in SCHEDULES:
+                raise UsageError(f"--schedule: got {schedule!r}, expected one of: {', '.join(SCHEDULES)}")
+        if len(set(self.schedules)) < len(self.schedules):
+            raise UsageError(f"--schedule: got {', '.join(self.schedules)}, expected each schedule once")
+        if self.balance is not None and not (math.isfinite(self.balance) and self.balance > 0):
+            raise UsageError(f"--balance: got {self.balance}, expected a ratio of gradients above 0, such as 0.1")
+        if self.unlabeled and set(names) <= BOXES_ONLY:
+            others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in BOXES_ONLY)
+            raise UsageError(
+                f"--unlabeled: got it with {', '.join(names)} alone, expected a method that needs no boxes: {others}"
+            )
+        if self.unlabeled and dict(self.settings).get("rect"):
+            raise UsageError("--unlabeled: got it with --set rect=true, expected square batches: leave rect out")
+
+    def _check_built_in(self, names: list[str]) -> None:
+        """Raise UsageError on what Ultralytics' own distillation does not know."""
+        if BUILT_IN not in names:
+            return
+        if len(names) > 1:
+            raise UsageError(f"--method: got {', '.join(names)}, expected {BUILT_IN} alone: it is Ultralytics' trainer")
+        if len(self.teachers) > 1:
+            raise UsageError(f"--teacher: got {len(self.teachers)} with {BUILT_IN}, expected one")
+        if self.teachers and not self.teachers[0].endswith(".pt"):
+            raise UsageError(f"--teacher: got {self.teachers[0]} with {BUILT_IN}, expected a .pt: Ultralytics loads it")
+        for option, value in (
+            ("--teacher-imgsz", self.teacher_imgsz), ("--schedule", self.schedules), ("--balance", self.balance),
+            ("--unlabeled", self.unlabeled),
+        ):  # fmt: skip
+            if value:
+                raise UsageError(f"{option}: got it with {BUILT_IN}, expected a method of kd: Ultralytics' has none")
 
     def _check_teachers(self) -> None:
         if self.combine not in COMBINE:
@@ -134,6 +183,27 @@ class TrainConfig:
             raise UsageError(f"--teacher-imgsz: got {size!r}, expected a whole number from 32")
         if size is not None and not self.teachers:
             raise UsageError(f"--teacher-imgsz: got {size} without a teacher, expected --teacher beside it")
+
+    def _check_devices(self) -> None:
+        devices = (self.device or "").split(",")
+        if len(set(devices)) < len(devices):
+            raise UsageError(f"--device: got {self.device}, expected each GPU once, such as 0,1")
+        if self.batch % len(devices):
+            raise UsageError(f"--batch: got {self.batch} on {len(devices)} GPUs, expected a multiple of their number")
+        if len(devices) > 1 and dict(self.settings).get("rect"):
+            raise UsageError(
+                f"--set rect: got it with --device {self.device}, expected one GPU: several cannot have it"
+            )
+
+    @property
+    def one_device(self) -> str | None:
+        """The device of all that runs in one process: the first where there are several."""
+        return self.device and self.device.split(",")[0]
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """The settings that decide which objects there are; scores have to be taken with them."""
+        return {key: value for key, value in self.settings if key in ("single_cls", "classes")}
 
     @property
     def distils(self) -> bool:
@@ -151,11 +221,17 @@ class TrainConfig:
         """Whether each image learns from one of several teachers."""
         return self.combine == "best" and len(self.teachers) > 1
 
+    @property
+    def built_in(self) -> bool:
+        """Whether Ultralytics distils, and not this project."""
+        return self.distils and self.methods[0][0] == BUILT_IN
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""
         values = asdict(self)
         values["data"], values["out"] = str(Path(self.data).resolve()), str(Path(self.out).resolve())
-        values["methods"] = dict(self.methods) if self.distils else {}
+        values["methods"] = dict.fromkeys(dict(self.methods)) if self.balance else dict(self.methods)
+        values["methods"] = values["methods"] if self.distils else {}
         values["settings"] = {key: _jsonable(value) for key, value in self.settings}
         values["teachers"] = [_place(teacher) for teacher in self.teachers]
         values["teacher_weights"] = list(self.shares)
@@ -164,6 +240,11 @@ class TrainConfig:
         if self.teacher_imgsz is None:
             del values["teacher_imgsz"]
         values["student"] = _place(self.student)
+        values["schedules"] = list(self.schedules)
+        values["unlabeled"] = self.unlabeled and str(Path(self.unlabeled).resolve())
+        for key in ("schedules", "balance", "unlabeled"):
+            if not values[key]:
+                del values[key]  # as runs have it from before there were any
         if not self.distils:
             del values["fgfi"]
         elif self.fgfi.priors is None:
@@ -215,27 +296,41 @@ def _are_priors(stride: Any, sizes: Any) -> bool:
     return pairs and all(type(side) in (int, float) and 0 < side < 1e6 for size in sizes for side in size)
 
 
-def parse_methods(texts: Iterable[str], weight: float | None = None) -> tuple[tuple[str, float], ...]:
+def parse_methods(
+    texts: Iterable[str], weight: float | None = None, balance: float | None = None
+) -> tuple[tuple[str, float], ...]:
     """``name`` or ``name=weight`` strings as (name, weight) pairs.
 
-    ``weight`` is `--weight`: for a single method that has none of its own. Raises UsageError.
+    ``weight`` is `--weight`: for a single method that has none of its own. ``balance`` is `--balance`, which goes with
+    no weight at all. Raises UsageError.
 
     >>> parse_methods(["fgfi"]), parse_methods(["fgfi=0.1"]), parse_methods(["fgfi"], weight=0.05)
     ((('fgfi', 0.01),), (('fgfi', 0.1),), (('fgfi', 0.05),))
     """
     pairs = [_parse_method(text) for text in texts]
+    if balance is not None:
+        given = [f"--weight {weight:g}"] if weight is not None else [f"{n}={w:g}" for n, w in pairs if w is not None]
+        if given:
+            raise UsageError(
+                f"--balance: got it with {', '.join(given)}, expected methods without weights: it sets them"
+            )
     if weight is not None:
         if len(pairs) != 1 or pairs[0][1] is not None:
             given = ", ".join(texts) or "no method"
             raise UsageError(f"--weight: got {weight} with {given}, expected one method without a weight of its own")
         pairs = [(pairs[0][0], float(weight))]
-    return tuple((name, DEFAULT_WEIGHTS[name] if own is None else own) for name, own in pairs)
+    return tuple((name, _weights()[name] if own is None else own) for name, own in pairs)
+
+
+def _weights() -> dict[str, float]:
+    """All that --method takes, and the weight of each when none is given."""
+    return {**DEFAULT_WEIGHTS, BUILT_IN: BUILT_IN_WEIGHT}
 
 
 def _parse_method(text: str) -> tuple[str, float | None]:
     name, equals, number = text.partition("=")
-    if name not in DEFAULT_WEIGHTS:
-        near = get_close_matches(name, DEFAULT_WEIGHTS, n=1) or list(DEFAULT_WEIGHTS)
+    if name not in _weights():
+        near = get_close_matches(name, _weights(), n=1) or list(_weights())
         raise UsageError(f"--method: got {name!r}, expected {' or '.join(near)}, as in fgfi or fgfi=0.01")
     try:
         return name, float(number) if equals else None

@@ -1,13 +1,15 @@
 """The distillation terms around the student's own criterion, and the checks that they can do their work.
 
 In: the student's training output, a batch of Ultralytics' loader, teachers. Out: the loss items, the terms appended.
-Invariant: a term is logged as it is weighted, and the guard stops a run whose terms do nothing.
+Invariant: a term is logged as it is weighted and scheduled, the student's own loss is that of its labelled batch
+whatever is beside it, and the guard stops a run whose terms do nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from kd.adapters import Adapters
+from kd.balance import BATCHES, Balance
 from kd.config import TrainConfig
 from kd.errors import DistillationError
 from kd.losses import HEAD_METHODS, METHODS, Batch, Prediction
@@ -27,6 +31,7 @@ from kd.teacher import (
     require_comparable,
     require_equal_grids,
 )
+from kd.unlabeled import Unlabeled
 
 PATIENCE = 20  # steps that a term may be zero or not finite
 
@@ -56,6 +61,9 @@ class Distillation:
         self.model, self.tutors, self.config = model, tutors, config
         self.adapters = nn.ModuleList(tutor.adapters for tutor in tutors)
         self.task: Any = None
+        self.factor = 1.0  # the schedule's, set before every step; at 0 the teacher does not run
+        self.balance = Balance(config.balance, (name for name, _ in config.methods)) if config.balance else None
+        self.unlabeled: Unlabeled | None = None  # images that the terms see beside each batch
         self._steps = 0
         self._off: dict[str, Tensor] = {}  # method -> consecutive steps with boxes at which it was zero or not finite
 
@@ -65,20 +73,52 @@ class Distillation:
     def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss items times batch size [T + 1], and the detached items by name, `kd_loss` last.
 
-        Raises DistillationError when a term was exactly zero or not finite for 20 steps with boxes.
+        Terms are multiplied by the schedule's factor. Where that is 0 they are 0 and nothing is computed for them.
+        Raises DistillationError when a term was exactly zero or not finite for 20 steps with boxes and a factor.
         """
         if self.task is None:
             self.task = self.model.init_criterion()
         loss, items = self.task(preds, batch)
-        lessons = self.lessons(self.inputs(preds, batch))
-        terms = {name: weight * term(name, lessons, self.config) for name, weight in self.config.methods}
-        if len(batch["bboxes"]):
-            self._guard(terms, loss)
+        if self.factor:
+            terms = self._terms(preds, batch, loss)
+            if len(batch["bboxes"]):
+                self._guard(terms, loss)
+            terms = {name: self.factor * value for name, value in terms.items()}
+        else:
+            terms = {name: loss.new_zeros(()) for name, _ in self.config.methods}
         total = torch.stack(list(terms.values())).sum()
         items = {**items, "kd_loss": total.detach()}
         if len(terms) > 1:
             items |= {f"kd_{name}_loss": term.detach() for name, term in terms.items()}
         return torch.cat((loss.reshape(-1), (total * len(batch["img"])).reshape(1))), items
+
+    def _terms(self, preds: Any, batch: dict[str, Tensor], loss: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of a batch, and of as many unlabelled images where there are some, without schedule."""
+        parts, images = [preds], len(batch["img"])
+        if self.unlabeled:
+            extra = self.unlabeled.draw(batch["img"])
+            with statistics_kept(self.model):
+                parts.append(self.model(extra))
+            preds, batch = joined(*parts), {**batch, "img": torch.cat((batch["img"], extra))}
+        lessons = self.lessons(self.inputs(preds, batch))
+        terms = {name: term(name, lessons, self.config) for name, _ in self.config.methods}
+        weights = dict(self.config.methods)
+        if self.balance:
+            if not self.balance.settled:
+                read = [features for part in parts for features in student_branches(part)[0]["feats"]]
+                self._measure(loss.sum() / images, terms, read)
+            weights = self.balance.weights()
+        return {name: weights[name] * value for name, value in terms.items()}
+
+    def _measure(self, task: Tensor, terms: dict[str, Tensor], read: list[Tensor]) -> None:
+        """Take a step's samples for the weights, and say so when they are final."""
+        if not read[0].requires_grad:
+            raise DistillationError(
+                "--balance: got a student whose features do not learn, expected fewer frozen layers: lower --freeze"
+            )
+        self.balance.measure(task, terms, read)
+        if self.balance.settled:
+            ultra.LOGGER.info(f"kd: weights from {BATCHES} batches: {named_weights(self.balance.weights())}")
 
     def inputs(self, preds: Any, batch: dict[str, Tensor]) -> list[Batch]:
         """What the methods look at per teacher, from the student's training output and Ultralytics' batch.
@@ -86,8 +126,7 @@ class Distillation:
         A teacher's levels whose cells are others than the student's are resized to the student's.
         """
         images = batch["img"]
-        preds = preds[1] if isinstance(preds, tuple) else preds
-        branches = [preds["one2many"], preds["one2one"]] if "one2many" in preds else [preds]
+        branches = student_branches(preds)
         own = [int(stride) for stride in self.model.stride]
         student = dict(zip(own, branches[0]["feats"], strict=True))  # dual heads: the branch that trains the neck
         height, width = images.shape[2:]
@@ -183,12 +222,54 @@ def load_tutors(config: TrainConfig, student: nn.Module, names: dict[int, str], 
     for spec, share in zip(config.teachers, config.shares, strict=True):
         teacher = Teacher(spec, device, speaks=bool(methods & HEAD_METHODS) or config.chooses, ratio=ratio)
         require_comparable(teacher, methods, names, student.model[-1].reg_max)
+        levels = match_levels(own, teacher.levels, spec, ratio)
         if methods & HEAD_METHODS:
             require_equal_grids(config, own, teacher.levels, spec)
-        levels = match_levels(own, teacher.levels, spec, ratio)
         channels = {s: (own[s], teacher.levels[t]) for s, t in levels.items()}
         tutors.append(Tutor(teacher, Adapters(channels, config).to(device), levels, share))
     return tutors
+
+
+def student_branches(preds: Any) -> list[dict[str, Any]]:
+    """A detector's training output per branch of its head, the one-to-many branch, which trains the neck, first."""
+    preds = preds[1] if isinstance(preds, tuple) else preds
+    return [preds["one2many"], preds["one2one"]] if "one2many" in preds else [preds]
+
+
+def joined(first: Any, second: Any) -> Any:
+    """Two training outputs of one model as that of both batches in a row.
+
+    >>> joined({"feats": [torch.zeros(1, 2)]}, {"feats": [torch.ones(1, 2)]})
+    {'feats': [tensor([[0., 0.],
+            [1., 1.]])]}
+    """
+    if isinstance(first, Mapping):
+        return {key: joined(value, second[key]) for key, value in first.items()}
+    if isinstance(first, list | tuple):
+        return [joined(*pair) for pair in zip(first, second, strict=True)]
+    return torch.cat((first, second))
+
+
+@contextlib.contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Let batch norms in training mode normalise by their batch, but keep it out of their running statistics."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def named_weights(weights: Mapping[str, float]) -> str:
+    """Weights as they are reported.
+
+    >>> named_weights({"fgfi": 0.012345, "cwd": 1})
+    'fgfi 0.01234, cwd 1'
+    """
+    return ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items())
 
 
 def by_level(preds: dict[str, Any]) -> list[Prediction]:

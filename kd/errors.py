@@ -4,6 +4,7 @@ KdError                   exit 1: the input or the environment is wrong
 |-- ModelError            a teacher or student that is no model, or one that this project cannot train
 |-- DataError             a data.yaml or the images behind it
 |-- RunError              a run folder that exists, is missing, or belongs to another configuration
+|-- PlanError             a plan of kd sweep, or a folder that holds the runs of another one
 |-- DistillationError     a distillation term that is off: zero, not finite, or a teacher not worth imitating
 `-- UsageError            exit 2: options that contradict each other or are out of range
 """
@@ -23,6 +24,10 @@ class DataError(KdError):
 
 class RunError(KdError):
     """A run folder exists already, is missing or incomplete, or was made by another configuration."""
+
+
+class PlanError(KdError):
+    """A plan is not what its schema says, or contradicts itself or the folder that it is to be carried out in."""
 
 
 class DistillationError(KdError):

@@ -8,18 +8,20 @@ the label cache that Ultralytics keeps beside the labels, as after training.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
+from kd.config import SINGLE_CLASS
 from kd.errors import DataError, ModelError
-from kd.ultra import SPLITS, TORCH_THREADS, check_device, load_model, resolve_data, silence
+from kd.ultra import SPLITS, TORCH_THREADS, check_device, image_files, load_model, resolve_data, silence
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
+    from ultralytics.models.yolo.detect import DetectionValidator
 
 
 def evaluate(
@@ -59,8 +61,13 @@ def score(
     batch: int = 16,
     device: str | None = None,
     quiet: bool = False,
+    single_cls: bool = False,
+    classes: Sequence[int] | int | None = None,
 ) -> dict:
-    """Run Ultralytics' validator over one split; the only place of kd that does.
+    """The metrics of one split by Ultralytics' validator.
+
+    ``single_cls`` scores all classes as one, ``item``, as is always done with a model that was trained so; it may be
+    a model of the data's classes too. ``classes`` leaves out objects of all others.
 
     Returns ``{images, instances, map50, map50_95, precision, recall, per_class: {name: {map50, map50_95}}}``. A
     class without an instance in the split has None, not 0: it was not missed, it was not there. The means are over
@@ -68,29 +75,61 @@ def score(
     Raises DataError for a split that does not exist, ModelError when the classes of model and data differ.
     """
     content = resolve_data(data)
-    if not content.get(split):
-        there = ", ".join(name for name in SPLITS if content.get(name))
-        raise DataError(f"{data}: split '{split}': got none, expected one of: {there}; choose with --split")
-    require_same_classes(yolo, content["names"], data)
+    images_of(content, data, split)
+    merged = bool(single_cls or yolo.overrides.get("single_cls"))
+    names = SINGLE_CLASS if merged else content["names"]
+    if not (merged and list(yolo.names.values()) == list(content["names"].values())):
+        require_same_classes(yolo, names, data)
+    objects = {"single_cls": merged, "classes": classes}
+    validator = validate(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet, objects=objects)
+    return _metrics(validator, names)
+
+
+def validate(
+    yolo: YOLO,
+    data: str | Path,
+    *,
+    split: str,
+    imgsz: int,
+    batch: int,
+    device: str | None,
+    quiet: bool,
+    objects: Mapping[str, Any] | None = None,
+    validator: Callable[..., DetectionValidator] | None = None,
+) -> DetectionValidator:
+    """Run Ultralytics' validator, or a class made from it, over one split; the only place of kd that does.
+
+    ``objects`` are its settings that decide which objects there are.
+    """
+    make = validator or yolo.task_map[yolo.task]["validator"]
     with (
         silence(),
         tempfile.TemporaryDirectory(prefix="kd-evaluate-") as scratch,
         tqdm(desc=f"evaluate {split}", unit="batch", leave=False, disable=quiet or None) as bar,
     ):
-        validator = yolo.task_map[yolo.task]["validator"](
+        run = make(
             save_dir=Path(scratch),
             # rect is the default of YOLO.val, though not of its validator.
             args={
                 "mode": "val", "task": yolo.task, "data": str(data), "split": split, "imgsz": imgsz,
                 "batch": batch, "device": device, "rect": True, "plots": False, "workers": 2,
+                **(objects or {}),
             },
         )  # fmt: skip
-        validator.add_callback("on_val_start", lambda v: bar.reset(total=len(v.dataloader)))
+        run.add_callback("on_val_start", lambda v: bar.reset(total=len(v.dataloader)))
         # Ultralytics leaves a core idle on CPUs, which halves the speed of two.
-        validator.add_callback("on_val_start", lambda _: torch.set_num_threads(TORCH_THREADS))
-        validator.add_callback("on_val_batch_end", lambda v: bar.update())
-        validator(model=yolo.model)
-    return _metrics(validator, content["names"])
+        run.add_callback("on_val_start", lambda _: torch.set_num_threads(TORCH_THREADS))
+        run.add_callback("on_val_batch_end", lambda v: bar.update())
+        run(model=yolo.model)
+    return run
+
+
+def images_of(content: Mapping[str, Any], data: str | Path, split: str) -> list[Path]:
+    """The images of a split of what `resolve_data` gave. Raises DataError where the data has no such split."""
+    if not content.get(split):
+        there = ", ".join(name for name in SPLITS if content.get(name))
+        raise DataError(f"{data}: split '{split}': got none, expected one of: {there}; choose with --split")
+    return image_files(content[split])
 
 
 def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path) -> None:

@@ -158,6 +158,8 @@ class ResumableTrainer(DetectionTrainer):
         torch.manual_seed(seed)
         loader = self.train_loader
         if not loader.num_workers or self.epoch == self.start_epoch:
+            if RANK != -1:
+                loader.sampler.set_epoch(self.epoch)  # Ultralytics does so later, when workers have asked it already
             loader.reset()  # its sampler is in the middle of its generator
             loader.generator.manual_seed(seed)
         state, self._pending = self._pending, None

@@ -51,8 +51,11 @@ class Run:
 
     @property
     def method(self) -> str:
-        """``plain``, or the methods with their weights."""
-        return " + ".join(f"{name} {weight:g}" for name, weight in self.config["methods"].items()) or "plain"
+        """``plain``, or the methods with their weights, and what else the terms were made of."""
+        weighted = (f"{name} {weight:g}" if weight else name for name, weight in self.config["methods"].items())
+        balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
+        images = ["unlabeled images"] if "unlabeled" in self.config else []
+        return ", ".join([" + ".join(weighted) or "plain", *balance, *self.config.get("schedules", []), *images])
 
     @property
     def distils(self) -> bool:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,19 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.adapters import LAYERS
-from kd.config import TrainConfig
+from kd.balance import medians
+from kd.builtin import builtin_settings, builtin_trainer, nearest_own
+from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.losses import fgfi_masks
 from kd.model_card import model_card
+from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
+from kd.unlabeled import check_unlabeled
 
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
@@ -59,23 +64,34 @@ def train(
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
+    require_alone()
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
     ultra.check_logs(logs)
+    _require_closing(config)
+    if resume and config.built_in:
+        raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
     data = ultra.resolve_data(config.data)
+    names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    pretrained = dict(config.settings).get("pretrained")
+    if isinstance(pretrained, str):  # Ultralytics would download what is not there
+        ultra.require_safe(pretrained)
+        ultra.load_model(pretrained)
     _require_trainable(config, len(student.model.model))
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
         "student_sha256": _file_hash(config.student),
-        "kd": _kd(config, student.model, data["names"]) if config.distils else None,
+        "kd": _kd(config, student.model, names) if config.distils else None,
     }
+    if config.unlabeled:
+        record["kd"]["unlabeled"] = check_unlabeled(config.unlabeled, data)
     if resume:
         record["kd"] = _require_same(out, record)
     elif not dry_run:
@@ -89,8 +105,9 @@ def train(
                 imgsz=config.imgsz,
                 teacher_imgsz=config.teacher_imgsz,
                 batch=config.batch,
-                device=config.device,
+                device=config.one_device,
                 allow_weak=allow_weak_teacher,
+                **config.view,
             ).to_json()
     if dry_run:
         return _plan(config, student.overrides["model"], record)
@@ -115,13 +132,15 @@ def train(
                 with ultra.silence():
                     strip_optimizer(checkpoint, str(aside(checkpoint)))
                 aside(checkpoint).replace(checkpoint)
+        if config.balance:
+            record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
             "images": {split: len(ultra.image_files(data[split])) for split in ultra.SPLITS},
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
-            "device": ultra.device_name(device),
+            "device": ultra.device_name(device, len((config.device or "").split(","))),
             "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
@@ -130,12 +149,22 @@ def train(
         _write_json(out / "run.json", result)
         finish(last)
     except BaseException:
-        if not last.exists():  # nothing to resume: leave no trace
+        if not last.exists() and not resume:  # nothing to resume: leave no trace
             shutil.rmtree(out, ignore_errors=True)
         raise
     finally:
         torch.set_num_threads(ultra.TORCH_THREADS)
     return result
+
+
+def _require_closing(config: TrainConfig) -> None:
+    """Raise UsageError where `no-closing` would leave nothing of the distillation, or all of it."""
+    closing = {**ultra.DEFAULT_CFG_DICT, **dict(config.settings)}["close_mosaic"]
+    if "no-closing" in config.schedules and not 0 < closing < config.epochs:
+        raise UsageError(
+            f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
+            f"give --set close_mosaic=N or more --epochs"
+        )
 
 
 def hash_data(data_yaml: str | Path, data: dict[str, Any]) -> str:
@@ -182,6 +211,7 @@ def _require_trainable(config: TrainConfig, layers: int) -> None:
 
 def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> dict[str, Any]:
     """What is learned from whom; a teacher that is no model, shares no level or cannot be compared is refused here."""
+    config = nearest_own(config) if config.built_in else config
     channels = probe_levels(student)
     teachers = [
         {
@@ -232,6 +262,7 @@ def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     if taught and record["kd"]:
         for side, kd in ((pairs, taught), (now, record["kd"])):
             side["teacher_sha256"] = [teacher["sha256"] for teacher in kd["teachers"]]
+            side["unlabeled images"] = kd.get("unlabeled")
     for key in sorted((pairs.keys() | now.keys()) - MAY_DIFFER):
         if pairs.get(key) != now.get(key):
             raise RunError(
@@ -242,9 +273,15 @@ def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _epoch(checkpoint: Path) -> int:
-    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one."""
-    with ultra.silence():
-        return torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"]
+    """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one; else RunError."""
+    try:
+        with ultra.silence():
+            return int(torch_safe_load(str(checkpoint), safe_only=True)[0]["epoch"])
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        raise RunError(
+            f"{checkpoint}: got no checkpoint of Ultralytics ({type(error).__name__}), expected the one that kd wrote: "
+            f"bring it back, or start anew with --overwrite"
+        ) from error
 
 
 def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None, logs: tuple[str, ...] = ()) -> Trainer:
@@ -263,11 +300,14 @@ def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None, logs
         **dict(config.settings),
         "save_dir": str(out),
     }
+    if config.built_in:
+        overrides |= builtin_settings(config)
     if last:
         kept = ("data", "device", "save_dir")  # the rest comes from the checkpoint, optimizer choices included
         overrides = {key: overrides[key] for key in kept} | {"resume": str(last)}
     with ultra.silence():
-        return _translated(lambda: trainer_class(config, logs)(overrides=overrides), out)
+        make = builtin_trainer if config.built_in else trainer_class
+        return _translated(lambda: make(config, logs)(overrides=overrides), out)
 
 
 def _translated(work: Callable[[], Any], out: Path) -> Any:
@@ -288,7 +328,14 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
     yolo = ultra.load_model(str(checkpoint))
     return {
         split: score(
-            yolo, config.data, split=split, imgsz=config.imgsz, batch=config.batch, device=config.device, quiet=quiet
+            yolo,
+            config.data,
+            split=split,
+            imgsz=config.imgsz,
+            batch=config.batch,
+            device=config.one_device,
+            quiet=quiet,
+            **config.view,
         )
         for split in ("val", "test")
         if data[split]
@@ -311,7 +358,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, Any]:
     """What a run would do, from the first batch of a trainer that is set up in a folder of its own and dropped."""
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, ultra.silence():
-        trainer = _trainer(config, model, Path(scratch), None)
+        trainer = _trainer(replace(config, device=config.one_device), model, Path(scratch), None)
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}

@@ -14,11 +14,15 @@ import torch
 from torch import nn
 
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.config import TrainConfig
 from kd.distillation import Distillation, load_tutors, require_wired
+from kd.ranks import launching, ranked
 from kd.resume import ResumableTrainer
+from kd.schedule import Progress, factor
+from kd.unlabeled import Unlabeled
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
 
@@ -33,6 +37,7 @@ class Trainer(ResumableTrainer):
     config: TrainConfig
     logs: tuple[str, ...] = ()  # packages that the run is logged to
     distillation: Distillation | None = None
+    _step = 0  # batches of this epoch so far
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take what Ultralytics' trainer takes, and its callbacks for what the run is logged to."""
@@ -42,6 +47,11 @@ class Trainer(ResumableTrainer):
     def beside(self) -> nn.Module | None:
         """The adapters, which the optimizer and the sidecar know and no checkpoint."""
         return self.distillation.adapters if self.distillation else None
+
+    def train(self) -> None:
+        """Train here, or on several GPUs in processes that Ultralytics starts from this class."""
+        with launching(self) if self.ddp else ranked(self):
+            super().train()
 
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
@@ -55,11 +65,42 @@ class Trainer(ResumableTrainer):
         self.model.add_module(ADAPTERS, self.distillation.adapters)
 
     def _setup_train(self) -> None:
+        if self.config.distils and not self.config.built_in:
+            self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
+            self.add_callback("on_train_batch_start", Trainer._schedule)
         super()._setup_train()
         if self.device.type == "cpu":
             torch.set_num_threads(ultra.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
         if self.distillation:
             require_wired(self.distillation, self.optimizer)
+            if self.config.unlabeled:
+                self.distillation.unlabeled = Unlabeled(self.config.unlabeled, self.train_loader.dataset, self.args)
+
+    def _begin_distillation(self) -> None:
+        """Start an epoch's schedule and its order of unlabelled images, another one when it is done again after NaN."""
+        self._step = 0
+        if self.distillation.unlabeled:
+            self.distillation.unlabeled.begin(self.args.seed, self.epoch, self.nan_recovery_attempts, RANK + 1)
+
+    def _schedule(self) -> None:
+        """Set the factor of the step that comes."""
+        done = self.epoch + self._step / len(self.train_loader)
+        progress = Progress(done, self.epochs, self.args.close_mosaic)
+        self.distillation.factor = factor(self.config.schedules, progress)
+        self._step += 1
+
+    def _state(self) -> dict[str, Any]:
+        """The sidecar's content, with the samples that weights are balanced by."""
+        return {**super()._state(), "balance": self._samples}
+
+    @property
+    def _samples(self) -> dict[str, list[float]]:
+        return self.distillation.balance.samples if self.distillation and self.distillation.balance else {}
+
+    def _load_checkpoint_state(self, ckpt: dict) -> None:
+        """Load what Ultralytics loads, and the samples."""
+        super()._load_checkpoint_state(ckpt)
+        self._samples.update(self._pending.get("balance", {}))
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Leave out the validation columns of terms that only training has: Ultralytics would log them as 0."""

@@ -100,6 +100,7 @@ from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, ROOT, SAFE_LOAD  # noqa: E402
 from ultralytics.utils.callbacks import get_default_callbacks  # noqa: E402
 from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
+from ultralytics.utils.metrics import ap_per_class, smooth  # noqa: E402, F401  for kd.detection_metrics
 from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E402
 
 TORCH_THREADS = torch.get_num_threads()
@@ -359,8 +360,8 @@ def check_device(device: str | None) -> torch.device:
         torch.set_num_threads(TORCH_THREADS)  # choosing the CPU takes one core away
 
 
-def device_name(device: torch.device) -> str:
-    """'NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
+def device_name(device: torch.device, count: int = 1) -> str:
+    """'NVIDIA H100', '2 x NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return f"{count} x {torch.cuda.get_device_name(device)}" if count > 1 else torch.cuda.get_device_name(device)
     return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type

@@ -104,7 +104,9 @@ def test_every_flag_of_the_contract_is_there_with_its_default():
     assert options.keys() >= flags
     assert options["--teacher"].multiple
     assert options["--set"].multiple
-    assert {name for option in COMMANDS["evaluate"].params for name in option.opts} >= {"--data", "--split", "--json"}
+    assert {name for option in COMMANDS["evaluate"].params for name in option.opts} >= {
+        "--data", "--split", "--full-frame", "--json",
+    }  # fmt: skip
 
 
 def test_help_loads_neither_torch_nor_anything_slow():
@@ -190,6 +192,28 @@ def test_train_takes_several_methods_with_their_weights(kd, fails, data, monkeyp
     assert kd(*train, "--method", "cwd=1", "--method", "logits=0.5", "--method", "ld")[:2] == (0, "{}\n")
     assert asked[0].methods == (("cwd", 1.0), ("logits", 0.5), ("ld", 0.25))
     assert "--weight: got 2.0" in fails(*train, "--method", "cwd", "--method", "pkd", "--weight", 2, code=2)
+
+
+def test_train_takes_balance_schedules_and_unlabelled_images(kd, fails, data, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kd.train.train", lambda config, **_: asked.append(config) or {})
+    train = ("train", "--data", data, "--student", "yolov5n", "--teacher", "t.pt", "--json")
+    course = ("--balance", 0.1, "--schedule", "warmup", "--schedule", "no-closing", "--unlabeled", "more")
+    assert kd(*train, "--method", "cwd", *course)[:2] == (0, "{}\n")
+    assert (asked[0].balance, asked[0].schedules, asked[0].unlabeled) == (0.1, ("warmup", "no-closing"), "more")
+    assert "--balance: got it with cwd=2" in fails(*train, "--method", "cwd=2", "--balance", 0.1, code=2)
+    assert "--unlabeled: got it with fgfi alone" in fails(*train, "--unlabeled", "more", code=2)
+
+
+@pytest.mark.train
+def test_the_weights_that_were_measured_are_printed(kd, data, model):
+    options = ("--imgsz", 64, "--batch", 2, "--epochs", 1, "--device", "cpu", "--set", "mosaic=0")
+    teach = ("--teacher", model, "--allow-weak-teacher", "--method", "cwd", "--method", "pkd", "--balance", 0.1)
+    code, out, err = kd("train", "--data", data, "--student", "yolov5n", *teach, "--out", "run", *options)
+    assert (code, err) == (0, "")
+    printed = re.search(r"^balanced weights: cwd (\S+), pkd (\S+)$", out, re.MULTILINE)
+    weights = json.loads(Path("run/run.json").read_text())["kd"]["balanced_weights"]
+    assert [float(text) for text in printed.groups()] == pytest.approx([weights["cwd"], weights["pkd"]], rel=1e-3)
 
 
 def test_train_takes_several_teachers_with_their_weights(kd, data, monkeypatch):

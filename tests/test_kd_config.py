@@ -87,13 +87,13 @@ def test_a_setting_given_twice_is_refused():
         ),
         ({"methods": (("fgfi", 1.0), ("fgfi", 2.0))}, "each method once"),
         ({"methods": (), "teachers": ("t.pt",)}, "expected at least one"),
+        ({"device": "0,0", "batch": 2}, "each GPU once"),
         ({"teachers": ("a.pt",), "teacher_weights": (1.0, 2.0)}, "weights: got"),
         ({"teachers": ("a.pt",), "teacher_weights": (0.0,)}, "weights: got"),
         ({"teachers": ("a.pt",), "combine": "worst"}, "--combine: got 'worst'"),
         ({"teachers": ("a", "b"), "teacher_weights": (1.0, 2.0), "combine": "best"}, "expected none: their scores"),
         ({"teachers": ("a.pt",), "teacher_imgsz": 16}, "--teacher-imgsz: got 16"),
         ({"teacher_imgsz": 64}, "without a teacher"),
-        ({"device": "0,1"}, "one GPU"),
     ],
 )
 def test_values_out_of_range_are_refused(changes, expected):
@@ -167,6 +167,17 @@ def test_one_teacher_has_the_form_that_it_always_had():
     assert weighted.to_json() == plain
     assert not weighted.chooses
     assert not plain.keys() & {"teacher_weights", "combine", "teacher_imgsz"}
+
+
+def test_the_course_of_a_run_survives_json_and_is_left_out_where_there_is_none(tmp_path):
+    plain = TrainConfig(**BASE, teachers=("t.pt",)).to_json()
+    assert not plain.keys() & {"schedules", "balance", "unlabeled"}  # as before there were any
+    course = {"schedules": ("warmup", "cosine"), "balance": 0.1, "unlabeled": str(tmp_path)}
+    values = TrainConfig(**BASE, teachers=("t.pt",), methods=(("fgfi", 0.01), ("cwd", 1.0)), **course).to_json()
+    assert values == json.loads(json.dumps(values))
+    assert values["methods"] == {"fgfi": None, "cwd": None}  # the weights that come out are in run.json's kd
+    assert (values["schedules"], values["balance"]) == (["warmup", "cosine"], 0.1)
+    jsonschema.validate(values, schemas.load("run")["properties"]["config"])
 
 
 # --- priors ----------------------------------------------------------------------------------------------

@@ -158,6 +158,19 @@ def test_arms_of_several_teachers_say_how_they_teach(tmp_path):
     assert all(len(rows(text, ["yolov5n", teacher, "fgfi 0.01", "1"])) == 1 for _, teacher in ways)
 
 
+def test_a_run_tells_what_its_terms_were_made_of(tmp_path):
+    course = {"balance": 0.1, "schedules": ["warmup", "cosine"], "unlabeled": "/somewhere/more"}
+    write_run(tmp_path / "plain", (0.5, 0.2))
+    write_run(tmp_path / "a", (0.5, 0.2), teacher="t", methods={"cwd": None, "box": None}, **course)
+    write_run(tmp_path / "b", (0.5, 0.2), teacher="t")
+    runs, _ = read_runs(tmp_path)
+    methods = {run.name: run.method for run in runs}
+    assert methods == {
+        "plain": "plain", "a": "cwd + box, balance 0.1, warmup, cosine, unlabeled images", "b": "fgfi 0.01",
+    }  # fmt: skip
+    assert len(find_pairs(runs)) == 2  # whatever they are made of, their twin is the plain run
+
+
 def test_datasets_are_never_mixed_in_a_table(tmp_path):
     write_run(tmp_path / "a", (0.5, 0.3))
     write_run(tmp_path / "b", (0.7, 0.5), data=OTHER_DATA, test=False)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
+import numpy as np
 import torch
 import ultralytics.utils as utils
 from torch import nn
-from ultralytics.data.augment import Albumentations, Mosaic
+from ultralytics.data.augment import Albumentations, Format, Mosaic, v8_transforms
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import build_dataloader
+from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import BaseModel, DetectionModel
 from ultralytics.utils import loss, torch_utils
+from ultralytics.utils.instance import Instances
 from ultralytics.utils.tqdm import TQDM
 
 from kd import ultra
@@ -235,6 +238,25 @@ def test_images_are_kept_for_mosaics_by_loading_them():
 
 def test_albumentations_are_seeded_by_torch():
     assert "set_random_seed(torch.initial_seed())" in source(Albumentations.__call__)
+
+
+def test_augmentation_that_mixes_nothing_needs_no_dataset_but_its_meta_data():
+    class Dataset:
+        data, cache = {}, None  # and no images
+
+    args = copy(utils.DEFAULT_CFG)
+    vars(args).update(mosaic=0.0, mixup=0.0, cutmix=0.0, copy_paste=0.0)
+    transforms = v8_transforms(Dataset(), 64, args)
+    transforms.append(Format())
+    nothing = Instances(np.zeros((0, 4), np.float32), np.zeros((0, 1000, 2), np.float32))
+    image = np.full((40, 64, 3), 90, np.uint8)
+    labels = transforms({"img": image, "cls": np.zeros((0, 1), np.float32), "instances": nothing})
+    assert (labels["img"].shape, labels["img"].dtype) == ((3, 64, 64), torch.uint8)
+
+
+def test_labelled_images_are_augmented_by_it():
+    assert "v8_transforms(self, self.imgsz, hyp)" in source(YOLODataset.build_transforms)
+    assert {"cv2_flag"} <= set(BaseDataset.__init__.__code__.co_names)
 
 
 def test_losses_are_items_by_name_times_the_batch_size(student):

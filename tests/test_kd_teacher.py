@@ -12,7 +12,7 @@ from ultralytics.nn.modules.head import Detect  # noqa: E402
 from kd import teacher as teacher_module  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
-from kd.teacher import Teacher, check_worth, match_levels, matching_classes, probe_levels  # noqa: E402
+from kd.teacher import Teacher, Worth, check_worth, match_levels, matching_classes, probe_levels  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -147,7 +147,7 @@ def scores(monkeypatch, by_name):
 def test_a_teacher_above_the_students_start_is_worth_it(monkeypatch, tmp_path, data):
     scores(monkeypatch, {"t.pt": 0.8, "s.pt": 0.3})
     teacher = checkpoint(tmp_path / "t.pt", ["red", "green"])
-    assert worth(teacher, "yolov5n", data).to_json() == {"images": 3, "teacher_map50": 0.8, "student_map50": None}
+    assert worth(teacher, "yolov5n", data) == Worth(3, 0.8, None, weak=False)
     student = checkpoint(tmp_path / "s.pt", ["red", "green"])
     assert worth(teacher, student, data).student_map50 == 0.3
     elsewhere = checkpoint(tmp_path / "other.pt", ["cat", "dog"])
@@ -159,7 +159,7 @@ def test_a_teacher_below_the_students_start_is_refused_with_the_figures(monkeypa
     teacher, student = (checkpoint(tmp_path / n, ["red", "green"]) for n in ("t.pt", "s.pt"))
     with pytest.raises(DistillationError, match=r"mAP50 0\.300 .* starting point 0\.400; .*--allow-weak-teacher"):
         worth(teacher, student, data)
-    assert worth(teacher, student, data, allow_weak=True).teacher_map50 == 0.3
+    assert worth(teacher, student, data, allow_weak=True) == Worth(3, 0.3, 0.4, weak=True)
 
 
 def test_an_untrained_teacher_is_refused_with_the_figures(tmp_path, data):
@@ -172,7 +172,7 @@ def test_a_teacher_of_other_classes_is_refused_by_their_names(data):
     teacher = shared_weights("yolov8n_coco_from_int8.pt")
     with pytest.raises(DistillationError, match=r"80 classes \(person, .*red, green.*--allow-weak-teacher"):
         worth(teacher, "yolov5n", data)
-    assert worth(teacher, "yolov5n", data, allow_weak=True).teacher_map50 is None
+    assert worth(teacher, "yolov5n", data, allow_weak=True) == Worth(3, None, None, weak=True)
 
 
 def test_at_most_a_hundred_images_are_scored_spread_over_all(tmp_path, monkeypatch):

@@ -388,7 +388,7 @@ def test_rtdetr_teaches_features_beside_others_and_is_never_the_surest(data, tmp
         train(choosing, dry_run=True, allow_weak_teacher=True)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("yolov8s-world", "WorldModel"), ("yoloe-v8s-seg", "YOLOESegModel")])
+@pytest.mark.parametrize(("name", "kind"), [("yolov8s-world", "WorldModel"), ("yoloe-v8-seg", "YOLOESegModel")])
 def test_detectors_of_free_text_are_refused(data, tmp_path, name, kind):
     with pytest.raises(ModelError, match=f"^{name}: teacher: got a {kind}, expected a detector"):
         train(tiny_config(data, tmp_path / "run", teachers=(name,)))

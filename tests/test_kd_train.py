@@ -296,7 +296,7 @@ def test_worth_is_checked_with_the_options_of_the_run(data, tmp_path, monkeypatc
     plan = train(tiny_config(data, tmp_path / "run", teachers=("yolov5n",)), dry_run=True)
     assert seen["places"] == ("yolov5n", "yolov5n", str(data))
     assert (seen["imgsz"], seen["device"], seen["allow_weak"]) == (64, "cpu", False)
-    assert plan["kd"]["teachers"][0]["worth"] == {"images": 3, "teacher_map50": 0.5, "student_map50": None}
+    assert plan["kd"]["teachers"][0]["worth"] == Worth(3, 0.5, None).to_json()
 
 
 def test_the_data_hash_sees_labels_and_images(tmp_path):

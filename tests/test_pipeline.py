@@ -514,6 +514,29 @@ def test_a_manifest_in_another_order_than_the_frames_is_refused(raw, tmp_path):
         pipeline.split(tmp_path / "full", tmp_path / "out", SPLIT)
 
 
+def test_a_copy_that_would_have_an_originals_name_is_refused(tmp_path):
+    """Whole frames named a.tiff and a_a1.tiff: the copy of the first would be written over the second."""
+    root, rng = tmp_path / "raw", np.random.default_rng(0)
+    names = [f"Aachen/Aachen1/2015-04-01_10-50-05/{name}.tiff" for name in ("a", "a_a1")]
+    for name in names:
+        write_raw(root / name, rng, 256, 128)
+    labels = write_v2(root / "all.json", [image(name, light(10, 10, 20, 40)) for name in names])
+    pipeline.convert(Selection((labels,), root), tmp_path / "full", SplitSpec(0, 0))
+    expected = f"{names[0]}: a copy of its image would be named Aachen_.*_a_a1.jpg as that of {names[1]}; rename"
+    with pytest.raises(DatasetError, match=expected):
+        pipeline.augment(tmp_path / "full", tmp_path / "out", AugmentSpec(clahe=1))
+    assert not (tmp_path / "out").exists()
+    pipeline.augment(tmp_path / "full", tmp_path / "out", AugmentSpec(copies=0))
+    assert validate(tmp_path / "out")["defects"] == []
+
+
+def test_a_dataset_without_its_report_is_not_copied(raw, tmp_path):
+    pipeline.convert(selection(raw), tmp_path / "full", SPLIT)
+    (tmp_path / "full/report.json").unlink()
+    with pytest.raises(DatasetError, match=r"report\.json: No such file.* unfinished or damaged"):
+        pipeline.split(tmp_path / "full", tmp_path / "out", SPLIT)
+
+
 def test_a_source_image_that_vanished_stops_augment(raw, tmp_path):
     pipeline.convert(selection(raw), tmp_path / "full", SPLIT)
     next((tmp_path / "full/images/train").iterdir()).unlink()

@@ -65,6 +65,16 @@ def wait_for(run, happened):
         time.sleep(0.002)
 
 
+def worker_of(parent):
+    """A worker process of a run."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            is_child = int(stat.read_text().rpartition(")")[2].split()[1]) == parent
+            if is_child and b"spawn_main" in stat.with_name("cmdline").read_bytes():
+                return int(stat.parent.name)
+    raise AssertionError("no worker")
+
+
 def group_is_alive(group):
     """Whether a process of the group runs; one that has ended but was not waited for does not count."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -144,19 +154,11 @@ def test_a_worker_that_the_kernel_kills_is_one_line_that_names_its_frame(raw, wh
     """As it does when memory runs out."""
     out = tmp_path / "out"
     run = start(raw, out, workers=2)
-    notes = lambda: [note for note in (out / ".unfinished").glob("*.at") if note.read_text().strip()]  # noqa: E731
-    while True:
-        wait_for(run, notes)
-        note = next(iter(notes()), None)
-        if note:
-            os.kill(int(note.stem), signal.SIGSTOP)  # it stays in its frame, if it is still in one
-            if frame := note.read_text().rstrip():
-                break
-            os.kill(int(note.stem), signal.SIGCONT)
-    os.kill(int(note.stem), signal.SIGKILL)
+    wait_for(run, lambda: images(out))
+    os.kill(worker_of(run.pid), signal.SIGKILL)
     _, err = run.communicate(timeout=30)
     assert run.returncode == 1
-    assert re.fullmatch(rf"error: {re.escape(frame)}: the worker process .* killed .* run the same command .*\n", err)
+    assert re.fullmatch(r"error: (\S+\.tiff): the worker process .* killed .* run the same command .*\n", err)
     assert not group_is_alive(run.pid)
     assert continue_run(raw, out, 2).returncode == 0
     assert tree_bytes(out) == whole

@@ -489,20 +489,40 @@ def test_a_copy_must_show_what_its_original_shows(copy):
     assert any(f"{name}: is a changed copy, but its original is not" in d for d in defects(copy))
 
 
-def test_targets_and_slivers_by_the_rule(copy):
-    """They have changed places, in the manifest and in the label file."""
-    line = next(m for m in read_lines(copy / "manifest.jsonl") if m["slivers"] and not m["augmentation"])
+def swap_targets_and_slivers(root):
+    """Let them change places in one original's line; returns the line as it was."""
+    line = next(m for m in read_lines(root / "manifest.jsonl") if m["slivers"] and not m["augmentation"])
 
     def change(lines):
         found = next(each for each in lines if each["name"] == line["name"])
         found["targets"], found["slivers"] = found["slivers"], found["targets"]
 
-    edit_lines(copy / "manifest.jsonl", change)
+    edit_lines(root / "manifest.jsonl", change)
+    return line
+
+
+def test_targets_and_slivers_by_the_rule(copy):
+    line = swap_targets_and_slivers(copy)
     found = defects(copy)
     for light_id in line["slivers"]:
         assert any(f"light {light_id} is a target, expected a sliver for min_" in defect for defect in found)
     for light_id in line["targets"]:
         assert f"manifest.jsonl: {line['name']}: light {light_id} is a sliver, expected a target" in found
+
+
+@pytest.mark.parametrize("command", ["augment", "split"])
+def test_what_is_copied_from_tiles_is_held_against_their_tiling(tmp_path, command):
+    root, tiles, out = (tmp_path / name for name in ("raw", "tiles", "out"))
+    write_v2(root / "all.json", make_tree(root, sequences=2, frames=1, lights=5))
+    select, spec = Selection((root / "all.json",), root), TileSpec(size_px=96, mask_partial=True)
+    pipeline.prepare(select, tiles, SplitSpec(), spec, AugmentSpec(copies=0))
+    if command == "augment":
+        pipeline.augment(tiles, out, AugmentSpec(clahe=1))
+    else:
+        pipeline.split(tiles, out, SplitSpec(0.5, 0, "city"))
+    assert defects(out) == []
+    line = swap_targets_and_slivers(out)
+    assert any(f"light {line['slivers'][0]} is a target, expected a sliver for min_" in each for each in defects(out))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""The frames behind a tiled dataset: frames.jsonl and manifest.jsonl, read by their schemas.
+
+In: the folder of a dataset that dtld made, and a split. Out: each frame with its lights and its original images.
+Invariant: boxes are in frame pixels, never taken from rounded label files; augmented copies are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+import numpy as np
+
+import schemas
+from kd.errors import DataError
+
+# Real lights that no image has as a target: too small or too much cut off, or left out by a quota.
+UNSEEN = ("min_side", "min_visible", "max_images")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An image of the dataset: a window of its frame, in frame pixels up to the frame's edge, times ``scale``."""
+
+    image: Path
+    window_xyxy: tuple[int, int, int, int]
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """A frame with its truth: ``boxes_xyxy`` [M, 4] in frame pixels, ``class_ids`` [M], ``counted`` [M].
+
+    A light that is not counted was dropped for a reason in `UNSEEN`: to find it is neither right nor wrong.
+    """
+
+    name: str
+    city: str
+    size_wh: tuple[int, int]
+    boxes_xyxy: np.ndarray
+    class_ids: np.ndarray
+    counted: np.ndarray
+    views: tuple[View, ...]
+
+
+def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) -> list[Frame]:
+    """The frames of a split that have images, in the order of frames.jsonl.
+
+    ``images`` are the split's files; the manifest's originals must be among them. ``classes`` is how many the
+    dataset has. Raises DataError where a file is missing or damaged, or the two do not belong together.
+    """
+    files = {path.name: path for path in images}
+    manifest = root / "manifest.jsonl"
+    windows: dict[str, list[dict[str, Any]]] = {}
+    for line in _lines(manifest, "manifest"):
+        if line["split"] == split and line["augmentation"] is None:
+            if line["name"] not in files:
+                raise DataError(
+                    f"{manifest}: {line['name']}: got no such image in split '{split}' of data.yaml, "
+                    f"expected every original: make the dataset again"
+                )
+            windows.setdefault(line["frame"], []).append(line)
+    frames = []
+    for line in _lines(root / "frames.jsonl", "frame"):
+        if line["split"] == split and (seen := windows.pop(line["frame"], None)):
+            frames.append(_frame(line, seen, files))
+            if len(ids := frames[-1].class_ids) and ids.max() >= classes:
+                raise DataError(
+                    f"{root / 'frames.jsonl'}: {line['frame']}: got class {ids.max()}, "
+                    f"expected those of data.yaml, 0 to {classes - 1}"
+                )
+    if windows:
+        raise DataError(
+            f"{manifest}: got images of {next(iter(windows))}, expected a frame of split '{split}' in "
+            f"frames.jsonl: make the dataset again"
+        )
+    if not frames:
+        raise DataError(f"{manifest}: got no original image of split '{split}', expected some; choose with --split")
+    return frames
+
+
+def _frame(line: dict[str, Any], images: Sequence[dict[str, Any]], files: dict[str, Path]) -> Frame:
+    width, height = line["width"], line["height"]
+    unseen = [light for light in line["dropped"] if light["reason"] in UNSEEN and {"class", "box"} <= light.keys()]
+    lights = [*line["lights"], *unseen]
+    views = []
+    for image in images:
+        x, y, w, h = (image["window"][key] for key in "xywh")
+        views.append(View(files[image["name"]], (x, y, min(x + w, width), min(y + h, height)), image["scale"]))
+    return Frame(
+        name=line["frame"],
+        city=line["city"],
+        size_wh=(width, height),
+        boxes_xyxy=np.array([light["box"] for light in lights], float).reshape(-1, 4),
+        class_ids=np.array([light["class"] for light in lights], int),
+        counted=np.arange(len(lights)) < len(line["lights"]),
+        views=tuple(views),
+    )
+
+
+def _lines(path: Path, schema: str) -> Iterator[dict[str, Any]]:
+    check = fastjsonschema.compile(schemas.load(schema), use_default=False)
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield check(json.loads(line))
+                # ValueError: no JSON, or no UTF-8; a number of 5000 digits is one too.
+                except (ValueError, RecursionError, fastjsonschema.JsonSchemaValueException) as error:
+                    reason = str(error).replace("data", "line", 1)
+                    raise DataError(f"{path}: line {number}: {reason}; make the dataset again") from error
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}, expected a dataset of dtld prepare, tile or convert beside its data.yaml"
+        ) from error

@@ -1,0 +1,74 @@
+"""Several GPUs: what kd adds where Ultralytics trains in a process per GPU (a rank, under torch's DDP).
+
+In: a trainer whose device names several GPUs; Ultralytics pickles its class and arguments and starts torchrun on them.
+Out: the run's folder as one process would leave it, or an error of ours, wherever it was raised.
+Invariant: rank 0 alone writes checkpoints, sidecar and results; the ranks start from one student and one set of
+adapters, and see different images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
+from ultralytics.utils import LOGGER, RANK
+
+from kd.errors import DistillationError, KdError, RunError
+
+
+def require_alone() -> None:
+    """Raise RunError in a process that torchrun started: every one of them would check, make and delete the run."""
+    if RANK != -1:
+        raise RunError(
+            f"RANK: got {RANK} in the environment, expected a process that torchrun did not start: kd starts one per "
+            f"GPU of --device 0,1 itself, on one machine; Ultralytics trains on no more than one"
+        )
+
+
+@contextlib.contextmanager
+def launching(trainer: Any) -> Iterator[None]:
+    """In the process that the user started, while Ultralytics starts the others and waits for them.
+
+    Raises DistillationError with the text of the KdError that stopped a rank.
+    """
+    # Ultralytics deletes the folder first, with config.json, unless it resumes; the ranks look at args.resume instead.
+    trainer.resume = True
+    verbose = os.environ.get("YOLO_VERBOSE")
+    os.environ["YOLO_VERBOSE"] = str(LOGGER.isEnabledFor(logging.INFO))
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        report = _report(trainer)
+        if not report.exists():
+            raise
+        raise DistillationError(report.read_text(encoding="utf-8")) from error
+    finally:
+        _report(trainer).unlink(missing_ok=True)
+        os.environ.pop("YOLO_VERBOSE")
+        if verbose is not None:
+            os.environ["YOLO_VERBOSE"] = verbose
+
+
+@contextlib.contextmanager
+def ranked(trainer: Any) -> Iterator[None]:
+    """In a rank: keep stdout, which it shares with the user's process, clean, and report what stops it."""
+    if RANK == -1:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            yield
+        except KdError as error:
+            _report(trainer).write_text(str(error), encoding="utf-8")
+            raise
+
+
+def _report(trainer: Any) -> Path:
+    return trainer.save_dir / "error.txt.partial"

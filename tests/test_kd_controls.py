@@ -1,0 +1,43 @@
+"""The negative control: a teacher that knows nothing is refused, and told of in run.json where it was insisted on."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra kd")
+
+from kd_fixtures import tiny_config, write_dataset  # noqa: E402
+
+import schemas  # noqa: E402
+from kd import ultra  # noqa: E402
+from kd.errors import DistillationError  # noqa: E402
+from kd.train import train  # noqa: E402
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+def test_a_random_teacher_is_refused_and_where_it_is_insisted_on_the_run_says_so(data, tmp_path):
+    yolo = ultra.load_model("yolov8n")
+    yolo.model = ultra.DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+    yolo.model.names = {0: "red", 1: "green"}
+    teacher = tmp_path / "random.pt"
+    torch.save({"model": yolo.model, "epoch": -1, "train_args": {"task": "detect", "imgsz": 64}}, teacher)
+    config = tiny_config(data, tmp_path / "run", teachers=(str(teacher),))
+    with pytest.raises(DistillationError, match=r"random\.pt: teacher: got mAP50 0\.0.*expected at least 0\.05"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+    result = train(config, allow_weak_teacher=True)
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    jsonschema.validate(written, schemas.load("run"))
+    assert written["kd"] == result["kd"]
+    worth = written["kd"]["teachers"][0]["worth"]
+    assert worth["weak"] is True
+    assert worth["teacher_map50"] < 0.05
