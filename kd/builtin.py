@@ -37,9 +37,9 @@ class BuiltInTrainer(Trainer):
         DetectionTrainer._load_checkpoint_state(self, ckpt)
 
 
-def builtin_trainer(config: TrainConfig) -> type[BuiltInTrainer]:
+def builtin_trainer(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[BuiltInTrainer]:
     """The trainer bound to a configuration, as `kd.trainer.trainer_class` does it."""
-    return type("BuiltInTrainer", (BuiltInTrainer,), {"config": config})
+    return type("BuiltInTrainer", (BuiltInTrainer,), {"config": config, "logs": logs})
 
 
 def builtin_settings(config: TrainConfig) -> dict[str, Any]:

@@ -110,6 +110,10 @@ def train(
     allow_weak_teacher: Annotated[
         bool, typer.Option("--allow-weak-teacher", help="Distil from a teacher that the check would refuse.")
     ] = False,
+    log: Annotated[
+        list[Literal["tensorboard", "mlflow", "wandb"]] | None,
+        typer.Option(help="Log the run there too, through Ultralytics; may be given again.  [default: nowhere]"),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any Ultralytics training argument.")
     ] = None,
@@ -149,6 +153,7 @@ def train(
         overwrite=overwrite,
         dry_run=dry_run,
         allow_weak_teacher=allow_weak_teacher,
+        logs=tuple(log or ()),
         quiet=_quiet(context) or as_json,
     )
     if as_json or dry_run:

@@ -28,8 +28,8 @@ h2 { border-bottom: 1px solid var(--faint); padding-bottom: .25em }
 p, li { max-width: 48rem; overflow-wrap: anywhere }
 a { color: var(--link) }
 .scroll { display: block; overflow-x: auto; margin: 1em 0 }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .35em .7em; border-bottom: 1px solid var(--faint); text-align: left; white-space: nowrap }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
+th, td { padding: .35em .6em; border-bottom: 1px solid var(--faint); text-align: left; white-space: nowrap }
 th { background: var(--shade); font-weight: 600; vertical-align: bottom }
 tbody tr:hover { background: var(--shade) }
 svg { display: block; width: 100%; max-width: 50rem; min-width: 32rem; height: auto }

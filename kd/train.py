@@ -52,13 +52,15 @@ def train(
     overwrite: bool = False,
     dry_run: bool = False,
     allow_weak_teacher: bool = False,
+    logs: tuple[str, ...] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train a student, distilled when the configuration names teachers; returns the content of run.json.
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
     checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``quiet`` silences Ultralytics.
+    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``logs`` are packages to log the run
+    to (`ultra.LOGS`); ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -66,6 +68,7 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
+    ultra.check_logs(logs)
     _require_closing(config)
     if resume and config.built_in:
         raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
@@ -118,7 +121,7 @@ def train(
             if not resumed:
                 out.mkdir(parents=True, exist_ok=True)
                 _write_json(out / "config.json", record)
-            trainer = _trainer(config, student.overrides["model"], out, last if resumed else None)
+            trainer = _trainer(config, student.overrides["model"], out, last if resumed else None, logs)
             trainer.started = started
             with ultra.narrate(quiet):
                 _translated(trainer.train, out)
@@ -281,7 +284,7 @@ def _epoch(checkpoint: Path) -> int:
         ) from error
 
 
-def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None) -> Trainer:
+def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None, logs: tuple[str, ...] = ()) -> Trainer:
     overrides = {
         "task": "detect",
         "mode": "train",
@@ -304,7 +307,7 @@ def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None) -> T
         overrides = {key: overrides[key] for key in kept} | {"resume": str(last)}
     with ultra.silence():
         make = builtin_trainer if config.built_in else trainer_class
-        return _translated(lambda: make(config)(overrides=overrides), out)
+        return _translated(lambda: make(config, logs)(overrides=overrides), out)
 
 
 def _translated(work: Callable[[], Any], out: Path) -> Any:

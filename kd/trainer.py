@@ -35,8 +35,13 @@ class Trainer(ResumableTrainer):
     """
 
     config: TrainConfig
+    logs: tuple[str, ...] = ()  # packages that the run is logged to
     distillation: Distillation | None = None
     _step = 0  # batches of this epoch so far
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what Ultralytics' trainer takes, and its callbacks for what the run is logged to."""
+        super().__init__(*args, **{**kwargs, "_callbacks": ultra.callbacks(self.logs)})
 
     @property
     def beside(self) -> nn.Module | None:
@@ -123,6 +128,6 @@ class Trainer(ResumableTrainer):
                 model.add_module(ADAPTERS, adapters)
 
 
-def trainer_class(config: TrainConfig) -> type[Trainer]:
+def trainer_class(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[Trainer]:
     """A Trainer bound to a configuration; a class, because Ultralytics ships nothing else to its worker processes."""
-    return type("Trainer", (Trainer,), {"config": config})
+    return type("Trainer", (Trainer,), {"config": config, "logs": logs})

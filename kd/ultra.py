@@ -8,6 +8,7 @@ Ultralytics; every other module of kd imports this one first, so that the enviro
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -96,12 +97,14 @@ from ultralytics.cfg import check_cfg  # noqa: E402
 from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, SAFE_LOAD  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, ROOT, SAFE_LOAD  # noqa: E402
+from ultralytics.utils.callbacks import get_default_callbacks  # noqa: E402
 from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
 from ultralytics.utils.metrics import ap_per_class, smooth  # noqa: E402, F401  for kd.detection_metrics
 from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E402
 
 TORCH_THREADS = torch.get_num_threads()
+LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # package -> Ultralytics' module for it
 
 
 @contextlib.contextmanager
@@ -325,6 +328,22 @@ def check_settings(settings: dict[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise UsageError(f"--set: {text}") from error
+
+
+def check_logs(names: Collection[str]) -> None:
+    """Raise KdError where a package that is to log a run is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise KdError(f"--log {name}: got no package {name}, expected it to be installed: pip install {name}")
+
+
+def callbacks(names: Collection[str]) -> dict[str, list[Any]]:
+    """Ultralytics' own callbacks, with those that log to the named packages; its settings stay as they are."""
+    found = get_default_callbacks()
+    for name in names if RANK in (-1, 0) else ():
+        for event, callback in importlib.import_module(f"ultralytics.utils.callbacks.{LOGS[name]}").callbacks.items():
+            found[event].append(callback)
+    return found
 
 
 def check_device(device: str | None) -> torch.device:

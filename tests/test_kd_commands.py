@@ -163,10 +163,13 @@ def test_train_then_report(kd, data):
         assert re.search(line, out), out
     weights = re.search(r"weights: (\S+), (\S+)", out)
     assert all(Path(path).is_file() for path in weights.groups())
+    assert (Path("runs/plain/README.md")).read_text().count("yolov5n, trained without a teacher") == 1
     code, out, _ = kd("report", "runs", "--out", "runs/report.md")
-    assert (code, out) == (0, "runs/report.md: 1 run, 0 pairs of a distilled and a plain run\n")
+    said = "runs/report.md: 1 run, 0 pairs of a distilled and a plain run; the same as runs/report.html\n"
+    assert (code, out) == (0, said)
     code, out, _ = kd("report", "runs", "--out", "runs/report.md", "--json")
-    assert json.loads(out) == {"runs": 1, "pairs": 0, "unfinished": 0, "out": "runs/report.md"}
+    written = {"out": "runs/report.md", "html": "runs/report.html"}
+    assert json.loads(out) == {"runs": 1, "pairs": 0, "unfinished": 0, **written}
     assert left_behind() == ["runs"]
 
 
