@@ -33,7 +33,7 @@ A, B, FAR = (0, 0, 10, 20), (30, 0, 40, 20), (90, 90, 99, 99)
 
 def test_iou_of_boxes():
     found = box_iou(np.array([A, FAR]), np.array([A, (5, 0, 15, 20), (3, 3, 3, 3)]))
-    assert found.tolist() == pytest.approx([[1, 1 / 3, 0], [0, 0, 0]])
+    assert found == pytest.approx(np.array([[1, 1 / 3, 0], [0, 0, 0]]))
     assert box_iou(np.zeros((0, 4)), np.zeros((2, 4))).shape == (0, 2)
 
 
@@ -89,21 +89,23 @@ def test_recall_at_a_confidence_counts_lights():
 # --- pycocotools -----------------------------------------------------------------------------------------
 
 
-def random_frames(seed, count=40):
+def random_frames(seed, frame_count=80):
     """Frames of lights of all sizes, a fifth not counted, and detections: near lights, doubled, or of nothing."""
     rng, frames, found = np.random.default_rng(seed), [], []
-    for number in range(count):
-        sides = np.exp(rng.uniform(np.log(4), np.log(60), (rng.integers(0, 12), 2)))
+    for number in range(frame_count):
+        count = rng.integers(0, 12)
+        sides = np.exp(rng.uniform(np.log(4), np.log(60), count))[:, None] * rng.uniform(1, 2, (count, 2))
         xy = rng.uniform(0, 300, sides.shape)
         boxes = np.hstack([xy, xy + sides])
-        classes = rng.integers(0, 2, len(boxes))
-        lights = zip(boxes, classes, rng.uniform(size=len(boxes)) > 0.2, strict=True)
+        classes = rng.integers(0, 2, count)
+        lights = zip(boxes, classes, rng.uniform(size=count) > 0.2, strict=True)
         frames.append(frame(*lights, name=str(number)))
-        near = boxes[rng.uniform(size=len(boxes)) < 0.8].repeat(2, 0)
-        near = near + rng.normal(0, 0.08, near.shape) * (near[:, 2:] - near[:, :2]).repeat(2, 1)
-        of_nothing = np.hstack([start := rng.uniform(0, 300, (6, 2)), start + rng.uniform(3, 60, (6, 2))])
-        every = np.vstack([near, of_nothing])
-        found.append(Detections(every, rng.uniform(0, 1, len(every)), rng.integers(0, 2, len(every))))
+        seen = np.flatnonzero(rng.uniform(size=count) < 0.8).repeat(2)
+        near = boxes[seen] + rng.normal(0, 0.08, (len(seen), 4)) * np.tile(sides[seen], 2)
+        of_nothing = np.hstack([start := rng.uniform(0, 300, (3, 2)), start + rng.uniform(3, 60, (3, 2))])
+        class_ids = np.where(rng.uniform(size=len(seen)) < 0.9, classes[seen], 1 - classes[seen])
+        every, class_ids = np.vstack([near, of_nothing]), np.append(class_ids, rng.integers(0, 2, 3))
+        found.append(Detections(every, rng.uniform(0, 1, len(every)), class_ids))
     return frames, found
 
 
@@ -180,7 +182,7 @@ def test_ap_is_pycocotools_but_for_the_interpolation(seed):
 
     So the two differ by about one step of recall, 1 / lights, times how steep the curve is: little with 100 lights.
     """
-    frames, found = random_frames(seed, count=80)
+    frames, found = random_frames(seed)
     theirs, _ = cocoeval(frames, found)
     ours = scores([judge(dets, each) for dets, each in zip(found, frames, strict=True)], NAMES)
     assert 0.1 < ours["map50_95"] < ours["map50"] < 0.9

@@ -26,7 +26,11 @@ from kd.evaluate import evaluate
 from kd.full_frame import detect, evaluate_frames, merge
 
 NAMES = {0: "relevant", 1: "not_relevant"}
-SIDE = 96
+SIDE = 192  # room for the boxes of an untrained detector, about 120 px at its finest stride
+
+
+def one_light(number):
+    return [light(20, 20, 12, 30)]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def model(tmp_path_factory):
 
 
 def make_dataset(folder, lights_of, *, tiles, frames=3, augment=None):
-    """Frames of 192 x 96 in one sequence per split; ``lights_of(number)`` gives each frame's lights."""
+    """Frames of 384 x 192 in one sequence per split; ``lights_of(number)`` gives each frame's lights."""
     rng, images = np.random.default_rng(0), []
     for sequence in (1, 2, 3):
         for number in range(frames):
@@ -85,7 +89,7 @@ def relabel(root, model):
 @pytest.fixture(scope="module")
 def tiled(tmp_path_factory, model):
     """Two tiles a frame that only touch each other."""
-    root = make_dataset(tmp_path_factory.mktemp("tiled"), lambda _: [], tiles=TileSpec(size_px=SIDE, overlap=0))
+    root = make_dataset(tmp_path_factory.mktemp("tiled"), one_light, tiles=TileSpec(size_px=SIDE, overlap=0))
     relabel(root, model)
     return root
 
@@ -95,8 +99,8 @@ def tiled(tmp_path_factory, model):
 
 @pytest.mark.parametrize("layout", ["grid", "halves", "frame"])
 def test_where_tiles_do_not_overlap_the_figures_are_those_of_plain_evaluation(tmp_path, model, layout):
-    spec = TileSpec(layout=layout, size_px=64 if layout == "halves" else SIDE, overlap=0)  # halves: scale 2/3
-    root = make_dataset(tmp_path, lambda _: [], tiles=spec)
+    spec = TileSpec(layout=layout, size_px=128 if layout == "halves" else SIDE, overlap=0)  # halves: scale 2/3
+    root = make_dataset(tmp_path, one_light, tiles=spec)
     relabel(root, model)
     plain = evaluate(root / "data.yaml", model, device="cpu")
     whole = evaluate_frames(root / "data.yaml", model, device="cpu")
@@ -112,7 +116,7 @@ def test_where_tiles_do_not_overlap_the_figures_are_those_of_plain_evaluation(tm
 def test_augmented_copies_are_neither_looked_at_nor_counted(tmp_path, model):
     augment = AugmentSpec(clahe=1, blur=1, copies=1, splits=("test",))
     tiles = TileSpec(size_px=SIDE, overlap=0)
-    root = make_dataset(tmp_path, lambda _: [light(20, 20, 12, 30)], tiles=tiles, augment=augment)
+    root = make_dataset(tmp_path, one_light, tiles=tiles, augment=augment)
     assert len(list((root / "images" / "test").iterdir())) == 12
     found = evaluate_frames(root / "data.yaml", model, device="cpu")
     assert (found["images"], found["frames"], found["instances"]) == (6, 3, 3)
@@ -257,7 +261,7 @@ def test_hundreds_of_detections_on_each_of_eight_tiles_take_little_time():
 
 def test_groups_add_up_and_small_lights_are_ignored(tmp_path, model):
     def lights_of(number):
-        return [light(10, 10, 5, 20, 1), light(40, 20, 12, 30, 2), light(120, 30, 40, 50, 3), light(90, 80, 1, 9, 4)]
+        return [light(10, 10, 5, 20, 1), light(40, 20, 12, 30, 2), light(240, 30, 40, 50, 3), light(90, 80, 1, 9, 4)]
 
     root = make_dataset(tmp_path, lights_of, tiles=TileSpec(size_px=SIDE, overlap=0.2))
     found = evaluate_frames(root / "data.yaml", model, device="cpu")
@@ -330,7 +334,9 @@ def test_other_classes_are_refused(damaged, model, tmp_path):
         evaluate_frames(damaged / "data.yaml", save_detector(tmp_path / "b.pt", {0: "relevant"}), device="cpu")
 
 
-def test_no_light_at_all_is_an_error(tmp_path, model):
-    root = make_dataset(tmp_path, lambda _: [], tiles=TileSpec(size_px=SIDE))
+def test_no_light_at_all_is_an_error(damaged, model):
+    lines = [json.loads(line) for line in (damaged / "frames.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({**line, "lights": []}) + "\n" for line in lines)
+    (damaged / "frames.jsonl").write_text(text)
     with pytest.raises(DataError, match="split 'test': got 3 frames without one light"):
-        evaluate_frames(root / "data.yaml", model, device="cpu")
+        evaluate_frames(damaged / "data.yaml", model, device="cpu")
