@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperCommand
+
+from kd.show import count, print_groups, print_json, print_scores
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -160,13 +161,13 @@ def train(
         quiet=_quiet(context) or as_json,
     )
     if as_json or dry_run:
-        _print_json(result)
+        print_json(result)
     else:
         for split, scores in result["metrics"]["last"].items():
-            _print_scores(f"{split}, last epoch", scores)
+            print_scores(f"{split}, last epoch", scores)
         if balance:
             print(f"balanced weights: {named_weights(result['kd']['balanced_weights'])}")
-        print(f"{out}: {_count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
+        print(f"{out}: {count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
         print(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 
 
@@ -197,11 +198,11 @@ def evaluate(
 
     found = score(data, model, split=split, imgsz=imgsz, batch=batch, device=device, quiet=_quiet(context) or as_json)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    _print_scores(f"{model}, {split}", found)
+    print_scores(f"{model}, {split}", found)
     if full_frame:
-        _print_groups(found)
+        print_groups(found)
 
 
 @app.command(
@@ -227,12 +228,12 @@ def predict(
         images, model, out, imgsz=imgsz, conf=conf, device=device, limit=limit, quiet=_quiet(context) or as_json
     )
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for row in found["models"]:
-        detections = _count(row["detections"], "detection")
+        detections = count(row["detections"], "detection")
         print(f"{row['name']}: {detections}, {row['mean_ms']:.1f} ms per image on {found['device']}")
-    print(f"{out}: {_count(found['images'], 'image')}")
+    print(f"{out}: {count(found['images'], 'image')}")
 
 
 @app.command(epilog="Example: kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu")
@@ -263,11 +264,11 @@ def bench(
         student, teacher, methods=methods, imgsz=imgsz, batch=batch, device=device, steps=steps, quiet=quiet
     )
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     print(
         f"{student} <- {teacher}, {found['imgsz']} px, batches of {batch} with {found['boxes']} boxes, "
-        f"median of {_count(steps, 'step')} on {found['device']}"
+        f"median of {count(steps, 'step')} on {found['device']}"
     )
     print(f"  {'':<20}{'ms':>9}{'(step - plain) / teacher':>27}{'peak MiB':>11}")
     for name, arm in found["arms"].items():
@@ -300,9 +301,9 @@ def report(
 
     written = write(folder, out, published=published, images=images)
     if as_json:
-        _print_json(written)
+        print_json(written)
         return
-    runs, pairs = _count(written["runs"], "run"), _count(written["pairs"], "pair")
+    runs, pairs = count(written["runs"], "run"), count(written["pairs"], "pair")
     left = f", {written['unfinished']} unfinished or failed" if written["unfinished"] else ""
     print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
 
@@ -349,7 +350,7 @@ def compare(
     for line in (*found["warnings"], *(line for result in found["comparisons"] for line in result["warnings"])):
         print(f"warning: {line}", file=sys.stderr)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print("\n".join(lines(found)))
 
@@ -383,7 +384,7 @@ def sweep(
     quiet = _quiet(context) or as_json
     found = carry_out(plan, out, data=data, changes=changes or (), at_once=jobs, dry_run=dry_run, quiet=quiet, **told)
     if as_json:
-        _print_json(found)
+        print_json(found)
     elif dry_run:
         for row in found["plan"]:
             seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
@@ -391,56 +392,14 @@ def sweep(
             print(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
     if not as_json:
         left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
-        print(f"{out}: {_count(found['runs'], 'run')}, {found['finished']} finished{left}")
+        print(f"{out}: {count(found['runs'], 'run')}, {found['finished']} finished{left}")
     if found["failed"]:
         name, reason = next(iter(found["failed"].items()))
         raise RunError(
-            f"{out}: got {len(found['failed'])} of {_count(found['runs'], 'run')} failed, expected none "
+            f"{out}: got {len(found['failed'])} of {count(found['runs'], 'run')} failed, expected none "
             f"({name}: {reason}): see failures.json; the same command tries them again"
         )
 
 
 def _quiet(context: typer.Context) -> bool:
     return (context.obj or {}).get("quiet", False)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _print_scores(title: str, scores: dict[str, Any]) -> None:
-    """A line for all classes, and one for each."""
-    width = max(map(len, ("all", *scores["per_class"]))) + 2
-    print(f"{title}: {_count(scores['images'], 'image')}, {_count(scores['instances'], 'object')}")
-    print(f"  {'':<{width}}{'mAP50':>8}{'mAP50-95':>10}{'precision':>11}{'recall':>8}")
-    print(
-        f"  {'all':<{width}}{_share(scores['map50']):>8}{_share(scores['map50_95']):>10}"
-        f"{_share(scores['precision']):>11}{_share(scores['recall']):>8}"
-    )
-    for name, row in scores["per_class"].items():
-        print(f"  {name:<{width}}{_share(row['map50']):>8}{_share(row['map50_95']):>10}")
-
-
-def _print_groups(scores: dict[str, Any]) -> None:
-    """A line for each size and each city of whole frames, and what became of the tiles' detections."""
-    print(f"  {'shorter side':<16}{'lights':>8}{'mAP50':>8}{'mAP50-95':>10}{'recall':>8}")
-    for name, row in scores["per_size"].items():
-        print(
-            f"  {name + ' px':<16}{row['instances']:>8}{_share(row['map50']):>8}{_share(row['map50_95']):>10}"
-            f"{_share(row['recall']):>8}"
-        )
-    print(f"  {'city':<16}{'lights':>8}{'mAP50':>8}{'mAP50-95':>10}{'frames':>8}")
-    for name, row in scores["per_city"].items():
-        print(
-            f"  {name:<16}{row['instances']:>8}{_share(row['map50']):>8}{_share(row['map50_95']):>10}{row['frames']:>8}"
-        )
-    merged, ignored = _count(scores["merged"], "detection"), _count(scores["ignored"], "light")
-    print(f"{_count(scores['frames'], 'frame')}: {merged} merged away, {ignored} ignored")
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

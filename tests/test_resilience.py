@@ -115,7 +115,7 @@ write, left = render.write_atomically, [int(sys.argv.pop(1))]
 def write_or_die(path, data, scratch):
     left[0] -= 1
     if not left[0]:
-        (scratch / "1.tmp").write_bytes(data[: len(data) // 2])
+        open(f"{scratch}/1.tmp", "wb").write(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, data, scratch)
 render.write_atomically = dataset.write_atomically = write_or_die
