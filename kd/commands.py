@@ -112,8 +112,11 @@ def train(
         bool, typer.Option("--allow-weak-teacher", help="Distil from a teacher that the check would refuse.")
     ] = False,
     log: Annotated[
-        list[Literal["tensorboard", "mlflow", "wandb"]] | None,
-        typer.Option(help="Log the run there too, through Ultralytics; may be given again.  [default: nowhere]"),
+        list[str] | None,
+        typer.Option(
+            metavar="tensorboard|mlflow|wandb",
+            help="Log the run there too, through Ultralytics; may be given again.  [default: nowhere]",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any Ultralytics training argument.")

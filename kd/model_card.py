@@ -20,11 +20,12 @@ def model_card(record: dict[str, Any]) -> str:
     run = Run(Path(config["out"]), name, record)
     data = "/".join(Path(config["data"]).parts[-2:])
     taught = f"distilled from {text(run.teacher)}" if run.distils else "trained without a teacher"
+    epochs = f"{record['epochs']} epoch{'' if record['epochs'] == 1 else 's'}"
     counts = ", ".join(f"{split} {count}" for split, count in record["images"].items() if count)
     parts = [
         "---\nlicense: agpl-3.0\nlibrary_name: ultralytics\npipeline_tag: object-detection\n---",
         f"# {text(name)}",
-        f"{text(run.student)}, {taught}, on {text(data)}: {record['epochs']} epochs at {config['imgsz']} px, "
+        f"{text(run.student)}, {taught}, on {text(data)}: {epochs} at {config['imgsz']} px, "
         f"batch {config['batch']}, seed {config['seed']}. It has {record['params'] / 1e6:.2f} M parameters and "
         f"{gflops(record['gflops'])} GFLOPs per image.",
         "```python\nfrom ultralytics import YOLO\n\n"

@@ -230,7 +230,8 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
         teacher = _teacher_weights(pair.distilled, runs)
         if teacher:
             weights.append(teacher)
-            names.append(f"{title(pair.distilled.config['teachers'][0])}, teacher")
+            known = title(pair.distilled.config["teachers"][0])
+            names.append("teacher" if known == "teacher" else f"teacher {known}")
         try:
             return _draw_detections(pair.distilled, weights, names, count)
         except (KdError, OSError) as error:

@@ -26,6 +26,7 @@ h1, h2, h3 { line-height: 1.25; margin: 2.2em 0 .6em }
 h1 { margin-top: .5em }
 h2 { border-bottom: 1px solid var(--faint); padding-bottom: .25em }
 p, li { max-width: 48rem; overflow-wrap: anywhere }
+p:has(.scroll) { max-width: none }
 a { color: var(--link) }
 .scroll { display: block; overflow-x: auto; margin: 1em 0 }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }

@@ -331,8 +331,10 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def check_logs(names: Collection[str]) -> None:
-    """Raise KdError where a package that is to log a run is not installed."""
+    """Raise UsageError for what a run cannot be logged to, KdError where the package is not installed."""
     for name in names:
+        if name not in LOGS:
+            raise UsageError(f"--log: got {name!r}, expected {', '.join(LOGS)}")
         if importlib.util.find_spec(name) is None:
             raise KdError(f"--log {name}: got no package {name}, expected it to be installed: pip install {name}")
 

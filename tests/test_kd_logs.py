@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="needs the extra kd")
 from kd_fixtures import tiny_config, write_dataset
 
 from kd import ultra
-from kd.errors import KdError
+from kd.errors import KdError, UsageError
 
 from kd.train import train  # isort: skip
 from ultralytics.utils import SETTINGS
@@ -27,6 +27,8 @@ def test_a_package_that_is_not_installed_is_one_line_and_no_run(data, tmp_path, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(KdError, match=f"--log {name}: got no package {name}, expected .*: pip install {name}"):
         train(tiny_config(data, tmp_path / "run"), logs=(name,))
+    with pytest.raises(UsageError, match="--log: got 'paper', expected tensorboard, mlflow, wandb"):
+        train(tiny_config(data, tmp_path / "run"), logs=("paper",))
     assert not (tmp_path / "run").exists()
 
 
