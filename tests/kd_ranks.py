@@ -51,9 +51,9 @@ def _on_cpu(model, device_ids, **options):
     return DistributedDataParallel(model, **options)
 
 
-def gloo_class(config):
+def gloo_class(config, logs):
     """What `kd.trainer.trainer_class` makes, over two ranks on this CPU."""
-    return type("Trainer", (GlooTrainer,), {"config": config})
+    return type("Trainer", (GlooTrainer,), {"config": config, "logs": logs})
 
 
 def two_ranks(work, *arguments):

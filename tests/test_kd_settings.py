@@ -56,8 +56,8 @@ def watched(monkeypatch):
     """Runs of kd.train are watched; the list gets a Watch for each."""
     watches = []
 
-    def make(config):
-        class Watched(trainer_class(config)):
+    def make(config, logs):
+        class Watched(trainer_class(config, logs)):
             def __init__(self, *args, **kwargs):
                 super().__init__(*args, **kwargs)
                 watches.append(Watch(self, []))

@@ -85,7 +85,7 @@ def test_a_run_has_the_files_of_the_contract_and_no_others(distilled):
     _, out, _ = distilled
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     assert files == [
-        "args.yaml", "config.json", "results.csv", "run.json", "weights/best.pt", "weights/last.kd.pt",
+        "README.md", "args.yaml", "config.json", "results.csv", "run.json", "weights/best.pt", "weights/last.kd.pt",
         "weights/last.pt",
     ]  # fmt: skip
 
