@@ -89,6 +89,15 @@ def train(
             "as many as its batch has, and about twice as long.",
         ),
     ] = None,
+    fgfi: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Where and how fgfi imitates: threshold=0.5 of a box's best anchor, assigned=true (the best over all "
+            "levels), mask=boxes (cells inside boxes, no anchors), soft=true (cells by the teacher's score), kernel=3 "
+            "(of the adapter).",
+        ),
+    ] = None,
     priors: Annotated[
         Path | None,
         typer.Option(
@@ -124,8 +133,9 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
-    from kd.config import FgfiConfig, TrainConfig, parse_methods, parse_settings, parse_teachers, read_priors
+    from kd.config import TrainConfig
     from kd.distillation import named_weights
+    from kd.options import parse_fgfi, parse_methods, parse_settings, parse_teachers, read_priors
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
@@ -146,7 +156,7 @@ def train(
         seed=seed,
         freeze=freeze,
         settings=parse_settings(settings or [], DEFAULT_CFG_DICT),
-        fgfi=FgfiConfig(priors=read_priors(priors) if priors else None),
+        fgfi=parse_fgfi(fgfi or (), read_priors(priors) if priors else None),
         schedules=tuple(schedule or ()),
         balance=balance,
         unlabeled=str(unlabeled) if unlabeled else None,
@@ -256,7 +266,7 @@ def bench(
 ) -> None:
     """Time what distilling adds to a training step, and measure its memory."""
     from kd.bench import bench as measure
-    from kd.config import parse_methods
+    from kd.options import parse_methods
 
     methods = parse_methods(method or [])
     quiet = _quiet(context) or as_json

@@ -1,22 +1,17 @@
-"""What a training run is asked to do, as frozen values; parses `--method`, `--teacher`, `--set`, `--priors`' file.
+"""What a training run is asked to do, as frozen values.
 
-In: plain values, `name=value` strings, a JSON file. Out: a `TrainConfig`, validated once, or an error that names the
-option or the place in the file.
+In: plain values. Out: a `TrainConfig`, validated once, or an error that names the option.
 Invariant: standard library only, and a TrainConfig survives the way through JSON, so that a resume can compare it.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kd.errors import DataError, UsageError
+from kd.errors import UsageError
 from kd.schedule import SCHEDULES
 
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
@@ -35,19 +30,13 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
 }
 BUILT_IN = "built-in"  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
-BUILT_IN_WEIGHT = 6.0
+WEIGHTS = {**DEFAULT_WEIGHTS, BUILT_IN: 6.0}  # all that --method takes
 
+MASKS = ("anchors", "boxes")  # what says where fgfi imitates
 COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
+HEAD_METHODS = frozenset({"logits", "box", "ld", "score-l2"})  # they look at what the heads say, others at features
 BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
 
-# Ultralytics settings that have an option of their own, or that the engine decides.
-OPTION_OF_SETTING = {
-    "data": "--data", "model": "--student", "epochs": "--epochs", "imgsz": "--imgsz", "batch": "--batch",
-    "device": "--device", "seed": "--seed", "freeze": "--freeze", "resume": "--resume", "project": "--out",
-    "name": "--out", "save_dir": "--out", "exist_ok": "--overwrite", "distill_model": "--teacher",
-    "dis": "--weight",
-}  # fmt: skip
-DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic"})
 SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
 
@@ -57,23 +46,32 @@ class FgfiConfig:
 
     ``threshold`` is the paper's psi: a cell imitates where an anchor's IoU with a box exceeds psi times that box's
     best. ``assigned`` takes the best over all levels instead of per level, so that a box imitates on the level of
-    its size. ``kernel`` is the adapter's side in cells, 1 or 3. ``priors`` are the anchors by stride, in pixels of the
-    training image; None for YOLOv5's.
+    its size. ``mask`` anchors is that; boxes is its anchor-free variant, the cells inside a box on every level, to
+    which threshold, assigned and priors mean nothing. ``soft``: a cell counts as much as the teacher's class score in
+    it, not as one. ``kernel`` is the adapter's side in cells, 1 or 3. ``priors`` are the anchors by stride, in pixels
+    of the training image; None for YOLOv5's.
     """
 
     threshold: float = 0.5
     assigned: bool = False
+    mask: str = "anchors"
+    soft: bool = False
     kernel: int = 1
     priors: Priors | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range."""
         if not 0 < self.threshold < 1:
-            raise UsageError(f"fgfi: threshold: got {self.threshold}, expected between 0 and 1, such as 0.5")
+            raise UsageError(f"--fgfi threshold: got {self.threshold}, expected between 0 and 1, such as 0.5")
         if self.kernel not in (1, 3):
-            raise UsageError(f"fgfi: kernel: got {self.kernel}, expected 1 or 3")
-        if self.priors is not None and not (self.priors and all(_are_priors(*level) for level in self.priors)):
-            raise UsageError(f"fgfi: priors: got {self.priors}, expected (stride, ((width, height), ...)) per stride")
+            raise UsageError(f"--fgfi kernel: got {self.kernel}, expected 1 or 3")
+        if self.mask not in MASKS:
+            raise UsageError(f"--fgfi mask: got {self.mask}, expected {' or '.join(MASKS)}")
+        anchored = {"threshold": self.threshold != 0.5, "assigned": self.assigned, "priors": self.priors is not None}
+        for name in (name for name, given in anchored.items() if given and self.mask == "boxes"):
+            raise UsageError(f"--fgfi mask=boxes: got {name} too, expected it with anchors alone: boxes have none")
+        if self.priors is not None and not (self.priors and all(are_priors(*level) for level in self.priors)):
+            raise UsageError(f"--priors: got {self.priors}, expected (stride, ((width, height), ...)) per stride")
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,8 @@ class TrainConfig:
         self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
-            if name not in _weights():
-                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(_weights())}")
+            if name not in WEIGHTS:
+                raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(WEIGHTS)}")
             if not (math.isfinite(weight) and weight > 0):
                 raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0")
         if self.teachers and not names:
@@ -128,8 +126,9 @@ class TrainConfig:
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
         self._check_built_in(names)
-        if self.teachers and self.fgfi.priors is not None and "fgfi" not in names:
-            raise UsageError(f"--priors: got it with {', '.join(names)}, expected the method fgfi, which alone has any")
+        if self.teachers and self.fgfi != FgfiConfig() and "fgfi" not in names:
+            option = "--fgfi" if replace(self.fgfi, priors=None) != FgfiConfig() else "--priors"
+            raise UsageError(f"{option}: got it with {', '.join(names)}, expected the method fgfi, whose option it is")
         self._check_course(names)
 
     def _check_course(self, names: list[str]) -> None:
@@ -222,6 +221,12 @@ class TrainConfig:
         return self.combine == "best" and len(self.teachers) > 1
 
     @property
+    def looks_at_heads(self) -> bool:
+        """Whether a method needs what the teachers' heads say, and not their features alone."""
+        names = {name for name, _ in self.methods}
+        return bool(names & HEAD_METHODS) or ("fgfi" in names and self.fgfi.soft)
+
+    @property
     def built_in(self) -> bool:
         """Whether Ultralytics distils, and not this project."""
         return self.distils and self.methods[0][0] == BUILT_IN
@@ -247,10 +252,12 @@ class TrainConfig:
                 del values[key]  # as runs have it from before there were any
         if not self.distils:
             del values["fgfi"]
-        elif self.fgfi.priors is None:
-            del values["fgfi"]["priors"]  # as runs have it from before there were any but YOLOv5's
         else:
-            values["fgfi"]["priors"] = {str(stride): _jsonable(sizes) for stride, sizes in self.fgfi.priors}
+            if self.fgfi.priors is not None:
+                values["fgfi"]["priors"] = {str(stride): _jsonable(sizes) for stride, sizes in self.fgfi.priors}
+            for key in ("mask", "soft", "priors"):
+                if getattr(self.fgfi, key) == getattr(FgfiConfig(), key):
+                    del values["fgfi"][key]  # as runs have it from before there was a choice
         return values
 
 
@@ -262,138 +269,9 @@ def _jsonable(value: Any) -> Any:
     return [_jsonable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def read_priors(path: Path) -> Priors:
-    """Anchor priors from the key ``anchors`` of a JSON file, {stride: [[width, height], ...]} in pixels.
-
-    `dtld inspect --anchors K --json` prints such a file. Raises DataError that names the place.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}, expected the output of dtld inspect --anchors 3 --json") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: got no JSON, expected the output of dtld inspect --anchors 3 --json") from error
-    anchors = document.get("anchors") if isinstance(document, dict) else None
-    if not isinstance(anchors, dict) or not anchors:
-        raise DataError(f"{path}: anchors: got none, expected the output of dtld inspect --anchors 3 --json")
-    priors = []
-    for key, sizes in anchors.items():
-        stride = int(key) if key.isdecimal() else 0
-        if not _are_priors(stride, sizes):
-            raise DataError(
-                f"{path}: anchors.{key}: got {str(sizes)[:80]}, expected [[width, height], ...] in pixels above 0, "
-                f"under a stride such as 8"
-            )
-        priors.append((stride, tuple((float(width), float(height)) for width, height in sizes)))
-    return tuple(sorted(priors))
-
-
-def _are_priors(stride: Any, sizes: Any) -> bool:
+def are_priors(stride: Any, sizes: Any) -> bool:
     """Whether this is a stride and at least one (width, height), all in pixels above 0."""
     if not (isinstance(stride, int) and stride >= 1 and isinstance(sizes, list | tuple) and sizes):
         return False
     pairs = all(isinstance(size, list | tuple) and len(size) == 2 for size in sizes)
     return pairs and all(type(side) in (int, float) and 0 < side < 1e6 for size in sizes for side in size)
-
-
-def parse_methods(
-    texts: Iterable[str], weight: float | None = None, balance: float | None = None
-) -> tuple[tuple[str, float], ...]:
-    """``name`` or ``name=weight`` strings as (name, weight) pairs.
-
-    ``weight`` is `--weight`: for a single method that has none of its own. ``balance`` is `--balance`, which goes with
-    no weight at all. Raises UsageError.
-
-    >>> parse_methods(["fgfi"]), parse_methods(["fgfi=0.1"]), parse_methods(["fgfi"], weight=0.05)
-    ((('fgfi', 0.01),), (('fgfi', 0.1),), (('fgfi', 0.05),))
-    """
-    pairs = [_parse_method(text) for text in texts]
-    if balance is not None:
-        given = [f"--weight {weight:g}"] if weight is not None else [f"{n}={w:g}" for n, w in pairs if w is not None]
-        if given:
-            raise UsageError(
-                f"--balance: got it with {', '.join(given)}, expected methods without weights: it sets them"
-            )
-    if weight is not None:
-        if len(pairs) != 1 or pairs[0][1] is not None:
-            given = ", ".join(texts) or "no method"
-            raise UsageError(f"--weight: got {weight} with {given}, expected one method without a weight of its own")
-        pairs = [(pairs[0][0], float(weight))]
-    return tuple((name, _weights()[name] if own is None else own) for name, own in pairs)
-
-
-def _weights() -> dict[str, float]:
-    """All that --method takes, and the weight of each when none is given."""
-    return {**DEFAULT_WEIGHTS, BUILT_IN: BUILT_IN_WEIGHT}
-
-
-def _parse_method(text: str) -> tuple[str, float | None]:
-    name, equals, number = text.partition("=")
-    if name not in _weights():
-        near = get_close_matches(name, _weights(), n=1) or list(_weights())
-        raise UsageError(f"--method: got {name!r}, expected {' or '.join(near)}, as in fgfi or fgfi=0.01")
-    try:
-        return name, float(number) if equals else None
-    except ValueError as error:
-        raise UsageError(f"--method {name}: weight: got {number!r}, expected a number such as 0.01") from error
-
-
-def parse_teachers(texts: Iterable[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """``T`` or ``T=weight`` strings as models and their weights, 1 where none is given.
-
-    What follows the last ``=`` is a weight where it is a finite number above 0 and the text as a whole names no file.
-
-    >>> parse_teachers(["a.pt", "b.pt=0.5", "lr=fast/best.pt"])
-    (('a.pt', 'b.pt', 'lr=fast/best.pt'), (1.0, 0.5, 1.0))
-    """
-    pairs = [_parse_teacher(text) for text in texts]
-    return tuple(spec for spec, _ in pairs), tuple(weight for _, weight in pairs)
-
-
-def _parse_teacher(text: str) -> tuple[str, float]:
-    spec, _, number = text.rpartition("=")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = 0.0
-    weighted = spec and math.isfinite(weight) and weight > 0 and not Path(text).exists()
-    return (spec, weight) if weighted else (text, 1.0)
-
-
-def parse_settings(texts: Iterable[str], known: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """``KEY=VALUE`` strings as sorted (key, value) pairs, values typed as Python or YAML would.
-
-    ``known`` holds Ultralytics' settings and their defaults. Raises UsageError for a key that is unknown (naming
-    the nearest), that has an option of its own, or that the engine decides.
-
-    >>> parse_settings(["lr0=0.01", "plots=true", "optimizer=SGD"], {"lr0": 0, "plots": True, "optimizer": "auto"})
-    (('lr0', 0.01), ('optimizer', 'SGD'), ('plots', True))
-    """
-    values: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        key = key.strip()
-        if not equals:
-            raise UsageError(f"--set: got {text!r}, expected KEY=VALUE such as lr0=0.01")
-        if key in OPTION_OF_SETTING:
-            raise UsageError(f"--set {key}: got an argument with its own option, expected {OPTION_OF_SETTING[key]}")
-        if key in DECIDED:
-            raise UsageError(f"--set {key}: got an argument that kd decides, expected any other")
-        if key not in known:
-            near = get_close_matches(key, known, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else "see docs.ultralytics.com/usage/cfg"
-            raise UsageError(f"--set {key}: got no training argument of Ultralytics, expected one: {hint}")
-        if key in values:
-            raise UsageError(f"--set {key}: got it twice, expected it once")
-        values[key] = _typed(value.strip())
-    return tuple(sorted(values.items()))
-
-
-def _typed(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -22,7 +22,7 @@ from kd.adapters import Adapters
 from kd.balance import BATCHES, Balance
 from kd.config import TrainConfig
 from kd.errors import DistillationError
-from kd.losses import HEAD_METHODS, METHODS, Batch, Prediction
+from kd.losses import METHODS, Batch, Prediction
 from kd.teacher import (
     Teacher,
     match_levels,
@@ -220,10 +220,10 @@ def load_tutors(config: TrainConfig, student: nn.Module, names: dict[int, str], 
     own = probe_levels(student)
     tutors = []
     for spec, share in zip(config.teachers, config.shares, strict=True):
-        teacher = Teacher(spec, device, speaks=bool(methods & HEAD_METHODS) or config.chooses, ratio=ratio)
+        teacher = Teacher(spec, device, speaks=config.looks_at_heads or config.chooses, ratio=ratio)
         require_comparable(teacher, methods, names, student.model[-1].reg_max)
         levels = match_levels(own, teacher.levels, spec, ratio)
-        if methods & HEAD_METHODS:
+        if config.looks_at_heads:
             require_equal_grids(config, own, teacher.levels, spec)
         channels = {s: (own[s], teacher.levels[t]) for s, t in levels.items()}
         tutors.append(Tutor(teacher, Adapters(channels, config).to(device), levels, share))

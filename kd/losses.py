@@ -21,9 +21,6 @@ from kd.config import TrainConfig
 from kd.head_losses import box_divergence, localisation, soft_targets
 from kd.masks import YOLOV5_PRIORS, Grid, foreground, imitation_masks
 
-# Methods that look at what the heads say; the others see features alone, and the teacher's head never runs for them.
-HEAD_METHODS = frozenset({"logits", "box", "ld", "score-l2"})
-
 CONFIDENT = 0.25  # a teacher's class score from which its cell counts: what Ultralytics' predictor shows by default
 
 #: The convolutions of an adapter in order, as (weight [C', C, k, k], bias [C'] or None); ReLU between them.
@@ -89,6 +86,14 @@ class Batch:
         total = sum((confidence * mask).sum((1, 2)) for mask, confidence in levels)
         return total / sum(mask.sum((1, 2)) for mask, _ in levels).clamp(min=1)
 
+    def score(self, stride: int) -> Tensor:
+        """The teacher's highest class score per cell of a level, [B, H, W] in 0..1, as Ultralytics weighs cells.
+
+        In whichever classes the teacher has; a dual head's by the mean logits of its branches.
+        """
+        logits = torch.stack([head[stride].scores.float() for head in self.teacher_heads]).mean(0)  # [B, K, H, W]
+        return logits.sigmoid().amax(1)
+
     def select(self, images: Tensor) -> Batch:
         """The batch of these ``images`` [M] alone, indices in 0..B-1 without repetition, in their order."""
         place = self.image_index.new_full((len(next(iter(self.student.values()))),), -1)
@@ -146,15 +151,18 @@ def project(features: Tensor, layers: Layers) -> Tensor:
         return features
 
 
-def imitation(student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def imitation(
+    student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, score: Tensor | None = None
+) -> Tensor:
     """Squared distance between adapted student and teacher features, over the masked cells of one level.
 
     1 / (2 N_p) * sum over masked cells of sum over channels (adapter(s) - t)^2, N_p the number of masked cells in
-    the batch (FGFI; Wang et al., CVPR 2019, equations 2 and 3); 0 without any.
+    the batch (FGFI; Wang et al., CVPR 2019, equations 2 and 3); 0 without any. With ``score`` each cell counts as
+    much as its score, in the sum and in N_p: a soft mask.
 
     ``student`` [B, Cs, H, W], ``teacher`` [B, Ct, H, W], ``mask`` boolean [B, H, W], ``weight`` [Ct, Cs, k, k],
-    ``bias`` [Ct]. Returns a float32 scalar. A 1x1 adapter projects only the cells it is asked for, which is the
-    same and cheap where the mask is sparse; a 3x3 one runs over the whole level.
+    ``bias`` [Ct], ``score`` [B, H, W] in 0..1. Returns a float32 scalar. A 1x1 adapter projects only the cells it is
+    asked for, which is the same and cheap where the mask is sparse; a 3x3 one runs over the whole level.
     """
     with torch.autocast(student.device.type, enabled=False):
         if weight.shape[2:] == (1, 1):
@@ -164,7 +172,11 @@ def imitation(student: Tensor, teacher: Tensor, mask: Tensor, weight: Tensor, bi
             dense = F.conv2d(student.float(), weight.float(), bias.float(), padding=weight.shape[-1] // 2)
             adapted = dense.permute(0, 2, 3, 1)[mask]
         target = teacher.detach().permute(0, 2, 3, 1)[mask].float()
-        return (adapted - target).square().sum() / (2 * max(len(adapted), 1))
+        squares = (adapted - target).square()
+        if score is None:
+            return squares.sum() / (2 * max(len(adapted), 1))
+        share = score.detach()[mask].float()  # [N_p]
+        return (squares.sum(1) * share).sum() / (2 * share.sum() + 1e-9)
 
 
 def channel_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -214,11 +226,13 @@ def score_weighted(student: Tensor, teacher: Tensor, score: Tensor) -> Tensor:
 
 def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
     """The cells near ground truth that `fgfi` imitates: a boolean [B, H, W] per shared level."""
+    boxes = (batch.boxes_xyxy, batch.image_index, len(next(iter(batch.student.values()))))
+    grids = [Grid(stride, *features.shape[2:]) for stride, features in batch.student.items()]
+    if config.fgfi.mask == "boxes":
+        return [foreground(*boxes, grid) for grid in grids]
     return imitation_masks(
-        batch.boxes_xyxy,
-        batch.image_index,
-        len(next(iter(batch.student.values()))),
-        [Grid(stride, *features.shape[2:]) for stride, features in batch.student.items()],
+        *boxes,
+        grids,
         threshold=config.fgfi.threshold,
         assigned=config.fgfi.assigned,
         priors=dict(config.fgfi.priors) if config.fgfi.priors else YOLOV5_PRIORS,
@@ -227,11 +241,10 @@ def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
 
 def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
     """Fine-grained feature imitation: `imitation` on the cells near ground truth, summed over the shared levels."""
-    masks = fgfi_masks(batch, config)
-    terms = [
-        imitation(batch.student[s], batch.teacher[s], mask, *batch.adapters["fgfi"][s][0])
-        for s, mask in zip(batch.student, masks, strict=True)
-    ]
+    terms = []
+    for s, mask in zip(batch.student, fgfi_masks(batch, config), strict=True):
+        score = batch.score(s) if config.fgfi.soft else None
+        terms.append(imitation(batch.student[s], batch.teacher[s], mask, *batch.adapters["fgfi"][s][0], score))
     return torch.stack(terms).sum()
 
 
@@ -246,15 +259,11 @@ def pkd(batch: Batch, config: TrainConfig) -> Tensor:
 
 
 def score_l2(batch: Batch, config: TrainConfig) -> Tensor:
-    """Ultralytics' built-in term: `score_weighted` of the projected features, summed over the shared levels.
-
-    The score of a cell is its highest class score; of a dual head, that of both branches' mean logits.
-    """
+    """Ultralytics' built-in term: `score_weighted` of the projected features, summed over the shared levels."""
     terms = []
     for s, features in batch.student.items():
-        logits = torch.stack([head[s].scores.float() for head in batch.teacher_heads]).mean(0)  # [B, K, H, W]
         adapted = project(features, batch.adapters["score-l2"][s])
-        terms.append(score_weighted(adapted, batch.teacher[s], logits.sigmoid().amax(1)))
+        terms.append(score_weighted(adapted, batch.teacher[s], batch.score(s)))
     return torch.stack(terms).sum()
 
 

@@ -25,10 +25,10 @@ from ultralytics import YOLO
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import PoseModel, RTDETRDetectionModel, SegmentationModel
 
-from kd.config import SINGLE_CLASS, TrainConfig
+from kd.config import HEAD_METHODS, SINGLE_CLASS, TrainConfig
 from kd.errors import DistillationError, ModelError
 from kd.evaluate import score
-from kd.losses import HEAD_METHODS, Prediction
+from kd.losses import Prediction
 
 WORTH_IMAGES = 100  # validation images that a teacher is scored on
 LEAST_GRID = 32  # image sides are multiples of this, or of the largest stride: Ultralytics' own rule
@@ -114,7 +114,8 @@ class Teacher:
         if speaks and (type(head) not in (Detect, v10Detect) or head.cv2 is None):
             raise DistillationError(
                 f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
-                f"one for {', '.join(sorted(HEAD_METHODS))} and --combine best: choose fgfi, cwd or pkd, and the mean"
+                f"one for {', '.join(sorted(HEAD_METHODS))}, --fgfi soft=true and --combine best: choose "
+                f"fgfi, cwd or pkd, and the mean"
             )
         self.spec, self.ratio = spec, ratio
         self.names: dict[int, str] = dict(yolo.names)

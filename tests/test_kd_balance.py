@@ -17,9 +17,9 @@ from test_kd_trainer import set_up  # noqa: E402
 
 import schemas  # noqa: E402
 from kd.balance import BATCHES, Balance, gradient_norm  # noqa: E402
-from kd.config import parse_methods  # noqa: E402
 from kd.errors import DistillationError, UsageError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
+from kd.options import parse_methods  # noqa: E402
 from kd.resume import load_sidecar, sidecar_of  # noqa: E402
 from kd.train import train  # noqa: E402
 

@@ -67,6 +67,18 @@ def test_worked_by_hand():
     assert imitation(student, teacher, first, weight, bias).item() == pytest.approx(13 / 2)
 
 
+def test_a_soft_mask_weighs_cells_by_the_teachers_score():
+    student = torch.tensor([[[[1.0, 3.0]], [[2.0, 5.0]]]])
+    teacher = torch.tensor([[[[4.0, 6.0]], [[0.0, 4.0]]]])
+    mask, (weight, bias) = torch.tensor([[[True, True]]]), identity(2)
+    # Differences (-3, 2) and (-3, 1): 13 and 10, by scores of 0.8 and 0.2.
+    scores = torch.tensor([[[0.8, 0.2]]])
+    assert imitation(student, teacher, mask, weight, bias, scores).item() == pytest.approx((13 * 0.8 + 10 * 0.2) / 2)
+    alike = imitation(student, teacher, mask, weight, bias, torch.full((1, 1, 2), 0.3))
+    assert alike.item() == pytest.approx(imitation(student, teacher, mask, weight, bias).item())
+    assert imitation(student, teacher, ~mask, weight, bias, scores).item() == 0
+
+
 def test_sums_over_channels():
     # Twice the same channels: twice the term, so the sum is no mean.
     student, teacher, mask, _, _ = random_level(student=4, teacher=4)

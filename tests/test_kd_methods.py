@@ -17,9 +17,10 @@ from kd_models import save_detector  # noqa: E402
 import schemas  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.adapters import LAYERS, Adapters  # noqa: E402
-from kd.config import DEFAULT_WEIGHTS  # noqa: E402
+from kd.config import DEFAULT_WEIGHTS, HEAD_METHODS, FgfiConfig  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
-from kd.losses import HEAD_METHODS, METHODS, score_weighted  # noqa: E402
+from kd.losses import METHODS, fgfi_masks, score_weighted  # noqa: E402
+from kd.masks import Grid, foreground  # noqa: E402
 from kd.train import _trainer, train  # noqa: E402
 
 pytestmark = pytest.mark.train
@@ -48,8 +49,8 @@ def teachers(tmp_path_factory):
     return path
 
 
-def set_up(data, out, student, teacher, methods):
-    config = tiny_config(data, out, student=student, teachers=(teacher,), methods=tuple(methods))
+def set_up(data, out, student, teacher, methods, **options):
+    config = tiny_config(data, out, student=student, teachers=(teacher,), methods=tuple(methods), **options)
     with ultra.silence():
         trainer = _trainer(config, f"{student}.yaml", out, None)
         trainer._setup_train()
@@ -83,6 +84,30 @@ def test_a_step_trains_student_and_adapters_and_leaves_the_teacher(data, tmp_pat
     assert all(torch.equal(v, teacher[key]) for key, v in distillation.tutors[0].teacher.model.state_dict().items())
     assert not any(torch.equal(v, adapters[key]) for key, v in distillation.adapters.state_dict().items())
     assert step(trainer, batch, autocast=True)["kd_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 0.3, "assigned": True}, {"kernel": 3}, {"mask": "boxes"}, {"soft": True, "kernel": 3}]
+)
+def test_every_variant_of_fgfi_trains_a_step(data, tmp_path, teachers, options):
+    fgfi = (("fgfi", 0.01),)
+    trainer, batch = set_up(data, tmp_path, "yolov5n", teachers("yolov8s"), fgfi, fgfi=FgfiConfig(**options))
+    teacher, adapters = trainer.distillation.tutors[0].teacher, trainer.distillation.adapters
+    assert bool(teacher.model.model[-1].branches) == options.get("soft", False)
+    sides = {tuple(p.shape[2:]) for p in adapters.parameters() if p.ndim == 4}
+    assert sides == {(options.get("kernel", 1),) * 2}
+    assert step(trainer, batch)["kd_loss"] > 0
+    assert step(trainer, batch, autocast=True)["kd_loss"] > 0
+
+
+def test_without_anchors_the_cells_inside_boxes_are_imitated(data, tmp_path, teachers):
+    config = {"methods": (("fgfi", 0.01),), "fgfi": FgfiConfig(mask="boxes")}
+    trainer, batch = set_up(data, tmp_path, "yolov5n", teachers("yolov8s"), **config)
+    seen = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)[0]
+    for (stride, features), mask in zip(seen.student.items(), fgfi_masks(seen, trainer.config), strict=True):
+        grid = Grid(stride, *features.shape[2:])
+        assert torch.equal(mask, foreground(seen.boxes_xyxy, seen.image_index, len(features), grid))
+        assert 0 < mask.float().mean() < 1
 
 
 @pytest.mark.parametrize(("student", "teacher"), PAIRS)

@@ -29,8 +29,8 @@ from ultralytics.utils.instance import Instances
 from ultralytics.utils.tqdm import TQDM
 
 from kd import ultra
-from kd.config import DECIDED, OPTION_OF_SETTING
 from kd.head_losses import distances
+from kd.options import DECIDED, OPTION_OF_SETTING
 
 
 @pytest.fixture(scope="module")

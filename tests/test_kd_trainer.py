@@ -16,7 +16,7 @@ from kd_fixtures import tiny_config, write_dataset  # noqa: E402
 from kd import trainer as seam  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.adapters import Adapters  # noqa: E402
-from kd.config import DEFAULT_WEIGHTS  # noqa: E402
+from kd.config import WEIGHTS  # noqa: E402
 from kd.distillation import Tutor  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
@@ -139,7 +139,7 @@ def test_the_term_is_weighted_logged_and_multiplied_by_the_batch(student_and_bat
 
 def test_several_methods_are_logged_one_by_one_and_together(student_and_batch, monkeypatch):
     trainer, batch = student_and_batch
-    monkeypatch.setitem(DEFAULT_WEIGHTS, "two", 1.0)
+    monkeypatch.setitem(WEIGHTS, "two", 1.0)
     monkeypatch.setitem(METHODS, "fgfi", lambda *_: torch.tensor(3.0))
     monkeypatch.setitem(METHODS, "two", lambda *_: torch.tensor(5.0))
     both = replace(trainer.config, methods=(("fgfi", 0.5), ("two", 2.0)))
