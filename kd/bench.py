@@ -32,7 +32,7 @@ from ultralytics.utils.torch_utils import autocast
 from kd.config import DEFAULT_WEIGHTS, TrainConfig
 from kd.errors import DistillationError
 from kd.masks import Grid, imitation_masks
-from kd.teacher import Teacher
+from kd.teacher import Teacher, load_detector
 from kd.train import versions
 from kd.trainer import trainer_class
 
@@ -116,7 +116,7 @@ class Pair:
 
         The image size becomes a multiple of the student's largest stride, as in training.
         """
-        loaded, taught = ultra.load_model(teacher), ultra.load_model(student)
+        loaded, taught = load_detector(teacher), ultra.load_model(student)
         ultra.require_student(taught, student)
         config = TrainConfig(data="", student=student, out="", teachers=(teacher,), imgsz=imgsz, batch=batch)
         if not teacher.lower().endswith(".pt"):
@@ -220,7 +220,7 @@ def _arms(pair: Pair, named: dict[str, float]) -> tuple[dict[str, Step], dict[st
 
 def _teacher_arms(pair: Pair, plain: DetectionTrainer) -> dict[str, Step]:
     """The teacher's forward pass, whole and as distilling runs it, under the plain trainer's precision."""
-    whole = ultra.load_model(pair.teacher).model.fuse(verbose=False).eval().requires_grad_(False).to(plain.device)
+    whole = load_detector(pair.teacher).model.fuse(verbose=False).eval().requires_grad_(False).to(plain.device)
     features = Teacher(pair.teacher, plain.device).features
     images = plain.preprocess_batch(next(iter(plain.train_loader)))["img"]
 

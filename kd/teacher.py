@@ -243,7 +243,7 @@ class Worth:
 
 
 def check_worth(
-    teacher: str,
+    teachers: Sequence[str],
     student: str,
     data: str,
     *,
@@ -254,10 +254,10 @@ def check_worth(
     teacher_imgsz: int | None = None,
     single_cls: bool = False,
     classes: Sequence[int] | int | None = None,
-) -> Worth:
-    """Score a teacher, and the student it starts from, on up to 100 validation images before any training.
+) -> list[Worth]:
+    """Score teachers, and the student they start from, on up to 100 validation images before any training.
 
-    ``teacher_imgsz`` is the image size in pixels that the teacher sees, the student's ``imgsz`` by default.
+    ``teacher_imgsz`` is the image size in pixels that teachers see, the student's ``imgsz`` by default.
 
     Raises DistillationError, with the figures, for a teacher of other classes than the data, near zero, or below
     the student's start; ``allow_weak`` lets it pass. A student with fresh weights or other classes starts at zero by
@@ -267,8 +267,6 @@ def check_worth(
     content = ultra.resolve_data(data)
     images = _spread(ultra.image_files(content["val"]), WORTH_IMAGES)
     names = list((SINGLE_CLASS if single_cls else content["names"]).values())
-    teacher_map50 = student_map50 = None
-    override = "train a better one, or pass --allow-weak-teacher"
     with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
         subset = _subset(Path(scratch), images, content["names"])
 
@@ -280,31 +278,35 @@ def check_worth(
             return score(yolo, subset, split="val", quiet=True, **options)["map50"] or 0.0
 
         known = [names, list(content["names"].values())] if single_cls else [names]
-        teacher_map50 = map50(teacher, teacher_imgsz or imgsz, *known)
-        if teacher_map50 is None and not allow_weak:
-            got = list(load_detector(teacher).names.values())
-            raise DistillationError(
-                f"{teacher}: teacher: got {len(got)} classes ({', '.join(got[:3])}, ...), expected those of {data}: "
-                f"{', '.join(names[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its "
-                f"features alone"
-            )
-        if student.lower().endswith(".pt"):
-            student_map50 = map50(student, imgsz, names)
-    weak = teacher_map50 is None or teacher_map50 < max(LEAST_MAP50, student_map50 or 0)
-    worth = Worth(len(images), teacher_map50, student_map50, weak)
-    if allow_weak:
-        return worth
-    if teacher_map50 < LEAST_MAP50:
-        raise DistillationError(
-            f"{teacher}: teacher: got mAP50 {teacher_map50:.3f} on {len(images)} validation images of {data}, "
-            f"expected at least {LEAST_MAP50}; {override}"
-        )
-    if student_map50 is not None and teacher_map50 < student_map50:
-        raise DistillationError(
-            f"{teacher}: teacher: got mAP50 {teacher_map50:.3f} on {len(images)} validation images of {data}, "
-            f"expected no less than the student's starting point {student_map50:.3f}; {override}"
-        )
-    return worth
+        scores = [map50(teacher, teacher_imgsz or imgsz, *known) for teacher in teachers]
+        for teacher in (teacher for teacher, found in zip(teachers, scores, strict=True) if found is None):
+            if not allow_weak:
+                raise _other_classes(teacher, names, data)
+        start = map50(student, imgsz, names) if student.lower().endswith(".pt") else None
+    least = max(LEAST_MAP50, start or 0)
+    worths = [Worth(len(images), found, start, weak=found is None or found < least) for found in scores]
+    for teacher, worth in zip(teachers, worths, strict=True):
+        if worth.weak and not allow_weak:
+            raise _too_weak(teacher, worth, data)
+    return worths
+
+
+def _other_classes(teacher: str, names: Sequence[str], data: str) -> DistillationError:
+    got = list(load_detector(teacher).names.values())
+    return DistillationError(
+        f"{teacher}: teacher: got {len(got)} classes ({', '.join(got[:3])}, ...), expected those of {data}: "
+        f"{', '.join(names[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its features alone"
+    )
+
+
+def _too_weak(teacher: str, worth: Worth, data: str) -> DistillationError:
+    least = f"at least {LEAST_MAP50}"
+    if worth.teacher_map50 >= LEAST_MAP50:
+        least = f"no less than the student's starting point {worth.student_map50:.3f}"
+    return DistillationError(
+        f"{teacher}: teacher: got mAP50 {worth.teacher_map50:.3f} on {worth.images} validation images of {data}, "
+        f"expected {least}; train a better one, or pass --allow-weak-teacher"
+    )
 
 
 def _spread(files: Sequence[Path], count: int) -> list[Path]:

@@ -97,18 +97,19 @@ def train(
     elif not dry_run:
         _require_free(out, overwrite)
     if config.distils and not resume:
-        for teacher, spec in zip(record["kd"]["teachers"], config.teachers, strict=True):
-            teacher["worth"] = check_worth(
-                spec,
-                config.student,
-                config.data,
-                imgsz=config.imgsz,
-                teacher_imgsz=config.teacher_imgsz,
-                batch=config.batch,
-                device=config.one_device,
-                allow_weak=allow_weak_teacher,
-                **config.view,
-            ).to_json()
+        worths = check_worth(
+            config.teachers,
+            config.student,
+            config.data,
+            imgsz=config.imgsz,
+            teacher_imgsz=config.teacher_imgsz,
+            batch=config.batch,
+            device=config.one_device,
+            allow_weak=allow_weak_teacher,
+            **config.view,
+        )
+        for teacher, worth in zip(record["kd"]["teachers"], worths, strict=True):
+            teacher["worth"] = worth.to_json()
     if dry_run:
         return _plan(config, student.overrides["model"], record)
     if overwrite and out.exists():
@@ -136,7 +137,7 @@ def train(
             record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
-            "images": {split: len(ultra.image_files(data[split])) for split in ultra.SPLITS},
+            "images": {split: _images_used(split, data, config) for split in ultra.SPLITS},
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
@@ -155,6 +156,17 @@ def train(
     finally:
         torch.set_num_threads(ultra.TORCH_THREADS)
     return result
+
+
+def _images_used(split: str, data: dict[str, Any], config: TrainConfig) -> int:
+    """How many images a split has; of train, how many the setting `fraction`, a share or a number, leaves."""
+    images = len(ultra.image_files(data[split]))
+    fraction = dict(config.settings).get("fraction", 1.0)
+    if isinstance(fraction, list | tuple):  # one for each split, train first; kd scores all of the others
+        fraction = fraction[0]
+    if split != "train" or fraction == 1:
+        return images
+    return min(images, fraction if isinstance(fraction, int) else max(1, round(images * fraction)))
 
 
 def _require_closing(config: TrainConfig) -> None:

@@ -18,7 +18,7 @@ from kd.bench import BOXES, BUILT_IN, FEATURES, MASKS, PLAIN, TEACHER, Pair, ben
 from kd.commands import app
 from kd.config import DEFAULT_WEIGHTS
 from kd.errors import KdError, UsageError
-from kd.teacher import Teacher
+from kd.teacher import SegmentationModel, Teacher
 
 TINY = {"imgsz": 64, "batch": 2, "device": "cpu", "steps": 2}
 
@@ -56,6 +56,19 @@ def test_every_arm_has_its_turn(found):
     assert all(arm["seconds"] > 0 for arm in found["arms"].values())
     assert found["left_out"] == {}
     assert (found["imgsz"], found["batch"], found["boxes"], found["rounds"]) == (64, 2, 2 * BOXES, 2)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_segmentation_teacher_is_the_detector_inside(tmp_path, monkeypatch, as_file):
+    monkeypatch.setattr(kd.bench, "_alone", lambda *_: None)
+    teacher = "yolov8n-seg"
+    if as_file:
+        model = SegmentationModel(f"{teacher}.yaml", nc=2, verbose=False)
+        teacher = str(tmp_path / "t.pt")
+        torch.save({"model": model, "epoch": -1, "train_args": {"task": "segment"}}, teacher)
+    found = bench("yolov5n", teacher, **TINY, methods=(("fgfi", 0.01),), quiet=True)
+    assert {PLAIN, TEACHER, "fgfi", MASKS} <= found["arms"].keys()
 
 
 @pytest.mark.train

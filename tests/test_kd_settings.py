@@ -142,10 +142,18 @@ def test_the_last_epochs_are_without_mosaics(data, tmp_path, teacher, watched):
 
 
 def test_plots_cache_and_a_fraction_of_the_images(data, tmp_path, teacher, watched):
-    run(data, tmp_path / "run", teacher, {"plots": True, "cache": "ram", "fraction": 0.5})
+    result, _ = run(data, tmp_path / "run", teacher, {"plots": True, "cache": "ram", "fraction": 0.5})
+    assert result["images"] == {"train": 3, "val": 3, "test": 0}
     assert {"results.png", "labels.jpg", "train_batch0.jpg"} <= {file.name for file in (tmp_path / "run").iterdir()}
     assert len(watched[0].trainer.train_loader.dataset) == 3
     assert watched[0].trainer.train_loader.dataset.cache == "ram"
+
+
+@pytest.mark.parametrize(("fraction", "left"), [(0.5, 3), (0.01, 1), (2, 2), (9, 6), (1, 6), ([0.5, 0.1], 3)])
+def test_a_fraction_is_counted_as_ultralytics_takes_it(data, tmp_path, teacher, fraction, left):
+    trainer, _ = set_up(data, tmp_path, teacher, [("fraction", fraction)])
+    counted = train_module._images_used("train", ultra.resolve_data(data), trainer.config)
+    assert counted == len(trainer.train_loader.dataset) == left
 
 
 def set_up(data, out, teacher, settings=(), **changes):

@@ -132,9 +132,7 @@ def checkpoint(path, names):
 
 
 def worth(teacher, student, data, allow_weak=False):
-    return check_worth(
-        teacher, student, data, imgsz=64, batch=3, device="cpu", allow_weak=allow_weak
-    )  # fmt: skip
+    return check_worth([teacher], student, data, imgsz=64, batch=3, device="cpu", allow_weak=allow_weak)[0]
 
 
 def scores(monkeypatch, by_name):

@@ -330,10 +330,11 @@ def test_teachers_are_scored_at_the_size_that_they_see(data, tmp_path, pair, mon
 
     monkeypatch.setattr(teacher_module, "score", score)
     student = save_detector(tmp_path / "student.pt", NAMES)
-    teacher_module.check_worth(
-        pair[0], student, str(data), imgsz=64, teacher_imgsz=128, batch=3, device="cpu", allow_weak=False
+    worths = teacher_module.check_worth(
+        pair, student, str(data), imgsz=64, teacher_imgsz=128, batch=3, device="cpu", allow_weak=False
     )
-    assert seen == [(pair[0], 128), (student, 64)]
+    assert seen == [(pair[0], 128), (pair[1], 128), (student, 64)]  # the student once, however many teachers
+    assert worths == [teacher_module.Worth(3, 0.5, 0.5)] * 2
 
 
 # --- of other kinds ---------------------------------------------------------------------------------------

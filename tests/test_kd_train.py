@@ -289,12 +289,12 @@ def test_worth_is_checked_with_the_options_of_the_run(data, tmp_path, monkeypatc
 
     def check(*places, **options):
         seen.update(options, places=places)
-        return Worth(3, 0.5, None)
+        return [Worth(3, 0.5, None)]
 
     monkeypatch.setattr(train_module, "check_worth", check)
     monkeypatch.setattr(train_module, "_plan", lambda config, model, record: record)
     plan = train(tiny_config(data, tmp_path / "run", teachers=("yolov5n",)), dry_run=True)
-    assert seen["places"] == ("yolov5n", "yolov5n", str(data))
+    assert seen["places"] == (("yolov5n",), "yolov5n", str(data))
     assert (seen["imgsz"], seen["device"], seen["allow_weak"]) == (64, "cpu", False)
     assert plan["kd"]["teachers"][0]["worth"] == Worth(3, 0.5, None).to_json()
 
