@@ -1,6 +1,12 @@
 """What tests of several modules run."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+from dtld_data import make_tree, write_v2
+from planted import write_full_dataset, write_sound_dataset
+from small_runs import prepare
 
 import cli
 from dtld_tools.commands import app
@@ -19,3 +25,44 @@ def dtld(capsys, monkeypatch):
         return end.value.code or 0, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory):
+    """A dataset without defects; tests that plant some take a `copy`."""
+    out = tmp_path_factory.mktemp("sound") / "out"
+    write_sound_dataset(tmp_path_factory.mktemp("raw"), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory):
+    """Whole frames as JPEG."""
+    out = tmp_path_factory.mktemp("full") / "out"
+    write_full_dataset(tmp_path_factory.mktemp("raw"), out)
+    return out
+
+
+@pytest.fixture
+def copy(sound, tmp_path):
+    return Path(shutil.copytree(sound, tmp_path / "out"))
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    """A tree of 12 frames of 256x128 with v2.0 labels; tests that damage it copy it first."""
+    root = tmp_path_factory.mktemp("raw")
+    write_v2(root / "all.json", make_tree(root, lights=5))
+    return root
+
+
+@pytest.fixture
+def own_raw(raw, tmp_path):
+    return Path(shutil.copytree(raw, tmp_path / "raw"))
+
+
+@pytest.fixture(scope="session")
+def prepared(raw, tmp_path_factory):
+    """One dataset of tiles, and its report: what other runs are compared with."""
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    return out, prepare(raw, out)
