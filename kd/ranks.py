@@ -3,7 +3,7 @@
 In: a trainer whose device names several GPUs; Ultralytics pickles its class and arguments and starts torchrun on them.
 Out: the run's folder as one process would leave it, or an error of ours, wherever it was raised.
 Invariant: rank 0 alone writes checkpoints, sidecar and results; the ranks start from one student and one set of
-adapters, and see different images.
+adapters, and see different images; no rank outlives the process that the user started, however that one ended.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment b
 from ultralytics.utils import LOGGER, RANK
 
 from kd.errors import DistillationError, KdError, RunError
+
+LAUNCHER = "KD_LAUNCHER"  # in a rank's environment: the process that the user started
+POLL_S = 1.0
 
 
 def require_alone() -> None:
@@ -41,7 +46,7 @@ def launching(trainer: Any) -> Iterator[None]:
     # Ultralytics deletes the folder first, with config.json, unless it resumes; the ranks look at args.resume instead.
     trainer.resume = True
     verbose = os.environ.get("YOLO_VERBOSE")
-    os.environ["YOLO_VERBOSE"] = str(LOGGER.isEnabledFor(logging.INFO))
+    os.environ |= {"YOLO_VERBOSE": str(LOGGER.isEnabledFor(logging.INFO)), LAUNCHER: str(os.getpid())}
     try:
         yield
     except subprocess.CalledProcessError as error:
@@ -51,7 +56,7 @@ def launching(trainer: Any) -> Iterator[None]:
         raise DistillationError(report.read_text(encoding="utf-8")) from error
     finally:
         _report(trainer).unlink(missing_ok=True)
-        os.environ.pop("YOLO_VERBOSE")
+        del os.environ["YOLO_VERBOSE"], os.environ[LAUNCHER]
         if verbose is not None:
             os.environ["YOLO_VERBOSE"] = verbose
 
@@ -62,12 +67,27 @@ def ranked(trainer: Any) -> Iterator[None]:
     if RANK == -1:
         yield
         return
+    end_with(int(os.environ[LAUNCHER]))
     with contextlib.redirect_stdout(sys.stderr):
         try:
             yield
         except KdError as error:
             _report(trainer).write_text(str(error), encoding="utf-8")
             raise
+
+
+def end_with(pid: int) -> None:
+    """End this process within a second or so of another one's end."""
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                os._exit(1)  # checkpoints are replaced as a whole, so this is safe at any moment
+            time.sleep(POLL_S)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _report(trainer: Any) -> Path:

@@ -6,6 +6,10 @@ Gloo on a CPU stands in for NCCL on GPUs, which no test here has run on.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -162,12 +166,26 @@ def test_what_stops_a_rank_is_told_in_its_own_words(tmp_path, monkeypatch):
         save_dir = tmp_path
 
     monkeypatch.setattr(ranks, "RANK", 1)
+    monkeypatch.setenv(ranks.LAUNCHER, str(os.getpid()))
     with pytest.raises(DistillationError), ranks.ranked(Fake):
         raise DistillationError("fgfi: got 0 for 20 steps")
     monkeypatch.setattr(ranks, "RANK", -1)
     with pytest.raises(DistillationError, match=r"^fgfi: got 0 for 20 steps$"), ranks.launching(Fake):
         raise ranks.subprocess.CalledProcessError(1, "torchrun")
     assert not list(tmp_path.iterdir())
+    assert ranks.LAUNCHER not in os.environ
+
+
+def test_a_rank_ends_with_the_process_that_the_user_started():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as launcher:
+        code = f"from kd import ranks; import time; ranks.end_with({launcher.pid}); print(flush=True); time.sleep(60)"
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:
+            assert rank.stdout.readline() == b"\n"
+            time.sleep(2 * ranks.POLL_S)
+            assert rank.poll() is None
+            launcher.kill()
+            launcher.wait()
+            assert rank.wait(timeout=20 * ranks.POLL_S) == 1
 
 
 def test_a_process_of_torchrun_is_refused_in_one_line(data, tmp_path, monkeypatch):
