@@ -236,9 +236,8 @@ def _setup(mine: Sequence[Arm], arms: Sequence[Arm]) -> list[Column]:
 
 
 def _options(run: Run) -> dict[str, str]:
-    """Further options, flat: ``{lr0: 0.01, freeze: 3, fgfi.threshold: 0.5}``."""
+    """Further options: ``{lr0: 0.01, freeze: 3}``."""
     flat = {**run.config["settings"], **({"freeze": run.config["freeze"]} if run.config["freeze"] else {})}
-    flat |= {f"fgfi.{key}": value for key, value in run.config.get("fgfi", {}).items()}
     return {key: json.dumps(value) for key, value in flat.items()}
 
 

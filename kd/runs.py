@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import fastjsonschema
 
 import schemas
+from kd.config import FgfiConfig
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Run:
     @property
     def method(self) -> str:
         """``plain``, or the methods with their weights, and what else the terms were made of."""
-        weighted = (f"{name} {weight:g}" if weight else name for name, weight in self.config["methods"].items())
+        weighted = [f"{name} {weight:g}" if weight else name for name, weight in self.config["methods"].items()]
+        variant = _variant(self.config.get("fgfi", {}))
+        if variant:
+            weighted = [f"{word} ({variant})" if word.partition(" ")[0] == "fgfi" else word for word in weighted]
         balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
         images = ["unlabeled images"] if "unlabeled" in self.config else []
         return ", ".join([" + ".join(weighted) or "plain", *balance, *self.config.get("schedules", []), *images])
@@ -119,6 +123,19 @@ def find_pairs(runs: Iterable[Run]) -> list[Pair]:
     """Each distilled run with its plain twin, where there is one."""
     plain = {run.twin_key: run for run in runs if not run.distils}
     return [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+
+
+def _variant(fgfi: dict[str, Any]) -> str:
+    """What of fgfi's options is not as usual.
+
+    >>> _variant({"threshold": 0.3, "assigned": False, "kernel": 1, "soft": True})
+    'threshold 0.3, soft'
+    """
+    usual = asdict(FgfiConfig())
+    unusual = {key: value for key, value in fgfi.items() if value != usual[key]}
+    if "priors" in unusual:
+        unusual["priors"] = "own"
+    return ", ".join(key if value is True else f"{key} {value}" for key, value in unusual.items())
 
 
 def _epochs_done(place: Path) -> int:

@@ -123,6 +123,20 @@ def test_options_that_tell_arms_apart_are_named(tmp_path):
     }
 
 
+def test_variants_of_fgfi_are_named(tmp_path):
+    usual = {"threshold": 0.5, "assigned": False, "kernel": 1}
+    for name, options in (("a", usual), ("b", {**usual, "soft": True}), ("c", {**usual, "mask": "boxes", "kernel": 3})):
+        write_run(tmp_path / name, (0.5, 0.3), teacher="t", methods={"cwd": 1.0, "fgfi": 0.01}, fgfi=options)
+    own = {**usual, "threshold": 0.25, "priors": {"8": [[4, 9]]}}
+    write_run(tmp_path / "d", (0.5, 0.3), teacher="t", methods={"fgfi": 0.01}, fgfi=own)
+    assert [run.method for run in read_runs(tmp_path)[0]] == [
+        "cwd 1 + fgfi 0.01",
+        "cwd 1 + fgfi 0.01 (soft)",
+        "cwd 1 + fgfi 0.01 (kernel 3, mask boxes)",
+        "fgfi 0.01 (threshold 0.25, priors own)",
+    ]
+
+
 @pytest.mark.parametrize(
     "other",
     [
