@@ -165,10 +165,13 @@ def test_what_stops_a_rank_is_told_in_its_own_words(tmp_path, monkeypatch):
     class Fake:
         save_dir = tmp_path
 
+    followed = []
     monkeypatch.setattr(ranks, "RANK", 1)
+    monkeypatch.setattr(ranks, "end_with", followed.append)
     monkeypatch.setenv(ranks.LAUNCHER, str(os.getpid()))
     with pytest.raises(DistillationError), ranks.ranked(Fake):
         raise DistillationError("fgfi: got 0 for 20 steps")
+    assert followed == [os.getpid()]
     monkeypatch.setattr(ranks, "RANK", -1)
     with pytest.raises(DistillationError, match=r"^fgfi: got 0 for 20 steps$"), ranks.launching(Fake):
         raise ranks.subprocess.CalledProcessError(1, "torchrun")
