@@ -13,18 +13,20 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.utils import LOGGER, RANK
 
 from kd.errors import DistillationError, KdError, RunError
 
-LAUNCHER = "KD_LAUNCHER"  # in a rank's environment: the process that the user started
+LAUNCHER = "KD_LAUNCHER"  # in a rank's environment: the file that the process that the user started has locked
 POLL_S = 1.0
 
 
@@ -46,9 +48,12 @@ def launching(trainer: Any) -> Iterator[None]:
     # Ultralytics deletes the folder first, with config.json, unless it resumes; the ranks look at args.resume instead.
     trainer.resume = True
     verbose = os.environ.get("YOLO_VERBOSE")
-    os.environ |= {"YOLO_VERBOSE": str(LOGGER.isEnabledFor(logging.INFO)), LAUNCHER: str(os.getpid())}
+    file, lock = tempfile.mkstemp(prefix="kd-launcher-")
+    os.close(file)
+    os.environ |= {"YOLO_VERBOSE": str(LOGGER.isEnabledFor(logging.INFO)), LAUNCHER: lock}
     try:
-        yield
+        with FileLock(lock):
+            yield
     except subprocess.CalledProcessError as error:
         report = _report(trainer)
         if not report.exists():
@@ -57,6 +62,7 @@ def launching(trainer: Any) -> Iterator[None]:
     finally:
         _report(trainer).unlink(missing_ok=True)
         del os.environ["YOLO_VERBOSE"], os.environ[LAUNCHER]
+        Path(lock).unlink(missing_ok=True)
         if verbose is not None:
             os.environ["YOLO_VERBOSE"] = verbose
 
@@ -67,7 +73,7 @@ def ranked(trainer: Any) -> Iterator[None]:
     if RANK == -1:
         yield
         return
-    end_with(int(os.environ[LAUNCHER]))
+    end_with(os.environ[LAUNCHER])
     with contextlib.redirect_stdout(sys.stderr):
         try:
             yield
@@ -76,16 +82,12 @@ def ranked(trainer: Any) -> Iterator[None]:
             raise
 
 
-def end_with(pid: int) -> None:
-    """End this process within a second or so of another one's end."""
+def end_with(lock: str) -> None:
+    """End this process within a second or so of the one that has locked a file: the system frees what the dead held."""
 
     def watch() -> None:
-        while True:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                os._exit(1)  # checkpoints are replaced as a whole, so this is safe at any moment
-            time.sleep(POLL_S)
+        FileLock(lock).acquire(poll_interval=POLL_S)
+        os._exit(1)  # checkpoints are replaced as a whole, so this is safe at any moment
 
     threading.Thread(target=watch, daemon=True).start()
 

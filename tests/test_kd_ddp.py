@@ -168,10 +168,10 @@ def test_what_stops_a_rank_is_told_in_its_own_words(tmp_path, monkeypatch):
     followed = []
     monkeypatch.setattr(ranks, "RANK", 1)
     monkeypatch.setattr(ranks, "end_with", followed.append)
-    monkeypatch.setenv(ranks.LAUNCHER, str(os.getpid()))
+    monkeypatch.setenv(ranks.LAUNCHER, "lock")
     with pytest.raises(DistillationError), ranks.ranked(Fake):
         raise DistillationError("fgfi: got 0 for 20 steps")
-    assert followed == [os.getpid()]
+    assert followed == ["lock"]
     monkeypatch.setattr(ranks, "RANK", -1)
     with pytest.raises(DistillationError, match=r"^fgfi: got 0 for 20 steps$"), ranks.launching(Fake):
         raise ranks.subprocess.CalledProcessError(1, "torchrun")
@@ -179,16 +179,32 @@ def test_what_stops_a_rank_is_told_in_its_own_words(tmp_path, monkeypatch):
     assert ranks.LAUNCHER not in os.environ
 
 
+LAUNCH = """
+import os, pathlib, time
+from kd import ranks
+class Fake:
+    save_dir = pathlib.Path(".")
+with ranks.launching(Fake):
+    print(os.environ[ranks.LAUNCHER], flush=True)
+    time.sleep(60)
+"""
+FOLLOW = "import sys, time; from kd import ranks; ranks.end_with(sys.argv[1]); print(flush=True); time.sleep(60)"
+
+
 def test_a_rank_ends_with_the_process_that_the_user_started():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as launcher:
-        code = f"from kd import ranks; import time; ranks.end_with({launcher.pid}); print(flush=True); time.sleep(60)"
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:
+    with started(LAUNCH) as launcher:
+        lock = launcher.stdout.readline().strip()
+        with started(FOLLOW, lock) as rank:
             assert rank.stdout.readline() == b"\n"
             time.sleep(2 * ranks.POLL_S)
             assert rank.poll() is None
-            launcher.kill()
-            launcher.wait()
+            launcher.kill()  # and not waited for: a process that nobody has buried is dead, too
             assert rank.wait(timeout=20 * ranks.POLL_S) == 1
+        os.unlink(lock)
+
+
+def started(code, *arguments):
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE)
 
 
 def test_a_process_of_torchrun_is_refused_in_one_line(data, tmp_path, monkeypatch):
