@@ -39,8 +39,8 @@ class Run:
 
     @property
     def teacher(self) -> str:
-        """The teachers' architectures, files or runs, and how they teach where it is out of the ordinary."""
-        names = list(map(title, self.config["teachers"]))
+        """The teachers' files or runs, or architectures of random weights, and how they teach if not as usual."""
+        names = [title(spec) if spec.endswith(".pt") else f"random {title(spec)}" for spec in self.config["teachers"]]
         weights = self.config.get("teacher_weights", [])
         if len(set(weights)) > 1:
             names = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]

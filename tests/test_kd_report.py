@@ -156,14 +156,14 @@ def test_runs_that_differ_in_more_than_the_teacher_are_no_pair(tmp_path, other):
     assert pair.difference("map50_95") == pytest.approx(0.1)
 
 
-def test_arms_of_several_teachers_say_how_they_teach(tmp_path):
+def test_arms_of_several_teachers_say_how_they_teach_and_which_is_random(tmp_path):
     both = {"teacher": "t", "teachers": ["/x/m/weights/best.pt", "yolov5x"]}
     ways = [
-        ({"teacher_weights": [0.5, 0.5], "combine": "mean"}, "m, yolov5x"),
-        ({"teacher_weights": [1 / 3, 2 / 3], "combine": "mean"}, "m 0.333, yolov5x 0.667"),
+        ({"teacher_weights": [0.5, 0.5], "combine": "mean"}, "m, random yolov5x"),
+        ({"teacher_weights": [1 / 3, 2 / 3], "combine": "mean"}, "m 0.333, random yolov5x 0.667"),
         (
             {"teacher_weights": [0.5, 0.5], "combine": "best", "teacher_imgsz": 1280},
-            "m, yolov5x, best per image, at 1280 px",
+            "m, random yolov5x, best per image, at 1280 px",
         ),
     ]
     for i, (way, _) in enumerate(ways):
