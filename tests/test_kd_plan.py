@@ -104,7 +104,7 @@ def test_options_become_words():
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 def test_shipped_plans_hold(write, tmp_path, name):
     jobs = expand(read_plan(name, tmp_path / write(PLAN).with_name("data.yaml")))
-    count = {"paper": 5 * 2 + 2 * 3 * 2, "cpu": 1 + 3 * 5, "gpu": 1 + 3 * 3, "demo": 1 + 2 * 2}
+    count = {"paper": 5 * 2 + 2 * 3 * 2, "cpu": 1 + 4 * 5, "gpu": 1 + 4 * 3, "demo": 1 + 2 * 2}
     assert len(jobs) == count[name]
     assert all(not path.endswith(".yaml") or Path(path).is_file() for path in (job.options["student"] for job in jobs))
 
