@@ -92,6 +92,7 @@ _prepare_environment()
 _import_ultralytics()
 
 import torch  # noqa: E402
+import ultralytics.data.dataset as labels  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.cfg import check_cfg  # noqa: E402
 from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
@@ -105,6 +106,24 @@ from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E
 
 TORCH_THREADS = torch.get_num_threads()
 LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # package -> Ultralytics' module for it
+
+
+def _read_labels_anew() -> None:
+    """Keep Ultralytics from its pickles of labels beside the data.
+
+    It would run code from one that came with the data, and runs beside each other delete and overwrite one another's.
+    """
+
+    def load(path: Path) -> dict:
+        raise FileNotFoundError(path)
+
+    def save(prefix: str, path: Path, x: dict, version: str) -> None:
+        x["version"] = version  # read by the caller
+
+    labels.load_dataset_cache_file, labels.save_dataset_cache_file = load, save
+
+
+_read_labels_anew()
 
 
 @contextlib.contextmanager

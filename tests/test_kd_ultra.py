@@ -11,10 +11,13 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
+import numpy as np
 import torch
 from kd_fixtures import shared_weights, write_dataset
 
-from kd import ultra
+from kd import ultra  # isort: skip
+from ultralytics.data.dataset import YOLODataset
+
 from kd.errors import DataError, ModelError, UsageError
 
 
@@ -195,3 +198,18 @@ def test_settings_are_checked_by_ultralytics_own_rules():
         ultra.check_settings({"lr0": "fast"})
     with pytest.raises(UsageError, match="dropout"):
         ultra.check_settings({"dropout": 3.0})
+
+
+def test_pickled_labels_beside_the_data_are_neither_read_nor_written(tmp_path):
+    data = write_dataset(tmp_path / "data")
+    images = tmp_path / "data/images/train"
+    cache, went_off = tmp_path / "data/labels/train.cache", tmp_path / "went off"
+    with cache.open("wb") as file:
+        np.save(file, np.array({"bomb": Bomb(went_off)}, dtype=object), allow_pickle=True)
+    before = cache.read_bytes()
+    read = [YOLODataset(img_path=str(images), data=ultra.resolve_data(data), task="detect") for _ in range(2)]
+    assert not went_off.exists()
+    assert cache.read_bytes() == before
+    assert len(read[0].labels) == len(read[1].labels) == len(list(images.iterdir()))
+    np.load(cache, allow_pickle=True)
+    assert went_off.exists()
