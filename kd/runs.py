@@ -40,7 +40,7 @@ class Run:
     @property
     def teacher(self) -> str:
         """The teachers' files or runs, or architectures of random weights, and how they teach if not as usual."""
-        names = [title(spec) if spec.endswith(".pt") else f"random {title(spec)}" for spec in self.config["teachers"]]
+        names = [_taught_by(spec) for spec in self.config["teachers"]]
         weights = self.config.get("teacher_weights", [])
         if len(set(weights)) > 1:
             names = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
@@ -136,6 +136,11 @@ def _variant(fgfi: dict[str, Any]) -> str:
     if "priors" in unusual:
         unusual["priors"] = "own"
     return ", ".join(key if value is True else f"{key} {value}" for key, value in unusual.items())
+
+
+def _taught_by(spec: str) -> str:
+    is_file = Path(spec).suffix.lower() == ".pt"  # as `kd.ultra.load_model` tells weights from an architecture
+    return title(spec) if is_file else f"random {title(spec)}"
 
 
 def _epochs_done(place: Path) -> int:

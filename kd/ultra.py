@@ -92,9 +92,9 @@ _prepare_environment()
 _import_ultralytics()
 
 import torch  # noqa: E402
-import ultralytics.data.dataset as labels  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.cfg import check_cfg  # noqa: E402
+from ultralytics.data import dataset as label_reader  # noqa: E402
 from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
@@ -120,7 +120,7 @@ def _read_labels_anew() -> None:
     def save(prefix: str, path: Path, x: dict, version: str) -> None:
         x["version"] = version  # read by the caller
 
-    labels.load_dataset_cache_file, labels.save_dataset_cache_file = load, save
+    label_reader.load_dataset_cache_file, label_reader.save_dataset_cache_file = load, save
 
 
 _read_labels_anew()
