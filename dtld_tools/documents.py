@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from reprlib import Repr
@@ -19,9 +18,7 @@ import orjson
 import yaml
 
 from dtld_tools.errors import LabelError
-
-_MAX_DEPTH = 20  # of YAML; a label file needs 4 levels
-_MAX_REPEATED = 1_000_000  # values that the aliases of a YAML file may stand for: a few lines can ask for billions
+from schemas import strict
 
 # What YAML 1.1 reads from a bare word, as far as labels need it. The rest (yes, 0x1F, 1:30, dates) stays text, as do
 # leading zeros, which make a number octal in YAML 1.1 and not in 1.2.
@@ -30,7 +27,6 @@ _BARE = re.compile(
     r"|(?P<real>[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?)"
     r"|(?P<null>~|null|Null|NULL|)"
 )
-_PLAIN_TAGS = (None, "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 _repr = Repr()  # bounded: a wrong value may be as large as its file, or hold itself
 _repr.maxlevel, _repr.maxstring, _repr.maxother = 2, 60, 60
@@ -51,7 +47,7 @@ def json_items(path: Path, key: str) -> Iterator[bytes]:
             as_list(get(as_object(orjson.loads(text), path.name), key, path.name), f"{path.name}: {key}")
             raise
         if text.count(b'"%b"' % key.encode()) > 1:
-            json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+            json.loads(text, object_pairs_hook=strict.refuse_repeated_keys)
         yield from map(bytes, items)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -65,16 +61,10 @@ def json_value(text: bytes) -> Any:
         value = orjson.loads(text)
         # Of two equal keys one would be lost without a word: written again, the value has fewer colons.
         if orjson.dumps(value).count(b":") != text.count(b":"):
-            json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+            json.loads(text, object_pairs_hook=strict.refuse_repeated_keys)
     except (ValueError, RecursionError, orjson.JSONEncodeError) as error:
         raise LabelError(f": {error}, expected a whole v2.0 JSON file; copy it again") from error
     return value
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> None:
-    for key, times in Counter(key for key, _ in pairs).items():
-        if times > 1:
-            raise ValueError(f"got the key {short(key)} {times} times in one object")
 
 
 def yaml_items(path: Path) -> Iterator[Any]:
@@ -88,7 +78,7 @@ def yaml_items(path: Path) -> Iterator[Any]:
             if type(first) is not yaml.SequenceStartEvent:
                 got = short(first.value) if type(first) is yaml.ScalarEvent else "an object with named keys"
                 raise LabelError(f"{path.name}: got {got}, expected a list")
-            builder = _Builder(events)
+            builder = strict.Builder(events, _bare, merges=False)
             for event in events:
                 if type(event) is yaml.SequenceEndEvent:
                     break
@@ -100,58 +90,6 @@ def yaml_items(path: Path) -> Iterator[Any]:
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise LabelError(f"{path}: {reason}; expected a whole v1.0 YAML file; copy it again") from error
-
-
-class _Builder:
-    """Plain values out of YAML's events: no other objects, not deep, and not much more than what is written."""
-
-    def __init__(self, events: Iterator[yaml.Event]) -> None:
-        self._events = events
-        self._anchors: dict[str, tuple[Any, int]] = {}  # a value and of how many it is made, itself included
-        self._values = self._repeated = 0
-
-    def value(self, event: yaml.Event, depth: int = 0) -> Any:
-        """The value that begins with ``event``. Raises ValueError."""
-        if type(event) is yaml.AliasEvent:
-            return self._alias(event)
-        if event.tag not in _PLAIN_TAGS:
-            raise _wrong(event, f"got the tag {event.tag}, expected plain data")
-        if depth > _MAX_DEPTH:
-            raise _wrong(event, f"got more than {_MAX_DEPTH} lists in each other, expected 4")
-        before = self._values
-        self._values += 1
-        if type(event) is yaml.ScalarEvent:
-            value = _bare(event.value) if event.implicit[0] else event.value
-        else:
-            value = [] if type(event) is yaml.SequenceStartEvent else {}
-            if event.anchor:
-                self._anchors[event.anchor] = (value, 1)  # a value may hold itself; readers look four levels deep
-            self._fill(value, event, depth + 1)
-        if event.anchor:
-            self._anchors[event.anchor] = (value, self._values - before)
-        return value
-
-    def _fill(self, value: list | dict, start: yaml.Event, depth: int) -> None:
-        for event in self._events:
-            if type(event) is yaml.SequenceEndEvent or type(event) is yaml.MappingEndEvent:
-                return
-            item = self.value(event, depth)
-            if type(value) is list:
-                value.append(item)
-            elif isinstance(item, (list, dict)) or item in value:
-                raise _wrong(event, f"got {short(item)} as a key, expected a text that is no other key of this object")
-            else:
-                value[item] = self.value(next(self._events), depth)
-
-    def _alias(self, event: yaml.AliasEvent) -> Any:
-        value, size = self._anchors.get(event.anchor, (None, 0))
-        if not size:
-            raise _wrong(event, f"got the alias *{event.anchor}, expected one of an anchor before it")
-        self._values += size
-        self._repeated += size
-        if self._repeated > _MAX_REPEATED:
-            raise _wrong(event, f"got aliases for more than {_MAX_REPEATED} values, expected them written out")
-        return value
 
 
 def _bare(word: str) -> str | int | float | None:
@@ -203,7 +141,3 @@ def _empty(path: Path) -> LabelError:
 
 def _unreadable(path: Path, error: OSError) -> LabelError:
     return LabelError(f"{path}: {error.strerror or error}, expected a label file (.json or .yml)")
-
-
-def _wrong(event: yaml.Event, what: str) -> ValueError:
-    return ValueError(f"line {event.start_mark.line + 1}: {what}")

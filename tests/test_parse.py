@@ -340,7 +340,7 @@ V1_OBJECT = "{x: 1, y: 2, width: 3, height: 4, class_id: 112340, unique_id: 1, t
         (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', 'x: .inf')}]}}", r"objects\[0\]\.x: got '\.inf'"),
         (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('x: 1', f'x: {10**400}')}]}}", r"objects\[0\]\.x: got 1"),
         (f"- {{path: a/b/c/d, objects: [{V1_OBJECT.replace('width: 3, ', '')}]}}", "missing key 'width'"),
-        ("- &a [*a]", r"frames\[0\]: got \[\[.*\.\.\..*\]\], expected an object"),
+        ("- &a [*a]", r"got the alias \*a, expected one of an anchor before it"),
     ],
 )
 def test_a_wrong_yaml_file_is_named_with_its_place(tmp_path, content, message):

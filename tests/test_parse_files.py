@@ -277,8 +277,12 @@ LAUGHS = "- &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ("content", "message"),
     [
         (f"- path: {PATH}\n  objects: []\n  more:\n" + LAUGHS.replace("- &", "  - &"), "got aliases for more than"),
-        (f"- path: {PATH}\n  objects: []\n  more: {'[' * 50_000}", "got more than 20 lists in each other"),
-        (f"- path: {PATH}\n  objects: &a [*a]", "objects[0]: got [["),
+        (f"- path: {PATH}\n  objects: []\n  more: {'[' * 300}", "got more than 20 lists in each other"),
+        (
+            f"- path: {PATH}\n  objects: []\n  more: {'[' * 50_000}",
+            "expected a whole v1.0 YAML file",
+        ),  # libyaml's limit
+        (f"- path: {PATH}\n  objects: &a [*a]", "got the alias *a, expected one of an anchor before it"),
         (f"- path: {PATH}\n  objects: *nothing", "line 2: got the alias *nothing"),
         (f"- path: {PATH}\n  path: {PATH}\n  objects: []", "got 'path' as a key"),
         (f"- path: {PATH}\n  ? [a]\n  : b\n  objects: []", "got ['a'] as a key"),
