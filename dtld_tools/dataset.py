@@ -26,6 +26,8 @@ import schemas
 from dtld_tools.errors import DatasetError
 from dtld_tools.images import write_atomically
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
+from schemas import strict
+from schemas.strict import StrictError
 
 UNFINISHED = ".unfinished"
 LOCK = "lock"
@@ -154,8 +156,8 @@ def read_report(root: Path) -> dict[str, Any]:
     """The dataset's report.json. Raises DatasetError."""
     path = root / "report.json"
     try:
-        return orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
+        return strict.read_json(path)
+    except (OSError, StrictError) as error:
         raise DatasetError(f"{path}: {error}; expected a finished dataset of dtld") from error
 
 
@@ -163,15 +165,25 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     """The class names of data.yaml in the order of their numbers. Raises DatasetError."""
     path = root / "data.yaml"
     try:
-        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
-        if not isinstance(names, (dict, list)):
-            raise TypeError
-        return tuple(names[index] for index in range(len(names)))
+        document = strict.read_yaml(path)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a dataset made by dtld convert or prepare") from error
-    # ValueError and AttributeError: PyYAML's, on a date that is none.
-    except (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml") from error
+    except StrictError as error:
+        raise DatasetError(f"{path}: {error}; expected a dataset's data.yaml") from error
+    names = document.get("names") if isinstance(document, dict) else None
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not is_names(names):
+        raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml")
+    return tuple(names[index] for index in range(len(names)))
+
+
+def is_names(names: Any) -> bool:
+    """Whether it is {number: text} with the numbers 0, 1, ...; ``true`` is no 1, though equal to it."""
+    return (
+        isinstance(names, dict)
+        and all(type(number) is int and isinstance(name, str) for number, name in names.items())
+        and sorted(names) == list(range(len(names)))
+    )
 
 
 def image_path(root: Path, image: ImageRecord) -> Path:
@@ -200,8 +212,8 @@ def _read_lines(path: Path, schema: str, from_json: Callable[[Mapping], Record])
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield from_json(check(orjson.loads(line)))
-                except (orjson.JSONDecodeError, fastjsonschema.JsonSchemaValueException) as error:
+                    yield from_json(check(strict.load_json(line)))
+                except (StrictError, fastjsonschema.JsonSchemaValueException) as error:
                     reason = str(error).replace("data", "line", 1)
                     raise DatasetError(f"{path}: line {number}: {reason}; make the dataset again") from error
     except OSError as error:
@@ -276,7 +288,31 @@ def line_files(out: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 def write_data_yaml(out: Path, class_names: Sequence[str]) -> None:
     """Without a ``path`` key, Ultralytics resolves the folders beside the file, so the dataset can be moved."""
     document = {split: f"images/{split}" for split in SPLITS} | {"names": dict(enumerate(class_names))}
-    write_atomically(out / "data.yaml", yaml.safe_dump(document, sort_keys=False).encode(), out / UNFINISHED)
+    write_atomically(out / "data.yaml", yaml_text(document).encode(), out / UNFINISHED)
+
+
+def yaml_text(document: Mapping[str, Any]) -> str:
+    """A data.yaml that `schemas.strict` and PyYAML read alike.
+
+    >>> yaml_text({"names": {0: "go", 1: "1e3", 2: "off"}})
+    "names:\\n  0: go\\n  1: '1e3'\\n  2: 'off'\\n"
+    """
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts a text into quotes that YAML 1.2 takes for a number, and 1.1, PyYAML's, does not: ``1e3``."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        is_text = strict.word(text) == text
+    except StrictError:
+        is_text = False
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else "'")
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def finish(out: Path, report: Mapping[str, Any]) -> None:

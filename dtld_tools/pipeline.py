@@ -20,8 +20,8 @@ from tqdm import tqdm
 from dtld_tools import dataset
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.collapse import load_rules
+from dtld_tools.consistency import read_classes, read_sound_report
 from dtld_tools.errors import DatasetError, ImageError
-from dtld_tools.lenient import read_report
 from dtld_tools.parse import VOCABULARY, Labels, read_labels
 from dtld_tools.plan import Cut, Plan, package_version, plan_copies, plan_images
 from dtld_tools.render import Render
@@ -118,7 +118,7 @@ def tile(
     def plan() -> Plan:
         return plan_images(
             settings,
-            dataset.read_class_names(root),
+            read_classes(root),
             lambda: dataset_sources(root),
             Cut(tiles, None, seed, None),
             empty_ratio=empty_ratio,
@@ -196,11 +196,7 @@ def _tiling(tiles: TileSpec, empty_ratio: float | None, max_images: MaxImages) -
 
 def _tiles_of(root: Path) -> dict[str, Any]:
     """How a dataset was tiled: what is copied from it is held against that, too. Raises DatasetError."""
-    defects: list[str] = []
-    report, is_valid = read_report(root / "report.json", defects)
-    if not is_valid:
-        raise DatasetError(f"{root}: {defects[0]}; the dataset is unfinished or damaged, see dtld validate")
-    return report["configuration"]["tiles"]
+    return read_sound_report(root)["configuration"]["tiles"]
 
 
 def _as_it_is(frame: FrameRecord) -> Split:
