@@ -20,17 +20,15 @@ from typing import Any, BinaryIO, TypeVar
 import fastjsonschema
 import orjson
 import yaml
-from filelock import FileLock, Timeout
 
 import schemas
 from dtld_tools.errors import DatasetError
 from dtld_tools.images import write_atomically
+from dtld_tools.outputs import IDENTITY, UNFINISHED, held, refuse_file, remove_temporary
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
 from schemas import strict
 from schemas.strict import StrictError
 
-UNFINISHED = ".unfinished"
-LOCK = "lock"
 Record = TypeVar("Record")
 
 
@@ -237,32 +235,17 @@ def output(out: Path, identity: str, *, overwrite: bool) -> Iterator[None]:
     A folder that holds another dataset is refused, or emptied with ``overwrite``; one that holds anything else
     is always refused. Raises DatasetError.
     """
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"{out}: is a file, expected a folder to write the dataset into")
+    refuse_file(out)
     _holds_another(out, identity, overwrite)  # a refused folder stays as it was
-    scratch = out / UNFINISHED
-    scratch.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(scratch / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise DatasetError(
-            f"{out}: another process is writing this dataset; wait until it has ended, or choose another --out"
-        ) from error
-    try:
+    with held(out) as scratch:
         if _holds_another(out, identity, overwrite):
             remove_dataset(out)
-        for path in scratch.glob("*.tmp"):  # of a killed run
-            path.unlink()
-        write_atomically(scratch / "identity", identity.encode(), scratch)
+        remove_temporary(scratch)
+        write_atomically(scratch / IDENTITY, identity.encode(), scratch)
         for kind in ("images", "labels"):
             for split in SPLITS:
                 (out / kind / split).mkdir(parents=True, exist_ok=True)
         yield
-    finally:
-        lock.release()
-        if not (scratch / "identity").exists():  # finished, or nothing came of it
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def remove_dataset(out: Path) -> None:
@@ -271,7 +254,7 @@ def remove_dataset(out: Path) -> None:
         shutil.rmtree(out / folder, ignore_errors=True)
     for name in ("frames.jsonl", "manifest.jsonl", "data.yaml", "report.json"):
         (out / name).unlink(missing_ok=True)
-    (out / UNFINISHED / "identity").unlink(missing_ok=True)
+    (out / UNFINISHED / IDENTITY).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -318,12 +301,12 @@ _Dumper.add_representer(str, _represent_text)
 def finish(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json, which makes the dataset a finished one."""
     write_atomically(out / "report.json", orjson.dumps(report, option=orjson.OPT_INDENT_2), out / UNFINISHED)
-    (out / UNFINISHED / "identity").unlink()
+    (out / UNFINISHED / IDENTITY).unlink()
 
 
 def _holds_another(out: Path, identity: str, overwrite: bool) -> bool:
     """Whether OUT holds another dataset that may be replaced. Raises DatasetError if it may not."""
-    marker = out / UNFINISHED / "identity"
+    marker = out / UNFINISHED / IDENTITY
     # A mark without an identity is a run that was killed before it wrote anything else.
     if not out.is_dir() or not (marker.is_file() or any(path.name != UNFINISHED for path in out.iterdir())):
         return False

@@ -6,7 +6,6 @@ interrupted: an image that has its name is complete, so a second run makes only 
 
 from __future__ import annotations
 
-import errno
 import platform
 import time
 from collections import Counter
@@ -22,8 +21,9 @@ from dtld_tools.augment import AugmentSpec
 from dtld_tools.collapse import load_rules
 from dtld_tools.consistency import read_classes, read_sound_report
 from dtld_tools.errors import DatasetError, ImageError
+from dtld_tools.outputs import package_version, told_when_full
 from dtld_tools.parse import VOCABULARY, Labels, read_labels
-from dtld_tools.plan import Cut, Plan, package_version, plan_copies, plan_images
+from dtld_tools.plan import Cut, Plan, plan_copies, plan_images
 from dtld_tools.render import Render
 from dtld_tools.sources import Skipped, dataset_sources, find_sources, select
 from dtld_tools.split import SplitSpec, assign_splits, from_label_files
@@ -228,18 +228,11 @@ def _execute(make_plan: Callable[[], Plan], source_root: Path, out: Path, run: R
     with run.executor.started(Render) as map_frames:
         plan = make_plan()
         started = time.monotonic()
-        try:
-            with dataset.output(out, plan.identity, overwrite=run.overwrite):
-                tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
-                dataset.write_data_yaml(out, plan.class_names)
-                report = _report(plan, tally, skipped, time.monotonic() - started)
-                dataset.finish(out, report)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DatasetError(
-                    f"{out}: {error.strerror}; what is written is kept: make room and run the same command again"
-                ) from error
-            raise
+        with told_when_full(out), dataset.output(out, plan.identity, overwrite=run.overwrite):
+            tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
+            dataset.write_data_yaml(out, plan.class_names)
+            report = _report(plan, tally, skipped, time.monotonic() - started)
+            dataset.finish(out, report)
     return report
 
 

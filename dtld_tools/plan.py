@@ -11,7 +11,6 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from dtld_tools.augment import AugmentSpec, draw_recipe
 from dtld_tools.consistency import read_classes, read_consistent
 from dtld_tools.errors import DatasetError
 from dtld_tools.naming import COPY_NAME, image_name
+from dtld_tools.outputs import package_version
 from dtld_tools.sources import Skipped, Source
 from dtld_tools.tile import tile_frame
 from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec, Window
@@ -241,14 +241,6 @@ def rank(seed: int, name: str) -> int:
 def _order(seed: int, name: str) -> int:
     # Not the rank that chose the empty tiles: those that passed have low ones.
     return rank(seed, f"{name}/order")
-
-
-def package_version(package: str) -> str:
-    """The installed version of a package, or ``unknown``."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class _Identity:
