@@ -3,7 +3,8 @@
     OUT/data.yaml  OUT/frames.jsonl  OUT/manifest.jsonl  OUT/report.json
     OUT/images/<split>/<name>.jpg    OUT/labels/<split>/<name>.txt
 
-While a dataset is being made, OUT/.unfinished holds the identity of its plan, a lock and the temporary files;
+While a dataset is being made, OUT/.unfinished holds the identity of its plan, a lock, the temporary files and the
+dataset that it replaces;
 every other file is complete the moment it has its name.
 """
 
@@ -22,13 +23,15 @@ import orjson
 import yaml
 
 import schemas
-from dtld_tools.errors import DatasetError
+from dtld_tools.errors import DatasetError, ImageError
 from dtld_tools.images import write_atomically
-from dtld_tools.outputs import IDENTITY, UNFINISHED, held, refuse_file, remove_temporary
+from dtld_tools.outputs import IDENTITY, REPLACED, UNFINISHED, held, refuse_file, remove_temporary
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
 from schemas import strict
 from schemas.strict import StrictError
 
+OWN = ("images", "labels", "frames.jsonl", "manifest.jsonl", "data.yaml")
+REPORT = "report.json"
 Record = TypeVar("Record")
 
 
@@ -204,6 +207,11 @@ def label_file(image: ImageRecord) -> str:
     return f"labels/{image.split}/{image.name.rpartition('.')[0]}.txt"
 
 
+def files_of(root: Path) -> list[Path]:
+    """All that a dataset is made of: what a file written for it must not lie in, or replace."""
+    return [root / name for name in (*OWN, REPORT, UNFINISHED)]
+
+
 def _read_lines(path: Path, schema: str, from_json: Callable[[Mapping], Record]) -> Iterator[Record]:
     check = _validator(schema)
     try:
@@ -232,29 +240,54 @@ def _validator(schema: str) -> Callable[[Any], Any]:
 def output(out: Path, identity: str, *, overwrite: bool) -> Iterator[None]:
     """Hold OUT ready for the plan with this identity, or to continue it, against any other process.
 
-    A folder that holds another dataset is refused, or emptied with ``overwrite``; one that holds anything else
-    is always refused. Raises DatasetError.
+    A folder that holds another dataset is refused, or with ``overwrite`` keeps it aside until the new one is finished:
+    it comes back when the input turns out to be wrong. One that holds anything else is always refused. Raises
+    DatasetError.
     """
     refuse_file(out)
     _holds_another(out, identity, overwrite)  # a refused folder stays as it was
     with held(out) as scratch:
+        replaced = scratch / REPLACED
         if _holds_another(out, identity, overwrite):
-            remove_dataset(out)
+            if (scratch / IDENTITY).exists():
+                remove_dataset(out)
+            else:
+                _set_aside(out, replaced)
         remove_temporary(scratch)
         write_atomically(scratch / IDENTITY, identity.encode(), scratch)
+        if replaced.exists() and not (replaced / REPORT).exists():
+            (out / REPORT).replace(replaced / REPORT)
         for kind in ("images", "labels"):
             for split in SPLITS:
                 (out / kind / split).mkdir(parents=True, exist_ok=True)
-        yield
+        try:
+            yield
+        except (DatasetError, ImageError):  # of the input: there will be no new dataset
+            if replaced.exists():
+                remove_dataset(out)
+                _move(replaced, out, (REPORT, *OWN))
+                replaced.rmdir()
+            raise
 
 
 def remove_dataset(out: Path) -> None:
     """Delete the dataset's own files and folders, the mark of an unfinished one last; leave anything else."""
-    for folder in ("images", "labels"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    for name in ("frames.jsonl", "manifest.jsonl", "data.yaml", "report.json"):
-        (out / name).unlink(missing_ok=True)
+    for name in (*OWN, REPORT):
+        path = out / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     (out / UNFINISHED / IDENTITY).unlink(missing_ok=True)
+
+
+def _set_aside(out: Path, replaced: Path) -> None:
+    """Move a finished dataset away, all but its report: as long as that is there, a killed run can do it again."""
+    replaced.mkdir(exist_ok=True)
+    _move(out, replaced, OWN)
+
+
+def _move(source: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (source / name).exists():
+            (source / name).replace(target / name)
 
 
 @contextmanager
@@ -301,6 +334,7 @@ _Dumper.add_representer(str, _represent_text)
 def finish(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json, which makes the dataset a finished one."""
     write_atomically(out / "report.json", orjson.dumps(report, option=orjson.OPT_INDENT_2), out / UNFINISHED)
+    shutil.rmtree(out / UNFINISHED / REPLACED, ignore_errors=True)
     (out / UNFINISHED / IDENTITY).unlink()
 
 

@@ -23,6 +23,7 @@ from dtld_tools import dataset
 from dtld_tools.consistency import read_classes, read_consistent
 from dtld_tools.errors import DatasetError
 from dtld_tools.geometry import clip_boxes
+from dtld_tools.outputs import refuse_inputs, whole_file
 from dtld_tools.tile import image_size, targets_in
 from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
 from schemas.strict import StrictError, read_json
@@ -44,32 +45,26 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     names = read_classes(root)
     if not out.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
-    if out.is_dir():
-        raise DatasetError(f"{out}: is a folder, expected the name of a file to write")
+    refuse_inputs(out, dataset.files_of(root))
     info = {"description": f"{root.resolve().name}, a dataset of dtld", "splits": list(splits)}
     categories = [{"id": FIRST_ID + index, "name": name} for index, name in enumerate(names)]
     images = annotations = 0
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        # COCO wants all images before or after all annotations: these wait in a second file, not in memory.
-        with temporary.open("wb") as stream, TemporaryFile(dir=out.parent) as waiting:
-            stream.write(b'{"info":' + orjson.dumps(info) + b',"licenses":[],"categories":' + orjson.dumps(categories))
-            stream.write(b',"images":[')
-            for image, targets in _images_with_targets(root, splits):
-                stream.write(b",\n" if images else b"\n")
-                stream.write(orjson.dumps(_coco_image(FIRST_ID + images, image)))
-                for target in targets:
-                    waiting.write(b",\n" if annotations else b"\n")
-                    waiting.write(orjson.dumps(_coco_annotation(FIRST_ID + annotations, FIRST_ID + images, target)))
-                    annotations += 1
-                images += 1
-            stream.write(b'\n],"annotations":[')
-            waiting.seek(0)
-            shutil.copyfileobj(waiting, stream)
-            stream.write(b"\n]}\n")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # COCO wants all images before or after all annotations: these wait in a second file, not in memory.
+    with whole_file(out) as path, path.open("wb") as stream, TemporaryFile(dir=out.parent) as waiting:
+        stream.write(b'{"info":' + orjson.dumps(info) + b',"licenses":[],"categories":' + orjson.dumps(categories))
+        stream.write(b',"images":[')
+        for image, targets in _images_with_targets(root, splits):
+            stream.write(b",\n" if images else b"\n")
+            stream.write(orjson.dumps(_coco_image(FIRST_ID + images, image)))
+            for target in targets:
+                waiting.write(b",\n" if annotations else b"\n")
+                waiting.write(orjson.dumps(_coco_annotation(FIRST_ID + annotations, FIRST_ID + images, target)))
+                annotations += 1
+            images += 1
+        stream.write(b'\n],"annotations":[')
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, stream)
+        stream.write(b"\n]}\n")
     return {"out": str(out), "images": images, "annotations": annotations, "categories": list(names)}
 
 

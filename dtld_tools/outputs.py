@@ -17,12 +17,13 @@ from dtld_tools.errors import DatasetError
 UNFINISHED = ".unfinished"  # a folder in OUT: the lock, temporary files, and whose they are
 LOCK = "lock"
 IDENTITY = "identity"
+REPLACED = "replaced"  # the dataset that --overwrite replaces, until the new one is finished
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def held(out: Path, kind: str = "dataset") -> Iterator[Path]:
-    """OUT/.unfinished, made and locked against any other process; removed unless an identity is left in it.
+    """OUT/.unfinished, made and locked against any other process; removed when no identity is left in it.
 
     Raises DatasetError if OUT is a file or somebody else holds it.
     """
@@ -40,7 +41,7 @@ def held(out: Path, kind: str = "dataset") -> Iterator[Path]:
         yield scratch
     finally:
         lock.release()
-        if not (scratch / IDENTITY).exists():  # finished, or nothing came of it
+        if not any((scratch / name).exists() for name in (IDENTITY, REPLACED)):  # finished, or nothing came of it
             shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -76,7 +77,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises DatasetError if ``path`` cannot be a file, or the disk is full.
     """
     if not path.parent.is_dir():
-        raise DatasetError(f"{path.parent}: no such folder, expected one to write {path.name} into; make it first")
+        raise DatasetError(f"{path.parent}: No such file or directory, expected a folder to write {path.name} into")
     if path.is_dir():
         raise DatasetError(f"{path}: is a folder, expected the name of a file to write")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
