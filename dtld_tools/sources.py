@@ -6,23 +6,22 @@ frame that is named.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dtld_tools import dataset
 from dtld_tools.collapse import Rules
+from dtld_tools.consistency import read_consistent
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.images import image_size
+from dtld_tools.naming import image_name
 from dtld_tools.parse import Labels, candidates, locate
-from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target, Window
-
-COPY_NAME = re.compile(r"(.+)_a[1-9][0-9]*(\.[a-z]+)")  # a changed copy's: its original's with _a1, _a2, ...
+from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,20 +145,13 @@ def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Ru
 
 
 def dataset_sources(root: Path) -> Iterator[Source]:
-    """The frames of a full-frame dataset on disk. Raises DatasetError if it is tiled or augmented."""
-    for frame, images in dataset.read_frames_with_images(root):
+    """The frames of a full-frame dataset on disk. Raises DatasetError for a tiled, augmented or inconsistent one."""
+    for frame, images in read_consistent(root):
         for image in images:
             whole = image_name(image.frame, image.sequence, None, image.name)
             if image.augmentation is not None or image.name != whole:
                 raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
             yield Source(dataset.image_path(root.absolute(), image), frame)
-
-
-def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:
-    """``<City>_<Route>_<Sequence>_<stem>[_x<X>_y<Y>].<suffix>``; of ``suffix`` only its ending counts."""
-    stem = PurePosixPath(frame).stem
-    place = "" if window is None else f"_x{window.x}_y{window.y}"
-    return f"{'_'.join(sequence)}_{stem}{place}.{suffix.rpartition('.')[2]}"
 
 
 def _repeats(light: Light, earlier: Sequence[Light]) -> bool:

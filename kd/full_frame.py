@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kd.dataset import Frame, View, read_frames
+from kd.dataset import Frame, View, read_frames, require_names_of_report
 from kd.detection_metrics import SIZES, Detections, Outcome, box_iou, judge, recall_at, scores
 from kd.errors import DataError
 from kd.evaluate import images_of, require_same_classes, trained_imgsz, validate
@@ -49,6 +49,7 @@ def evaluate_frames(
     images = images_of(content, data, split)
     require_same_classes(yolo, content["names"], data)
     frames = read_frames(content["path"], split, images, len(content["names"]))
+    require_names_of_report(content["path"], content["names"])
     if not any(frame.counted.any() for frame in frames):
         raise DataError(
             f"{data}: split '{split}': got {len(frames)} frames without one light: nothing to score against"
