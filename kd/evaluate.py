@@ -16,8 +16,9 @@ import torch
 from tqdm import tqdm
 
 from kd.config import SINGLE_CLASS
+from kd.data import SPLITS, image_files, resolve_data
 from kd.errors import DataError, ModelError
-from kd.ultra import SPLITS, TORCH_THREADS, check_device, image_files, load_model, resolve_data, silence
+from kd.ultra import TORCH_THREADS, check_device, load_model, silence
 
 if TYPE_CHECKING:
     from ultralytics import YOLO

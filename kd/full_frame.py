@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from kd.data import resolve_data
 from kd.dataset import Frame, View, read_frames
 from kd.detection_metrics import SIZES, Detections, Outcome, box_iou, judge, recall_at, scores
 from kd.errors import DataError
 from kd.evaluate import images_of, require_same_classes, trained_imgsz, validate
-from kd.ultra import YOLO, check_device, load_model, resolve_data
+from kd.ultra import YOLO, check_device, load_model
 
 EDGE_PX = 2.0  # pixels of a tile: a box that ends this near to a tile's inner edge may go on beyond it
 SAME_IOU = 0.5  # two tiles' boxes that agree so well show one light: either would count as the other found

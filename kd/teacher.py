@@ -26,6 +26,7 @@ from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import PoseModel, RTDETRDetectionModel, SegmentationModel
 
 from kd.config import HEAD_METHODS, SINGLE_CLASS, TrainConfig
+from kd.data import image_files, resolve_data
 from kd.errors import DistillationError, ModelError
 from kd.evaluate import score
 from kd.losses import Prediction
@@ -264,8 +265,8 @@ def check_worth(
     nature and is not scored. ``single_cls`` and ``classes`` are those of `score`; under single_cls a teacher of the
     data's own classes is scored as well.
     """
-    content = ultra.resolve_data(data)
-    images = _spread(ultra.image_files(content["val"]), WORTH_IMAGES)
+    content = resolve_data(data)
+    images = _spread(image_files(content["val"]), WORTH_IMAGES)
     names = list((SINGLE_CLASS if single_cls else content["names"]).values())
     with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
         subset = _subset(Path(scratch), images, content["names"])

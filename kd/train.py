@@ -8,7 +8,6 @@ with a config.json of ours is ever deleted.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -31,6 +30,7 @@ from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
 from kd.config import SINGLE_CLASS, TrainConfig
+from kd.data import SPLITS, hash_data, image_files, resolve_data
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
@@ -75,7 +75,7 @@ def train(
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
-    data = ultra.resolve_data(config.data)
+    data = resolve_data(config.data)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
@@ -137,7 +137,7 @@ def train(
             record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
-            "images": {split: _images_used(split, data, config) for split in ultra.SPLITS},
+            "images": {split: _images_used(split, data, config) for split in SPLITS},
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
@@ -160,7 +160,7 @@ def train(
 
 def _images_used(split: str, data: dict[str, Any], config: TrainConfig) -> int:
     """How many images a split has; of train, how many the setting `fraction`, a share or a number, leaves."""
-    images = len(ultra.image_files(data[split]))
+    images = len(image_files(data[split]))
     fraction = dict(config.settings).get("fraction", 1.0)
     if isinstance(fraction, list | tuple):  # one for each split, train first; kd scores all of the others
         fraction = fraction[0]
@@ -177,20 +177,6 @@ def _require_closing(config: TrainConfig) -> None:
             f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
             f"give --set close_mosaic=N or more --epochs"
         )
-
-
-def hash_data(data_yaml: str | Path, data: dict[str, Any]) -> str:
-    """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
-
-    Pixels are not read: it tells datasets apart, and whether labels or images came or went, in milliseconds.
-    """
-    digest = hashlib.sha256(Path(data_yaml).read_bytes())
-    for split in ultra.SPLITS:
-        for image in ultra.image_files(data[split]):
-            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
-            label = ultra.label_file(image)
-            digest.update(label.read_bytes() if label.exists() else b"-")
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

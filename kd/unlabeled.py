@@ -25,11 +25,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.data.augment import Format, v8_transforms
 from ultralytics.utils.instance import Instances
 from ultralytics.utils.patches import imread
 
+from kd.data import image_files
 from kd.errors import DataError
 from kd.teacher import sha256
 
@@ -40,20 +41,20 @@ MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # what makes one image of 
 def check_unlabeled(folder: str | Path, data: dict[str, Any]) -> dict[str, Any]:
     """``{images, sha256}`` of a folder of unlabelled images; the hash is over their names and sizes, in sorted order.
 
-    ``data`` is the view of `kd.ultra.resolve_data`. Raises DataError for a folder without images, for images that
+    ``data`` is the view of `kd.data.resolve_data`. Raises DataError for a folder without images, for images that
     cannot be read, and for images that are in the val or test split too (the same file, or the same bytes).
     """
     where = f"--unlabeled {folder}"
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{where}: no such folder, expected one with images at any depth")
-    files = ultra.image_files([folder])
+    files = image_files([folder])
     if not files:
         raise DataError(f"{where}: got no images, expected .jpg, .png or the like at any depth")
     unreadable = [file for file in files if not _is_image(file)]
     if unreadable:
         raise DataError(f"{where}: got {_named(unreadable, folder)} that cannot be read, expected images: remove them")
-    leaked = _also_in([*ultra.image_files(data["val"]), *ultra.image_files(data["test"])], files)
+    leaked = _also_in([*image_files(data["val"]), *image_files(data["test"])], files)
     if leaked:
         raise DataError(
             f"{where}: got {_named(leaked, folder)} that the val or test split has too, expected others: a student "
@@ -105,7 +106,7 @@ class Unlabeled:
 
     def __init__(self, folder: str | Path, labelled: Any, args: Any) -> None:
         """``labelled`` is Ultralytics' training dataset, ``args`` its training arguments (augmentation, workers)."""
-        images = _Images(ultra.image_files([Path(folder)]), labelled, args)
+        images = _Images(image_files([Path(folder)]), labelled, args)
         workers = args.workers
         self._order = _Order(len(images))
         self._drawn: Iterator[Tensor | str] | None = None

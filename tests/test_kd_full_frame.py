@@ -19,6 +19,7 @@ from dtld_tools.pipeline import Selection
 from dtld_tools.split import SplitSpec
 from dtld_tools.types import TileSpec
 from kd import ultra
+from kd.data import label_file
 from kd.dataset import Frame, View
 from kd.detection_metrics import Detections, box_iou
 from kd.errors import DataError, ModelError
@@ -87,7 +88,7 @@ def relabel(root, model):
             box = (boxes[i] / line["scale"] + [window["x"], window["y"]] * 2).tolist()
             known = lights.setdefault(line["frame"], [])
             known.append({"id": len(known), "class": classes[i], "box": box})
-        ultra.label_file(path).write_text(text)
+        label_file(path).write_text(text)
     frames = [json.loads(line) for line in (root / "frames.jsonl").read_text().splitlines()]
     for frame in frames:
         if frame["split"] == "test":
