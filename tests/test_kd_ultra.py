@@ -175,7 +175,7 @@ def test_splits_may_be_lists_of_folders_and_files_of_paths(tmp_path):
         ("train: images/train\nval: images/none\nnames: [a]", "val: got images/none, expected an existing"),
         ("train: images/train\nval: empty\nnames: [a]", "val: got no images in"),
         ("train: images/train\nnames: [a]", "val: got nothing, expected"),
-        ("train: images/train\nval: images/val", "names: got ValueError: nothing, expected class names"),
+        ("train: images/train\nval: images/val", "names: got nothing, expected class names"),
         ("train: images/train\nval: images/val\nnames: {0: a, 2: b}", "names: got"),
         ("train: {a: b}\nval: images/val\nnames: [a]", "train: got"),
         ("path: /nowhere\ntrain: images/train\nval: images/val\nnames: [a]", "path: got '/nowhere'"),
