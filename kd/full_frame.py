@@ -40,9 +40,10 @@ def evaluate_frames(
 
     Truth is every light in ``lights`` of frames.jsonl, whole. Lights dropped because they are too small or cut off
     (`kd.dataset.UNSEEN`) are ignored: finding them is neither right nor wrong. Returns ``{model, data, split, imgsz,
-    frames, images, instances, ignored, merged, map50, map50_95, precision, recall, confidence, per_class, per_size,
-    per_city}``; ``merged`` counts the detections that merging took away. ``tell`` gets a line of what counts once
-    though it stands twice. Raises ModelError and DataError.
+    frames, images, instances, repeated, ignored, merged, map50, map50_95, precision, recall, confidence, per_class,
+    per_size, per_city}``; ``merged`` counts the detections that merging took away, ``repeated`` the lights that have
+    class and box of another one and do not count. ``tell`` gets a line of label rows that do not. Raises ModelError and
+    DataError.
     """
     check_device(device)
     yolo = load_model(str(model))
@@ -70,6 +71,7 @@ def evaluate_frames(
         "imgsz": imgsz,
         "frames": len(frames),
         "images": len(views),
+        "repeated": sum(frame.repeated for frame in frames),
         "ignored": int(sum((~frame.counted).sum() for frame in frames)),
         "merged": merged,
         **score_frames(frames, on_frames, content["names"]),

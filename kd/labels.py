@@ -171,7 +171,8 @@ def first_fault(label: Path, classes: int | None, kpt_shape: Sequence[int] | Non
         posed = 5 + kpt_shape[0] * kpt_shape[1]
         rows = [(number, row[:5] if len(row) == posed else row) for number, row in rows]
     polygons = any(len(row) > 6 for _, row in rows)
-    faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
+    with np.errstate(all="ignore"):  # 1e40 is no number of 32 bits
+        faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
     told = [(number, fault) for number, fault in faults if fault]
     told.sort(key=lambda pair: pair[1] == FLAT)  # what Ultralytics minds goes first
     return f"line {told[0][0]}: {told[0][1]}" if told else None
@@ -185,8 +186,7 @@ def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str
         hint = "; the sixth of save_conf is no label" if columns == 6 else ""
         return f"{columns} columns, expected 5: class, x, y, width, height{hint}"
     try:
-        with np.errstate(over="ignore"):
-            numbers = np.array(words, dtype=np.float32)
+        numbers = np.array(words, dtype=np.float32)
     except ValueError:
         return f"{' '.join(words)[:60]!r}, expected numbers"
     if polygons:
@@ -221,7 +221,8 @@ def judged(args: tuple) -> Verdict:
     key = (image, label, keypoint, None if single_cls else classes, *shape)
     before, verdict = _known.get(key, (None, None))
     if before != state:
-        verdict = _verify(args)
+        with np.errstate(all="ignore"):
+            verdict = _verify(args)
         if verdict[0] is not None and len(verdict[1]) and verdict[1][:, 3:5].min() <= 0:
             verdict = [*[None] * 5, *verdict[5:8], 1, f"{image}: ignoring corrupt image/label: {FLAT}"]
         if not verdict[3]:  # polygons are large

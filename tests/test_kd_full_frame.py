@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -339,6 +340,27 @@ def test_images_that_are_missing_or_damaged_are_named(damaged, model):
     first.unlink()
     with pytest.raises(DataError, match=rf"manifest.jsonl: {first.name}: got no such image in split 'test'"):
         evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
+def test_raw_frames_are_refused(damaged, model):
+    first = sorted((damaged / "images" / "test").iterdir())[0]
+    cv2.imwrite(str(first), np.zeros((SIDE, SIDE), np.uint16))
+    with pytest.raises(DataError, match=r"got 1 of 6 images that are not 8-bit .*dtld convert"):
+        evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
+def test_lights_of_one_class_and_box_count_once_in_frames_and_in_tiles(damaged, model):
+    before = evaluate_frames(damaged / "data.yaml", model, device="cpu")
+    lines = [json.loads(line) for line in (damaged / "frames.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["lights"] += [{**light, "id": light["id"] + 1000} for light in line["lights"][:2]]
+    (damaged / "frames.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for label in (damaged / "labels" / "test").iterdir():
+        label.write_text(label.read_text() * 2)
+    after = evaluate_frames(damaged / "data.yaml", model, device="cpu")
+    assert before["repeated"] == 0 < after["repeated"]
+    assert {**after, "repeated": 0} == before
+    assert evaluate(damaged / "data.yaml", model, device="cpu")["instances"] == after["instances"]
 
 
 def test_other_classes_are_refused(damaged, model, tmp_path):
