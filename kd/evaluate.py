@@ -50,6 +50,7 @@ def evaluate(
     content = resolve_data(data, split)
     images_of(content, data, split)
     require_known_classes(yolo, content["names"], data)
+    require_same_channels(yolo, content["channels"], data)
     merged = bool(yolo.overrides.get("single_cls"))
     options = {"skip_bad": skip_bad_labels, "single_cls": merged, "tell": tell, "quiet": quiet}
     check_splits(data, content, [split], needed=[split], **options)
@@ -82,6 +83,7 @@ def score(
     content = resolve_data(data, split)
     images = images_of(content, data, split)
     names = require_known_classes(yolo, content["names"], data, single_cls)
+    require_same_channels(yolo, content["channels"], data)
     objects = {"single_cls": names is SINGLE_CLASS, "classes": classes}
     validator = validate(
         yolo, content, images, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet, objects=objects
@@ -149,6 +151,20 @@ def require_known_classes(
     if list(yolo.names.values()) != list(names.values()):
         require_same_classes(yolo, SINGLE_CLASS, data)
     return SINGLE_CLASS
+
+
+def channels_of(yolo: YOLO) -> int:
+    """The image channels that a model takes: those of its first convolution."""
+    return next(part.in_channels for part in yolo.model.modules() if isinstance(part, torch.nn.Conv2d))
+
+
+def require_same_channels(yolo: YOLO, channels: int, data: str | Path) -> None:
+    """Raise ModelError unless the model takes images of as many channels as the dataset's are read with."""
+    if channels_of(yolo) != channels:
+        raise ModelError(
+            f"{yolo.model_name or 'model'}: channels: got a model of {channels_of(yolo)}, expected {channels} as "
+            f"{data} has them: give a model trained on this dataset"
+        )
 
 
 def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path) -> None:

@@ -17,7 +17,7 @@ from kd.data import resolve_data
 from kd.dataset import Frame, View, read_frames
 from kd.detection_metrics import SIZES, Detections, Outcome, box_iou, judge, recall_at, scores
 from kd.errors import DataError
-from kd.evaluate import images_of, require_same_classes, trained_imgsz, validate
+from kd.evaluate import images_of, require_same_channels, require_same_classes, trained_imgsz, validate
 from kd.labels import check_splits
 from kd.ultra import YOLO, check_device, load_model
 
@@ -51,6 +51,7 @@ def evaluate_frames(
     content = resolve_data(data, split)
     images = images_of(content, data, split)
     require_same_classes(yolo, content["names"], data)
+    require_same_channels(yolo, content["channels"], data)
     frames = read_frames(content["path"], split, images, len(content["names"]))
     if not any(frame.counted.any() for frame in frames):
         raise DataError(

@@ -16,12 +16,14 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.data import utils as image_checks
 from ultralytics.utils import NUM_THREADS
+from ultralytics.utils.patches import imread
 
 from kd.data import image_files, label_file
 from kd.depth import bits_per_channel, require_8_bit
@@ -72,6 +74,7 @@ def check_splits(
             judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
             judged = list(tqdm(judged, f"check {split}", len(images), unit="image", leave=False, disable=quiet or None))
         require_8_bit(f"{file}: {split}", images, [bits for bits, _ in judged])
+        _require_channels(f"{file}: {split}", images, view["channels"])
         verdicts = dict(zip(images, (verdict for _, verdict in judged), strict=True))
         faults += [(image, verdict) for image, verdict in verdicts.items() if verdict[0] is None]
         found[split] = _count(verdicts, classes)
@@ -108,6 +111,13 @@ def used_images(view: Mapping[str, Any], split: str, fraction: float | Sequence[
     if split != "train" or fraction == 1:
         return images
     return images[: fraction if isinstance(fraction, int) else max(1, round(len(images) * fraction))]
+
+
+def _require_channels(where: str, images: Sequence[Path], channels: int) -> None:
+    """Raise DataError where the first image is not of so many channels; Ultralytics makes 1 or 3 of any."""
+    image = None if channels in (1, 3) or not images else imread(images[0], flags=cv2.IMREAD_UNCHANGED)
+    if image is not None and image.shape[2] != channels:
+        raise DataError(f"{where}: got {images[0].name} of {image.shape[2]} channels, expected channels: {channels}")
 
 
 def usable_images(view: Mapping[str, Any], split: str, single_cls: bool = False) -> list[Path]:

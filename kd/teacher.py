@@ -27,7 +27,7 @@ from ultralytics.nn.tasks import PoseModel, RTDETRDetectionModel, SegmentationMo
 from kd.config import HEAD_METHODS, SINGLE_CLASS, TrainConfig
 from kd.data import resolve_data, write_data
 from kd.errors import DistillationError, ModelError
-from kd.evaluate import score
+from kd.evaluate import channels_of, require_same_channels, score
 from kd.labels import usable_images
 from kd.losses import Prediction
 
@@ -273,6 +273,10 @@ def check_worth(
 
         def map50(spec: str, imgsz: int, *known: list[str]) -> float | None:
             yolo = load_detector(spec)
+            if spec in teachers:
+                require_same_channels(yolo, content["channels"], data)
+            elif channels_of(yolo) != content["channels"]:
+                return None
             if list(yolo.names.values()) not in known:
                 return None
             options = {"imgsz": imgsz, "batch": batch, "device": device, "single_cls": single_cls, "classes": classes}

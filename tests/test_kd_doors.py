@@ -20,7 +20,7 @@ from ultralytics.utils.patches import imread
 
 from kd.data import hand_over, resolve_data
 from kd.depth import bits_per_channel
-from kd.errors import DataError
+from kd.errors import DataError, ModelError
 from kd.evaluate import evaluate
 from kd.labels import check_splits
 from kd.predict import predict
@@ -193,3 +193,28 @@ def test_a_dataset_that_cannot_be_written_to_is_enough(data, model, tmp_path):
     finally:
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755)
+
+
+# --- grey images and others -------------------------------------------------------------------------------
+
+
+def test_grey_images_are_distilled_by_a_teacher_of_grey_images_alone(data, model, tmp_path):
+    data.write_text(data.read_text() + "channels: 1\n")
+    train(tiny_config(data, tmp_path / "plain"), quiet=True)
+    grey = str(tmp_path / "plain" / "weights" / "last.pt")
+    assert evaluate(data, grey, device="cpu", quiet=True)["images"] == 2
+    for teacher in (model, "yolov5s"):
+        config = tiny_config(data, tmp_path / "kd", teachers=(teacher,))
+        with pytest.raises(ModelError, match=r"channels: got a model of 3, expected 1 as .*data.yaml has them"):
+            train(config, allow_weak_teacher=True, quiet=True)
+    with pytest.raises(ModelError, match="channels: got a model of 3, expected 1"):
+        evaluate(data, model, device="cpu", quiet=True)
+    config = tiny_config(data, tmp_path / "kd", teachers=(grey,), student=model)
+    result = train(config, allow_weak_teacher=True, quiet=True)
+    assert result["kd"]["teachers"][0]["worth"]["student_map50"] is None
+
+
+def test_images_of_other_channels_than_the_data_say_are_refused(data, tmp_path):
+    data.write_text(data.read_text() + "channels: 4\n")
+    with pytest.raises(DataError, match=r"train: got 000.png of 3 channels, expected channels: 4"):
+        train(tiny_config(data, tmp_path / "run"), quiet=True)
