@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from kd.config import SINGLE_CLASS
+from kd.config import NUMBERS, SINGLE_CLASS, require_number, require_side
 from kd.errors import DataError, ModelError
-from kd.ultra import SPLITS, TORCH_THREADS, check_device, image_files, load_model, resolve_data, silence
+from kd.ultra import SPLITS, TORCH_THREADS, check_device, grid_px, image_files, load_model, resolve_data, silence
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
@@ -41,8 +41,9 @@ def evaluate(
     Raises ModelError where there is no detector, DataError where there is no such split or nothing labelled in it.
     """
     check_device(device)
+    require_number("batch", batch)
     yolo = load_model(str(model))
-    imgsz = imgsz or trained_imgsz(yolo)
+    imgsz = image_size(yolo, imgsz)
     metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
     if not metrics["instances"]:
         raise DataError(
@@ -146,10 +147,30 @@ def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path)
         )
 
 
+def image_size(yolo: YOLO, asked: int | None = None) -> int:
+    """The longer image side in pixels at which a model is run: as asked, else as it was trained.
+
+    Raises UsageError for a side that is no multiple of the model's largest stride, which Ultralytics would round up.
+    """
+    if asked is not None:
+        require_side("imgsz", asked, grid_px(yolo))
+        return asked
+    return -(-trained_imgsz(yolo) // grid_px(yolo)) * grid_px(yolo)
+
+
 def trained_imgsz(yolo: YOLO) -> int:
-    """The image size a checkpoint was trained at, in pixels; 640 where it does not say."""
+    """The image size a checkpoint was trained at, in pixels; 640 where it does not say.
+
+    Raises ModelError for what is no size.
+    """
     imgsz = yolo.overrides.get("imgsz", 640)
-    return imgsz if isinstance(imgsz, int) else max(imgsz)
+    sides = imgsz if isinstance(imgsz, (list, tuple)) and imgsz else [imgsz]
+    if not all(type(side) is int and 1 <= side <= NUMBERS["imgsz"][1] for side in sides):
+        raise ModelError(
+            f"{yolo.model_name or 'model'}: got {str(imgsz)[:60]} as the image size that it was trained at, expected "
+            f"pixels: give --imgsz"
+        )
+    return max(sides)
 
 
 def _metrics(validator: object, names: Mapping[int, str]) -> dict:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from kd.config import require_number
 from kd.dataset import Frame, View, read_frames
 from kd.detection_metrics import SIZES, Detections, Outcome, box_iou, judge, recall_at, scores
 from kd.errors import DataError
-from kd.evaluate import images_of, require_same_classes, trained_imgsz, validate
+from kd.evaluate import image_size, images_of, require_same_classes, validate
 from kd.ultra import YOLO, check_device, load_model, resolve_data
 
 EDGE_PX = 2.0  # pixels of a tile: a box that ends this near to a tile's inner edge may go on beyond it
@@ -43,8 +44,9 @@ def evaluate_frames(
     per_city}``; ``merged`` counts the detections that merging took away. Raises ModelError and DataError.
     """
     check_device(device)
+    require_number("batch", batch)
     yolo = load_model(str(model))
-    imgsz = imgsz or trained_imgsz(yolo)
+    imgsz = image_size(yolo, imgsz)
     content = resolve_data(data)
     images = images_of(content, data, split)
     require_same_classes(yolo, content["names"], data)

@@ -30,7 +30,7 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
-from kd.config import SINGLE_CLASS, TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
@@ -79,6 +79,7 @@ def train(
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    require_side("imgsz", config.imgsz, ultra.grid_px(student))
     pretrained = dict(config.settings).get("pretrained")
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
