@@ -38,6 +38,7 @@ from kd.losses import fgfi_masks
 from kd.model_card import model_card
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
+from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
@@ -356,8 +357,11 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    model = ultra.load_model(str(checkpoint)).model
+    """What a checkpoint says of itself: the optimizer it was trained with, parameters, GFLOPs."""
+    yolo = ultra.load_model(str(checkpoint))
+    model = yolo.model
     return {
+        "optimizer": optimizer_of(yolo.ckpt["train_args"]),
         "params": sum(p.numel() for p in model.parameters()),
         "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
     }
@@ -375,6 +379,7 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}
+        plan["optimizer"] = optimizer_of(vars(trainer.args))
         if trainer.distillation:
             plan["first_batch"] = _first_batch(trainer)
     torch.set_num_threads(ultra.TORCH_THREADS)
