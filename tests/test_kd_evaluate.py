@@ -10,11 +10,13 @@ pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd_fixtures import write_dataset
 from kd_models import save_detector
+from torch import nn
 
 from kd import ultra
+from kd.dataset import View
 from kd.errors import DataError, ModelError, UsageError
 from kd.evaluate import evaluate, image_size, score, trained_imgsz
-from kd.full_frame import evaluate_frames
+from kd.full_frame import detect, evaluate_frames
 
 NAMES = {0: "red", 1: "green"}
 
@@ -145,3 +147,21 @@ def test_numbers_beyond_sense_are_refused_before_anything_runs(tmp_path, module)
     for option in ({"batch": 0}, {"batch": 2**200}, {"imgsz": 33}, {"imgsz": 2**200}):
         with pytest.raises(UsageError, match=f"--{next(iter(option))}: got"):
             run(tmp_path / "data.yaml", model, device="cpu", quiet=True, **option)
+
+
+@pytest.mark.parametrize("architecture", ["yolov10n", "yolo26n"])
+def test_of_two_heads_the_one_to_many_is_scored(data, tmp_path, architecture):
+    def found(*silenced):
+        """How many boxes the validator keeps, per image, when these branches give no class a score."""
+        path = save_detector(tmp_path / "m.pt", NAMES, architecture=architecture)
+        yolo = ultra.load_model(path)
+        for branch in silenced:
+            for layers in getattr(yolo.model.model[-1], branch):
+                nn.init.zeros_(layers[-1].weight)
+                nn.init.constant_(layers[-1].bias, -50.0)
+        views = [View(image, (0, 0, 96, 96), 1.0) for image in ultra.image_files(ultra.resolve_data(data)["val"])]
+        return [len(boxes) for boxes in detect(yolo, views, NAMES, imgsz=96, device="cpu", quiet=True).values()]
+
+    assert all(found())
+    assert found("one2one_cv3") == found()
+    assert not any(found("cv3"))
