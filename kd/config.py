@@ -48,6 +48,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "steps": (1, 100_000),
 }
 
+MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
 SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
@@ -125,6 +126,10 @@ class TrainConfig:
         for name in ("epochs", "batch", "seed", "freeze"):
             require_number(name, getattr(self, name))
         require_side("imgsz", self.imgsz)
+        for key, value in self.settings:
+            for number in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(number, int) and abs(number) > MOST_WHOLE:
+                    raise UsageError(f"--set {key}: got {_short(number)}, expected at most {MOST_WHOLE}")
         self._check_teachers()
         self._check_devices()
         names = [name for name, _ in self.methods]

@@ -34,6 +34,8 @@ BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
         ({"imgsz": 640.0}, "--imgsz: got 640.0"),
         ({"imgsz": 8190}, "--imgsz: got 8190, expected a multiple of 32, .* choose 8160 or 8192"),
         ({"teachers": ("a.pt",), "teacher_imgsz": 100}, "--teacher-imgsz: got 100, .* choose 96 or 128"),
+        ({"settings": (("nbs", 2**200),)}, "--set nbs: got a number of 201 bits, expected at most 9007199254740992"),
+        ({"settings": (("classes", (0, -(2**54))),)}, "--set classes: got -18014398509481984, expected at most"),
         ({"methods": (("fgfi", 1e308),)}, "weight: got 1e[+]308, expected a number above 0, from 1e-06 to 1e[+]06"),
         ({"teachers": ("a.pt",), "balance": 1e308}, "--balance: got 1e[+]308"),
         ({"teachers": ("a", "b"), "teacher_weights": (1e308, 1e308)}, "weights: got"),
