@@ -79,10 +79,13 @@ def is_there(path: Path, *, folder: bool = False) -> bool:
 
 
 def require_archive(spec: str) -> None:
-    """Raise ModelError where a path that ends in .pt is no file."""
-    if is_there(Path(spec), folder=True):
+    """Raise ModelError for what is no file that ends in .pt."""
+    path = Path(spec)
+    if is_there(path, folder=True) or (is_there(path) and path.suffix.lower() not in (".pt", ".yaml", ".yml")):
         raise ModelError(f"{spec}: {what_it_is(spec)}")
-    if not is_there(Path(spec)):
+    if is_there(path) and path.suffix.lower() != ".pt":
+        raise ModelError(f"{spec}: got a model yaml, expected weights: a .pt that Ultralytics 8 saved")
+    if not is_there(path):
         raise ModelError(
             f"{spec}: no such file, expected a .pt or .yaml file, or a model name such as yolov5n or yolo26n"
         )

@@ -266,6 +266,18 @@ def test_a_folder_of_an_export_is_named(tmp_path, name, form):
         ultra.load_model(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("w.onnx", "got an export (ONNX)"), ("w.pth", "got weights without"), ("w.yaml", "got a model yaml"),
+     ("w.txt", "got a file that is neither"), ("w", "got a file that is neither")],
+)  # fmt: skip
+def test_weights_to_start_from_are_a_checkpoint(data, tmp_path, line, name, expected):
+    (tmp_path / name).write_text(YOLOV8)
+    options = ("--student", "yolov8n", "--set", f"pretrained={tmp_path / name}", "--out", tmp_path / "run")
+    assert line("train", "--data", data, *options).startswith(f"error: {tmp_path / name}: {expected}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_is_named_and_a_runs_weights_are_offered(tmp_path):
     for name in ("run", "x.pt", "x.yaml"):
         (tmp_path / name).mkdir()
