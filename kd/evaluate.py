@@ -17,7 +17,17 @@ from tqdm import tqdm
 
 from kd.config import NUMBERS, SINGLE_CLASS, require_number, require_side
 from kd.errors import DataError, ModelError
-from kd.ultra import SPLITS, TORCH_THREADS, check_device, grid_px, image_files, load_model, resolve_data, silence
+from kd.ultra import (
+    SPLITS,
+    TORCH_THREADS,
+    check_device,
+    grid_px,
+    image_files,
+    load_model,
+    model_files,
+    resolve_data,
+    silence,
+)
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
@@ -100,8 +110,9 @@ def validate(
 ) -> DetectionValidator:
     """Run Ultralytics' validator, or a class made from it, over one split; the only place of kd that does.
 
-    ``objects`` are its settings that decide which objects there are.
+    ``objects`` are its settings that decide which objects there are. Raises ModelError for classes without a name.
     """
+    model_files.require_names(yolo.model, yolo.model_name or "model")
     make = validator or yolo.task_map[yolo.task]["validator"]
     with (
         silence(),

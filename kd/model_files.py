@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
+from ultralytics.nn.autobackend import check_class_names
 from ultralytics.nn.distill_model import DistillationModel
-from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import BaseModel, _initialize_yolo_model, guess_model_scale
 
 from kd.errors import ModelError
@@ -187,10 +187,21 @@ def require_detector(model: Any, spec: str) -> None:
         )
     if not isinstance(model, BaseModel) or not isinstance(getattr(model, "model", None), nn.Sequential):
         raise ModelError(f"{spec}: got a {type(model).__name__}, expected a detector that Ultralytics 8 saved")
-    head, names = model.model[-1], getattr(model, "names", None)
-    if isinstance(head, Detect) and (not isinstance(names, (dict, list)) or len(names) != head.nc):
-        got = len(names) if isinstance(names, (dict, list)) else 0
-        raise ModelError(f"{spec}: got {got} class names for the {head.nc} classes of its head, expected one for each")
+    try:
+        names = check_class_names(model.names)
+    except Exception as error:  # of keys of any kind
+        raise ModelError(f"{spec}: got no class names ({_reason(error)}), expected one for each class") from error
+    if not isinstance(names, dict):
+        raise ModelError(f"{spec}: got a {type(names).__name__} for class names, expected one for each class")
+
+
+def require_names(model: BaseModel, spec: str) -> None:
+    """Raise ModelError where a detector's head has more classes than it has names for: what it found had no name."""
+    classes = getattr(model.model[-1], "nc", 0)
+    if len(model.names) < classes:
+        raise ModelError(
+            f"{spec}: got {len(model.names)} class names for the {classes} classes of its head, expected one for each"
+        )
 
 
 def require_running(model: BaseModel, spec: str) -> None:

@@ -212,8 +212,6 @@ def test_a_checkpoint_of_something_else_says_of_what(tmp_path, content, expected
             lambda m: setattr(m.model[0].conv, "weight", nn.Parameter(torch.zeros(4, 3, 3, 3))),
             "a model that does not run",
         ),
-        (lambda m: setattr(m, "names", {0: "red"}), "1 class names for the 2 classes of its head"),
-        (lambda m: delattr(m, "names"), "got no usable model|0 class names"),
         (lambda m: setattr(m, "yaml", {}), "whose yaml makes no model .KeyError"),
         (lambda m: setattr(m, "yaml", "no mapping"), "a model that does not run"),
         (lambda m: m.yaml.update(nc=10**9, head=[["x"]]), "the number 1e[+]09, expected at most 100,000"),
@@ -228,6 +226,19 @@ def test_a_checkpoint_that_contradicts_itself_is_no_student(tmp_path, change, ex
     with pytest.raises(ModelError, match=expected) as refusal:
         ultra.require_student(ultra.load_model(str(tmp_path / "x.pt")), str(tmp_path / "x.pt"))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("names", [{0: "red"}, {}, None, "red", {0: "red", 5: "green"}, {"x": "red"}])
+def test_classes_without_a_name_are_neither_scored_nor_drawn(data, tmp_path, line, names):
+    path = changed(tmp_path / "x.pt", lambda m: setattr(m, "names", names))
+    image = data.parent / "images/val/000.png"
+    one = data.with_name("one.yaml")
+    one.write_text("train: images/train\nval: images/val\ntest: images/test\nnames: [red]\n")
+    for arguments in (
+        ("evaluate", "--data", one, "--model", path, "--device", "cpu"),
+        ("predict", image, "--model", path, "--out", tmp_path / "p.png", "--device", "cpu"),
+    ):
+        assert re.search("class names", line(*arguments))
 
 
 # --- what is no model -------------------------------------------------------------------------------------
