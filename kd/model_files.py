@@ -1,8 +1,7 @@
 """What a named model is, looked at before Ultralytics builds it and before anything trains what was built.
 
 In: a path or name, a model yaml, a loaded module. Out: nothing, or a ModelError that says what was found.
-Invariant: architectures are measured on torch's meta device, so a yaml that asks for terabytes costs a few megabytes;
-`kd.ultra`, which sets Ultralytics' environment, is the only module that imports this one.
+Invariant: architectures are measured on torch's meta device, so a yaml that asks for terabytes costs a few megabytes.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
+
+from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.nn.autobackend import check_class_names
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import BaseModel, _initialize_yolo_model, guess_model_scale

@@ -374,6 +374,21 @@ def test_a_hostile_model_yaml_is_refused_in_one_line(tmp_path, monkeypatch, line
     assert {path.name for path in tmp_path.iterdir()} == {"m.yaml"}
 
 
+def test_a_hostile_model_yaml_is_refused_at_every_door(tmp_path, line, data):
+    bomb, image = tmp_path / "m.yaml", data.parent / "images/val/000.png"
+    bomb.write_text(ALIASES + YOLOV8)
+    small = ("--data", data, "--imgsz", 64, "--device", "cpu", "--out", tmp_path / "run")
+    for arguments in (
+        ("train", *small, "--student", "yolov8n", "--teacher", bomb),
+        ("evaluate", "--data", data, "--model", bomb),
+        ("predict", image, "--model", bomb, "--out", tmp_path / "p.png"),
+        ("bench", "--student", bomb, "--teacher", "yolov8n", "--imgsz", 64),
+        ("bench", "--student", "yolov8n", "--teacher", bomb, "--imgsz", 64),
+    ):
+        assert line(*arguments).startswith(f"error: {bomb}: line ")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.yaml"}
+
+
 def test_a_yaml_that_ultralytics_reads_under_another_name_is_refused(tmp_path):
     (tmp_path / "yolov8n6.yaml").write_text(YOLOV8)
     with pytest.raises(ModelError, match="reads as its own -p6 model"):
