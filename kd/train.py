@@ -29,7 +29,7 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
-from kd.config import SINGLE_CLASS, TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.data import SPLITS, hash_data, resolve_data
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
@@ -40,6 +40,7 @@ from kd.model_card import model_card
 from kd.overlap import require_apart
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
+from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
@@ -86,6 +87,7 @@ def train(
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    require_side("imgsz", config.imgsz, ultra.grid_px(student))
     pretrained = dict(config.settings).get("pretrained")
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
@@ -354,8 +356,11 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    model = ultra.load_model(str(checkpoint)).model
+    """What a checkpoint says of itself: the optimizer it was trained with, parameters, GFLOPs."""
+    yolo = ultra.load_model(str(checkpoint))
+    model = yolo.model
     return {
+        "optimizer": optimizer_of(yolo.ckpt["train_args"]),
         "params": sum(p.numel() for p in model.parameters()),
         "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
     }
@@ -373,6 +378,7 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}
+        plan["optimizer"] = optimizer_of(vars(trainer.args))
         if trainer.distillation:
             plan["first_batch"] = _first_batch(trainer)
     torch.set_num_threads(ultra.TORCH_THREADS)
