@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
-from kd.show import count, print_groups, print_json, print_scores
+from kd.show import count, print_groups, print_json, print_scores, warn
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -26,6 +26,9 @@ SeveralOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
 SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-labels", help="Go on without images or labels that cannot be used, and count them.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -120,6 +123,10 @@ def train(
     allow_weak_teacher: Annotated[
         bool, typer.Option("--allow-weak-teacher", help="Distil from a teacher that the check would refuse.")
     ] = False,
+    skip_bad_labels: SkipOption = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Train on images that val or test has too, as coco128 does.")
+    ] = False,
     log: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,6 +167,7 @@ def train(
         schedules=tuple(schedule or ()),
         balance=balance,
         unlabeled=str(unlabeled) if unlabeled else None,
+        skip_bad_labels=skip_bad_labels,
     )
     result = run(
         config,
@@ -167,6 +175,8 @@ def train(
         overwrite=overwrite,
         dry_run=dry_run,
         allow_weak_teacher=allow_weak_teacher,
+        allow_overlap=allow_overlap,
+        tell=warn,
         logs=tuple(log or ()),
         quiet=_quiet(context) or as_json,
     )
@@ -198,15 +208,23 @@ def evaluate(
             "and score whole frames: also per size and per city.",
         ),
     ] = False,
+    skip_bad_labels: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
-    if full_frame:
-        from kd.full_frame import evaluate_frames as score
-    else:
+    from kd.errors import UsageError
+
+    options = {"split": split, "imgsz": imgsz, "batch": batch, "device": device, "tell": warn}
+    if not full_frame:
         from kd.evaluate import evaluate as score
 
-    found = score(data, model, split=split, imgsz=imgsz, batch=batch, device=device, quiet=_quiet(context) or as_json)
+        options["skip_bad_labels"] = skip_bad_labels
+    elif skip_bad_labels:
+        raise UsageError("--skip-bad-labels: got it with --full-frame, expected all tiles of a frame: mend them")
+    else:
+        from kd.full_frame import evaluate_frames as score
+
+    found = score(data, model, **options, quiet=_quiet(context) or as_json)
     if as_json:
         print_json(found)
         return

@@ -84,7 +84,8 @@ class TrainConfig:
     ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
     the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
     those in ``methods`` (kd/balance.py); ``unlabeled`` is a folder of images that the terms alone see
-    (kd/unlabeled.py). Raises UsageError when made.
+    (kd/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/labels.py). Raises UsageError when
+    made.
     """
 
     data: str
@@ -106,6 +107,7 @@ class TrainConfig:
     schedules: tuple[str, ...] = ()
     balance: float | None = None
     unlabeled: str | None = None
+    skip_bad_labels: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
@@ -247,7 +249,7 @@ class TrainConfig:
         values["student"] = _place(self.student)
         values["schedules"] = list(self.schedules)
         values["unlabeled"] = self.unlabeled and str(Path(self.unlabeled).resolve())
-        for key in ("schedules", "balance", "unlabeled"):
+        for key in ("schedules", "balance", "unlabeled", "skip_bad_labels"):
             if not values[key]:
                 del values[key]  # as runs have it from before there were any
         if not self.distils:

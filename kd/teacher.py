@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
@@ -26,8 +25,10 @@ from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import PoseModel, RTDETRDetectionModel, SegmentationModel
 
 from kd.config import HEAD_METHODS, SINGLE_CLASS, TrainConfig
+from kd.data import resolve_data, write_data
 from kd.errors import DistillationError, ModelError
 from kd.evaluate import score
+from kd.labels import usable_images
 from kd.losses import Prediction
 
 WORTH_IMAGES = 100  # validation images that a teacher is scored on
@@ -264,11 +265,11 @@ def check_worth(
     nature and is not scored. ``single_cls`` and ``classes`` are those of `score`; under single_cls a teacher of the
     data's own classes is scored as well.
     """
-    content = ultra.resolve_data(data)
-    images = _spread(ultra.image_files(content["val"]), WORTH_IMAGES)
+    content = resolve_data(data)
+    images = _spread(usable_images(content, "val", single_cls), WORTH_IMAGES)
     names = list((SINGLE_CLASS if single_cls else content["names"]).values())
     with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
-        subset = _subset(Path(scratch), images, content["names"])
+        subset = write_data(Path(scratch), content, images)
 
         def map50(spec: str, imgsz: int, *known: list[str]) -> float | None:
             yolo = load_detector(spec)
@@ -313,13 +314,6 @@ def _spread(files: Sequence[Path], count: int) -> list[Path]:
     """At most ``count`` files, evenly spaced over all of them."""
     step = max(len(files) / count, 1)
     return [files[int(i * step)] for i in range(min(len(files), count))]
-
-
-def _subset(folder: Path, images: Sequence[Path], names: dict[int, str]) -> Path:
-    (folder / "images.txt").write_text("\n".join(map(str, images)), encoding="utf-8")
-    content = {"train": "images.txt", "val": "images.txt", "names": names}
-    (folder / "data.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    return folder / "data.yaml"
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,8 @@
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
 files, plus `last.kd.pt` beside `last.pt` (kd/resume.py).
 Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
-`last.kd.pt`, the teacher in neither. Nothing of Ultralytics is patched.
+`last.kd.pt`, the teacher in neither. Nothing of Ultralytics' training is patched; how it reads images and labels is
+(kd/labels.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from kd import ultra  # isort: skip  sets Ultralytics' environment before the ne
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from kd.config import TrainConfig
+from kd import labels  # noqa: F401  how the datasets of a run read their files, in the processes of its ranks too
+from kd.config import SINGLE_CLASS, TrainConfig
+from kd.data import hand_over, resolve_data
 from kd.distillation import Distillation, load_tutors, require_wired
 from kd.ranks import launching, ranked
 from kd.resume import ResumableTrainer
@@ -52,6 +55,11 @@ class Trainer(ResumableTrainer):
         """Train here, or on several GPUs in processes that Ultralytics starts from this class."""
         with launching(self) if self.ddp else ranked(self):
             super().train()
+
+    def get_dataset(self) -> dict[str, Any]:
+        """The data as kd reads them, not by Ultralytics' own reader of the same file."""
+        data = hand_over(resolve_data(self.args.data))
+        return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""

@@ -12,6 +12,7 @@ from kd_fixtures import write_dataset
 from kd_models import save_detector
 
 from kd import ultra
+from kd.data import label_file
 from kd.errors import DataError, ModelError
 from kd.evaluate import evaluate, score, trained_imgsz
 
@@ -32,7 +33,7 @@ def data(tmp_path_factory, model):
         boxes = yolo.predict(image, imgsz=96, conf=0.1, save=False, verbose=False)[0].boxes
         rows = zip(boxes.cls.tolist()[::3], boxes.xywhn.tolist()[::3], strict=True)
         lines = dict.fromkeys(f"{int(label)} " + " ".join(f"{value:.6f}" for value in box) for label, box in rows)
-        ultra.label_file(image).write_text("\n".join(lines) + "\n")
+        label_file(image).write_text("\n".join(lines) + "\n")
     return data
 
 
