@@ -31,30 +31,35 @@ def main() -> int:
     parser.add_argument("--only", default="", help="readers whose name holds this text")
     parser.add_argument("--keep", type=Path, help="a folder for the inputs behind defects")
     asked = parser.parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        home = write_world(Path(folder) / "world")
-        sources = {f"{reader.tool}: {reader.name}": reader for reader in READERS}
-        sources |= {f"{name}: options": name for name in ("dtld", "kd")}
-        # Options are many: they get as much as eight readers.
-        shares = {name: 1 if name in sources and "options" not in name else 8 for name in sources if asked.only in name}
-        each = asked.inputs / sum(shares.values())
-        print(f"{'reader':<36}{'inputs':>8}{'refused':>9}{'read':>7}{'defects':>9}{'s':>8}")
-        total, told = Counter(), {}
-        for name, share in shares.items():
-            source, count = sources[name], max(1, round(share * each))
-            make = hostile_options if isinstance(source, str) else damaged
-            total += tally(name, make(home, source, asked.seed, count), told)
+    began, total, told = time.monotonic(), Counter(), {}
+    sources = {f"{reader.tool}: {reader.name}": reader for reader in READERS}
+    sources |= {f"{name}: options": name for name in ("dtld", "kd")}
+    # Options are many: they get as much as eight readers.
+    shares = {name: 8 if isinstance(source, str) else 1 for name, source in sources.items() if asked.only in name}
+    try:
+        with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+            home = write_world(Path(folder) / "world")
+            print(f"{'reader':<36}{'inputs':>8}{'refused':>9}{'read':>7}{'defects':>9}{'s':>8}")
+            for name, share in shares.items():
+                source, count = sources[name], max(1, round(share * asked.inputs / sum(shares.values())))
+                make = hostile_options if isinstance(source, str) else damaged
+                total += tally(name, make(home, source, asked.seed, count), told)
+    finally:  # Ctrl-C too: what was found is told
         print(f"{'all':<36}{total['inputs']:>8}{total['refused']:>9}{total['read']:>7}{total['defects']:>9}"
               f"{time.monotonic() - began:>8.0f}")  # fmt: skip
-    for number, (kind, case) in enumerate(sorted(told.items())):
-        print(f"\n{case.reader}: {case.defect}\n  {' '.join(map(ascii, case.words))[:400]}")
-        if asked.keep and case.content is not None:
-            asked.keep.mkdir(parents=True, exist_ok=True)
-            path = asked.keep / f"{number:03d} {re.sub(r'[^A-Za-z0-9.]+', '-', kind[0])}"
-            path.write_bytes(case.content)
-            print(f"  {path}")
+        for number, (kind, case) in enumerate(sorted(told.items())):
+            tell(number, kind[0], case, asked.keep)
     return 1 if total["defects"] else 0
+
+
+def tell(number: int, reader: str, case: Case, keep: Path | None) -> None:
+    """Print a defect with the command that shows it, and write its input below ``keep``."""
+    print(f"\n{reader}: {case.defect}\n  {' '.join(map(ascii, case.words))[:400]}")
+    if keep and case.content is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        path = keep / f"{number:03d}-{re.sub(r'[^A-Za-z0-9.]+', '-', reader)}"
+        path.write_bytes(case.content)
+        print(f"  {path}")
 
 
 def tally(name: str, cases: Iterable[Case], told: dict[tuple[str, str], Case]) -> Counter:
