@@ -358,12 +358,15 @@ def export(
     split: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits (coco).  [default: all]")
     ] = None,
+    crowd: Annotated[
+        Literal["drop", "keep"], typer.Option(help="Boxes around many objects: left out, or objects too (yolo).")
+    ] = "drop",
     as_json: options.Json = False,
 ) -> None:
     """Write a dataset's boxes, unrounded, as COCO JSON; or a COCO JSON's boxes as YOLO label files."""
     from dtld_tools.export import to_coco, to_yolo
 
-    if form == "yolo":
-        options.refuse_without("--format coco", context, "split")
-    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out)
+    needed, other = ("--format coco", "split") if form == "yolo" else ("--format yolo", "crowd")
+    options.refuse_without(needed, context, other)
+    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out, crowd)
     print_json(made) if as_json else print_export(made)

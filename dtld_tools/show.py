@@ -71,7 +71,17 @@ def _print_anchors(anchors: dict[str, list[list[float]]], fit: dict[str, Any]) -
 
 
 def print_export(made: dict[str, Any]) -> None:
-    """What `dtld export` wrote."""
+    """What `dtld export` wrote, and for label files what a trainer will find by data.yaml."""
+    if made.get("splits"):
+        print("data.yaml: " + ", ".join(f"{split} {n:,}" for split, n in made["splits"].items()) + " images")
+    notes = {
+        "in_no_split": "images are in no split: no folder of theirs is called train, val or test",
+        "missing_images": "images of these are missing in their folders",
+        "unlisted_images": "images are there that the COCO file lacks: they train as images without objects",
+    }
+    for key, note in notes.items():
+        if made.get(key):
+            print(f"{made[key]:,} {note}")
     left_out = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in made.get("left_out", {}).items())
     print(
         f"{made['out']}: {made['images']:,} images, {made['annotations']:,} boxes, {len(made['categories'])} classes"
