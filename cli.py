@@ -6,10 +6,14 @@ Exit codes: 0 done; 1 the input or the environment is wrong, one line on stderr;
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
+from schemas.text import one_line
+
+MESSAGE = 900  # characters of an error; what is left out of a longer one is in the middle
 GLOBAL_FLAGS = ("--quiet", "--debug")
 
 
@@ -38,11 +42,17 @@ def run(
 ) -> None:
     """Run an app with the flags that both share, then leave with an exit code. Always raises SystemExit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # A name that the terminal's encoding lacks is printed in escapes; it is no reason to fail.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The shared flags may stand anywhere on the line; Typer wants them before the command.
     leading = [flag for flag in arguments if flag in GLOBAL_FLAGS]
     rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
     app.callback()(_shared_flags(name))
     try:
+        for argument in arguments:
+            if "\0" in argument:
+                raise usage_error(f"{argument!r}: got NUL in an argument, expected text: no file has such a name")
         app([*leading, *rest], prog_name=name)
     except expected_error as error:
         _fail(error, 2 if isinstance(error, usage_error) else 1, leading)
@@ -59,7 +69,8 @@ def run(
 def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> None:
     if "--debug" in flags:
         raise error
-    print(f"error: {kind}{' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(one_line(f"error: {kind}{message}", MESSAGE), file=sys.stderr)
     sys.exit(code)
 
 
