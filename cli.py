@@ -3,10 +3,12 @@
 Exit codes: 0 done; 1 the input or the environment is wrong, one line on stderr; 2 wrong usage; 130 Ctrl-C.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +44,9 @@ def run(
 ) -> None:
     """Run an app with the flags that both share, then leave with an exit code. Always raises SystemExit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Matplotlib would write its list of fonts into ~/.cache/matplotlib and make a folder in ~/.config.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "dtld-kd" / "matplotlib"))
     # A name that the terminal's encoding lacks is printed in escapes; it is no reason to fail.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

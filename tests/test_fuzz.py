@@ -63,7 +63,7 @@ def mutate_structure(rng, document):
         elif change == "repeat" and isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
         elif change == "rename" and isinstance(holder, dict):
-            holder[rng.choice(["", "x", key.upper(), " " + key])] = holder.pop(key)
+            holder[rng.choice(["", "x", str(key).upper(), f" {key}"])] = holder.pop(key)
         elif change == "wrap":
             holder[key] = rng.choice(([holder[key]], {"a": holder[key]}))
         else:
