@@ -81,8 +81,8 @@ def train(
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
     data = resolve_data(config.data)
-    shared = require_apart(config.data, data, allow_overlap)
     found = _check(config, data, tell, quiet)
+    shared = require_apart(config.data, data, allow_overlap)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
