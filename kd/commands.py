@@ -25,7 +25,9 @@ SeveralOption = Annotated[
     typer.Option("--device", metavar="cpu|0|0,1", help="Processor, GPU, or several GPUs.  [default: a GPU if any]"),
 ]
 DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
-SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
+SizeOption = Annotated[
+    int | None, typer.Option("--imgsz", help="Image size in pixels, a multiple of 32.  [default: as trained]")
+]
 SkipOption = Annotated[
     bool, typer.Option("--skip-bad-labels", help="Go on without images or labels that cannot be used, and count them.")
 ]
@@ -109,7 +111,7 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
-    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels, a multiple of 32.")] = 640,
     batch: BatchOption = 16,
     device: SeveralOption = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
@@ -276,7 +278,7 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME", help="As in kd train.  [default: every method that this pair allows]"),
     ] = None,
-    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels, a multiple of 32.")] = 640,
     batch: BatchOption = 16,
     device: DeviceOption = None,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Timed steps of each kind, in turns.")] = 10,
