@@ -272,6 +272,11 @@ def label_file(image: Path) -> Path:
     return Path(img2label_paths([image])[0])
 
 
+def size_of(file: Path) -> int | None:
+    """The bytes of a file, None for a link to nowhere."""
+    return file.stat().st_size if file.exists() else None
+
+
 def hash_data(data_yaml: str | Path, data: Mapping[str, Any]) -> str:
     """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
 
@@ -280,7 +285,7 @@ def hash_data(data_yaml: str | Path, data: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(Path(data_yaml).read_bytes())
     for split in SPLITS:
         for image in sorted(image_files(data[split])):
-            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
+            digest.update(f"{split} {image.name} {size_of(image)}\n".encode())
             label = label_file(image)
             digest.update(label.read_bytes() if label.is_file() else b"-")
     return digest.hexdigest()

@@ -67,31 +67,23 @@ def check_splits(
     are counted instead of refused; ``tell`` gets a line of what is dropped. Raises DataError for images of more than 8
     bits, for unusable ones, and for a split of those ``needed`` without an object.
     """
-    found, faults = {}, []
+    found, faults, told = {}, [], []
     for split in splits:
-        images = used_images(view, split, fraction)
-        with ultra.silence(), ThreadPool(NUM_THREADS) as pool:
-            judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
-            judged = list(tqdm(judged, f"check {split}", len(images), unit="image", leave=False, disable=quiet or None))
-        require_8_bit(f"{file}: {split}", images, [bits for bits, _ in judged])
-        _require_channels(f"{file}: {split}", images, view["channels"])
-        verdicts = dict(zip(images, (verdict for _, verdict in judged), strict=True))
-        faults += [(image, verdict) for image, verdict in verdicts.items() if verdict[0] is None]
+        verdicts = _judge_all(f"{file}: {split}", used_images(view, split, fraction), view, single_cls, quiet)
         found[split] = _count(verdicts, classes)
+        faults += [(image, verdict) for image, verdict in verdicts if verdict[0] is None]
         if found[split].repeated:
-            tell(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
+            told.append(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
     if faults:
-        lines = [
-            f"{_name(image, view)}: {_reason(image, verdict, view, single_cls)}" for image, verdict in faults[:NAMED]
-        ]
-        text = f"{'; '.join(lines)}{'; ...' if len(faults) > NAMED else ''}"
-        total = sum(one.images + one.skipped for one in found.values())
+        reasons = [f"{_name(image, view)}: {_reason(image, bad, view, single_cls)}" for image, bad in faults[:NAMED]]
+        text = f"{'; '.join(reasons)}{'; ...' if len(faults) > NAMED else ''}"
+        count = f"{len(faults)} of {sum(one.images + one.skipped for one in found.values())} images"
         if not skip_bad:
             raise DataError(
-                f"{file}: got {len(faults)} of {total} images that cannot be used ({text}), expected sound images and "
-                f"labels: mend or remove them, or leave them out by --skip-bad-labels"
+                f"{file}: got {count} that cannot be used ({text}), expected sound images and labels: mend or remove "
+                f"them, or leave them out by --skip-bad-labels"
             )
-        tell(f"{file}: {len(faults)} of {total} images are left out: {text}")
+        told.append(f"{file}: {count} are left out: {text}")
     for split in needed:
         if not found[split].objects:
             which = "" if classes is None else f" of classes={classes}"
@@ -100,6 +92,8 @@ def check_splits(
                 f"expected label files beside the images (labels/ for images/): nothing to "
                 f"{'learn from' if split == 'train' else 'score against'}"
             )
+    for line in told:  # an error would stand alone
+        tell(line)
     return found
 
 
@@ -125,14 +119,26 @@ def usable_images(view: Mapping[str, Any], split: str, single_cls: bool = False)
     return [image for image in image_files(view[split]) if _judge(image, view, single_cls)[0] is not None]
 
 
-def _count(verdicts: Mapping[Path, Verdict], classes: Sequence[int] | int | None) -> Found:
-    rows = [verdict[1] for verdict in verdicts.values() if verdict[0] is not None]
+def _judge_all(
+    where: str, images: Sequence[Path], view: Mapping[str, Any], single_cls: bool, quiet: bool
+) -> list[tuple[Path, Verdict]]:
+    """Images with Ultralytics' verdicts. Raises DataError for some of more than 8 bits, or of other channels."""
+    with ultra.silence(), ThreadPool(NUM_THREADS) as pool:
+        judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
+        judged = list(tqdm(judged, "check images", len(images), unit="image", leave=False, disable=quiet or None))
+    require_8_bit(where, images, [bits for bits, _ in judged])
+    _require_channels(where, images, view["channels"])
+    return [(image, verdict) for image, (_, verdict) in zip(images, judged, strict=True)]
+
+
+def _count(verdicts: Sequence[tuple[Path, Verdict]], classes: Sequence[int] | int | None) -> Found:
+    rows = [verdict[1] for _, verdict in verdicts if verdict[0] is not None]
     wanted = None if classes is None else np.atleast_1d(classes)
     return Found(
         images=len(rows),
         objects=sum(len(row) if wanted is None else int(np.isin(row[:, 0], wanted).sum()) for row in rows),
         skipped=len(verdicts) - len(rows),
-        repeated=sum(map(_repeated, verdicts.values())),
+        repeated=sum(_repeated(verdict) for _, verdict in verdicts),
     )
 
 
@@ -142,11 +148,12 @@ def _repeated(verdict: Verdict) -> int:
     return int(told[1]) if told else 0
 
 
-def _repeats(verdicts: Mapping[Path, Verdict], count: int) -> str:
-    names = [label_file(image).name for image, verdict in verdicts.items() if _repeated(verdict)]
+def _repeats(verdicts: Sequence[tuple[Path, Verdict]], count: int) -> str:
+    names = [label_file(image).name for image, verdict in verdicts if _repeated(verdict)]
+    words = "equals another one of its file and is" if count == 1 else "equal another one of their file and are"
     return (
-        f"{count} label row{'' if count == 1 else 's'} that equal another one of the same file are not counted, here "
-        f"and by Ultralytics: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        f"{count} label row{'' if count == 1 else 's'} {words} not counted, here and by Ultralytics: "
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     )
 
 

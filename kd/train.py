@@ -110,8 +110,8 @@ class _Asked:
 def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None], quiet: bool) -> _Asked:
     """Look at everything that a run reads. Raises ModelError, DataError, UsageError or DistillationError."""
     data = resolve_data(config.data)
-    shared = require_apart(config.data, data, allow_overlap)
     found = _check(config, data, tell, quiet)
+    shared = require_apart(config.data, data, allow_overlap)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
