@@ -176,6 +176,7 @@ def train(
         dry_run=dry_run,
         allow_weak_teacher=allow_weak_teacher,
         allow_overlap=allow_overlap,
+        also_read=[priors] if priors else [],
         tell=warn,
         logs=tuple(log or ()),
         quiet=_quiet(context) or as_json,

@@ -1,21 +1,28 @@
 """The folder of a run, apart from training: what may be started, continued or replaced in it.
 
 In: a folder that this process holds (kd/locks.py), and what config.json would hold. Out: files, or RunError.
-Invariant: nothing but a folder with a config.json of ours is ever emptied.
+Invariant: nothing but a folder with a config.json of ours is ever emptied, and never before another run stands there:
+an earlier run lies whole in ``.replaced`` until then, whatever becomes of this process. While its files are on their
+way there or back they are in ``.moving``, so that the next process knows whose the others are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from kd.errors import RunError
 from kd.locks import LOCK
 from kd.resume import aside
+from kd.runs import REPLACED
 
 CONFIG, RUN = "config.json", "run.json"
+MOVING = ".moving"
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
 
@@ -26,8 +33,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def entries(out: Path) -> list[Path]:
-    """What is in the folder, without the lock of the process that looks."""
-    return [path for path in out.iterdir() if path.name != LOCK]
+    """What is in the folder, without the lock of the process that looks and an earlier run."""
+    return [path for path in out.iterdir() if path.name not in (LOCK, REPLACED, MOVING)]
 
 
 def clear(out: Path) -> None:
@@ -46,7 +53,72 @@ def require_free(out: Path, overwrite: bool) -> None:
     if not (out / CONFIG).is_file():
         raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")
     if not overwrite:
-        raise RunError(f"{out}: got a run that is there already, expected none: pass --resume or --overwrite")
+        before = f"; the run before it lies in {out / REPLACED}" if (out / REPLACED).exists() else ""
+        raise RunError(f"{out}: got a run that is there already, expected none: pass --resume or --overwrite{before}")
+
+
+@contextlib.contextmanager
+def replacing(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Put an earlier run aside while a new one is made; unless that is finished, the earlier one comes back.
+
+    A new one that has a checkpoint is kept within the earlier one's folder, and ``tell`` gets a line of it.
+    """
+    if (out / REPLACED).exists():  # the run in between was killed
+        clear(out)
+    elif entries(out):
+        try:
+            (out / MOVING).mkdir()
+            _move(entries(out), out / MOVING)
+        except BaseException:  # a part of it may be a file system of its own, say
+            settle_earlier(out)
+            raise
+        (out / MOVING).rename(out / REPLACED)
+    try:
+        yield
+    except BaseException:
+        if not (out / RUN).exists() and (out / REPLACED).exists():
+            kept = _keep(out)
+            _bring_back(out)
+            tell(f"{out}: the earlier run is back" + (f"; the new one is in {kept}, for --resume" if kept else ""))
+        raise
+
+
+def settle_earlier(out: Path) -> None:
+    """Finish what a process that replaced a run here had begun: drop the earlier one, or bring it back.
+
+    It is left where it is while the new one can be resumed.
+    """
+    if (out / MOVING).exists():
+        _move((out / MOVING).iterdir(), out)
+        (out / MOVING).rmdir()
+    if (out / REPLACED).exists():
+        if (out / RUN).exists():
+            shutil.rmtree(out / REPLACED)
+        elif not (out / CONFIG).exists():
+            _bring_back(out)
+
+
+def _keep(out: Path) -> Path | None:
+    """Move a run that can be resumed to a free name among the files of the earlier one; returns its folder to be."""
+    if not (out / "weights" / "last.pt").exists():
+        return None
+    names = (f"interrupted{number or ''}" for number in itertools.chain([0], itertools.count(2)))
+    name = next(name for name in names if not (out / REPLACED / name).exists())
+    (out / REPLACED / name).mkdir()
+    _move(sorted(entries(out), key=lambda path: path.name != CONFIG), out / REPLACED / name)  # without it, none is here
+    return out / name
+
+
+def _bring_back(out: Path) -> None:
+    clear(out)
+    (out / REPLACED).rename(out / MOVING)
+    _move((out / MOVING).iterdir(), out)
+    (out / MOVING).rmdir()
+
+
+def _move(paths: Iterable[Path], folder: Path) -> None:
+    for path in list(paths):
+        path.rename(folder / path.name)
 
 
 def require_unfinished(out: Path) -> None:

@@ -18,6 +18,8 @@ import fastjsonschema
 import schemas
 from kd.config import FgfiConfig
 
+REPLACED = ".replaced"  # in a run's folder: the one that it takes the place of (kd/run_folder.py)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -103,7 +105,8 @@ def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
     check = fastjsonschema.compile(schemas.load("run"), use_default=False)
     runs, unfinished = [], {}
-    folders = {path.parent for name in ("run.json", "config.json") for path in folder.rglob(name)}
+    files = [path for name in ("run.json", "config.json") for path in folder.rglob(name)]
+    folders = {path.parent for path in files if REPLACED not in path.relative_to(folder).parts}
     for place in sorted(folders):
         name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
         try:
