@@ -97,7 +97,7 @@ def train(
             require_unfinished(out)
         elif not dry_run:
             require_free(out, overwrite)
-        asked = _checked(config, allow_overlap, tell, quiet)
+        asked = _checked(config, allow_overlap or resume, tell, quiet)  # a run resumes with the data that it began with
         if overwrite:
             require_outside(out, config, asked.data, also_read)
         if resume:
@@ -182,8 +182,7 @@ def _carry_out(
         resumed = last.exists()
         state = load_sidecar(sidecar_of(last), mmap=True) if resumed and _epoch(last) >= 0 else {}
         if not resumed or state.get("stop") is False:
-            if not resumed:
-                write_json(out / CONFIG, record)
+            write_json(out / CONFIG, record)  # of a resumed run with the places where its inputs are now
             trainer = _trainer(config, asked.model, out, last if resumed else None, logs)
             trainer.started = started
             with ultra.narrate(quiet):

@@ -20,7 +20,7 @@ from kd.train import train  # noqa: E402
 
 EARLIER = {"config.json": "old", "run.json": "old", "weights/last.pt": "old", "interrupted/mine": "old"}
 BEGUN = {"config.json": "new", "results.csv": "new"}
-RESUMABLE = {**BEGUN, "weights/last.pt": "new"}
+RESUMABLE = {**BEGUN, "weights/last.pt": "new", "weights/last.kd.pt": "new"}
 
 
 @pytest.fixture(scope="module")
