@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from kd.compare import LEAST_PAIRS
 from kd.errors import DataError, RunError, UsageError
+from kd.locks import hold
 from kd.published import Published, read_published
 from kd.report_figures import detections_figure, gflops_figure, inline, teacher_runs
 from kd.report_html import embedded, to_html
@@ -111,8 +112,10 @@ def report(
     page = to_html(markdown, pages.markup, pages.parts[0].removeprefix("# "))
     out.parent.mkdir(parents=True, exist_ok=True)
     html = out.with_suffix(".html")
-    for name, content in {**pages.files, html.name: page.encode(), out.name: markdown.encode()}.items():
-        _write(out.with_name(name), content)
+    files = {**pages.files, html.name: page.encode(), out.name: markdown.encode()}
+    with hold(out.with_name(f".{out.name}"), f"{out}: another process is writing this report"):
+        for name, content in files.items():
+            _write(out.with_name(name), content)
     return {"runs": len(runs), "pairs": pairs, "unfinished": len(left_out), "out": str(out), "html": str(html)}
 
 

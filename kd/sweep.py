@@ -59,6 +59,7 @@ def sweep(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=5):  # the processes of a killed sweep end within moments
+            _require_ours(out, jobs)  # another sweep may have begun here since
             _write(out / "plan.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
             (out / "failures.json").unlink(missing_ok=True)
             crew.work(quiet or not sys.stderr.isatty())

@@ -13,7 +13,7 @@ import importlib.metadata
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ import ultralytics
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
-from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
+from kd.checks import require_closing, require_outside, require_trainable
 from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.data import SPLITS, hash_data, resolve_data
 from kd.distillation import load_tutors, term
@@ -40,7 +40,17 @@ from kd.model_card import model_card
 from kd.overlap import require_apart
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
-from kd.run_folder import CONFIG, RUN, clear, require_free, require_same, require_unfinished, write_json
+from kd.run_folder import (
+    CONFIG,
+    RUN,
+    clear,
+    replacing,
+    require_free,
+    require_same,
+    require_unfinished,
+    settle_earlier,
+    write_json,
+)
 from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
@@ -55,6 +65,7 @@ def train(
     dry_run: bool = False,
     allow_weak_teacher: bool = False,
     allow_overlap: bool = False,
+    also_read: Iterable[Path] = (),
     tell: Callable[[str], None] = lambda line: None,
     logs: tuple[str, ...] = (),
     quiet: bool = False,
@@ -62,10 +73,11 @@ def train(
     """Train a student, distilled when the configuration names teachers; returns the content of run.json.
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
-    checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val and test
-    have training images; ``tell`` gets a line of what is left out. ``logs`` are packages to log the run to
-    (`ultra.LOGS`); ``quiet`` silences Ultralytics.
+    checkpoint yet; ``overwrite`` replaces an earlier run, which comes back unless the new one is finished, and must
+    hold nothing that is read, be it in the configuration or in ``also_read``; ``dry_run`` writes nothing and returns
+    the plan: levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val
+    and test have training images; ``tell`` gets a line of what is left out or kept. ``logs`` are packages to log the
+    run to (`ultra.LOGS`); ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -74,26 +86,31 @@ def train(
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
     ultra.check_logs(logs)
-    _require_closing(config)
+    require_closing(config)
     if resume and config.built_in:
         raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     with contextlib.nullcontext() if dry_run else hold(out):
+        if not dry_run:
+            settle_earlier(out)
         if resume:
             require_unfinished(out)
         elif not dry_run:
             require_free(out, overwrite)
-        asked = _checked(config, allow_overlap, tell, quiet)
+        asked = _checked(config, allow_overlap or resume, tell, quiet)  # a run resumes with the data that it began with
+        if overwrite:
+            require_outside(out, config, asked.data, also_read)
         if resume:
             asked.record["kd"] = require_same(out, asked.record)
         elif config.distils:
             _add_worths(config, asked.record["kd"]["teachers"], allow_weak_teacher)
         if dry_run:
             return _plan(config, asked.model, asked.record)
-        if overwrite:
-            clear(out)
-        return _carry_out(config, asked, out, device, started=started, resume=resume, logs=logs, quiet=quiet)
+        with replacing(out, tell) if overwrite else contextlib.nullcontext():
+            result = _carry_out(config, asked, out, device, started=started, resume=resume, logs=logs, quiet=quiet)
+        settle_earlier(out)
+        return result
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,7 @@ def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], Non
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
         ultra.load_model(pretrained)
-    _require_trainable(config, len(student.model.model))
+    require_trainable(config, len(student.model.model))
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
@@ -167,8 +184,7 @@ def _carry_out(
         resumed = last.exists()
         state = load_sidecar(sidecar_of(last), mmap=True) if resumed and _epoch(last) >= 0 else {}
         if not resumed or state.get("stop") is False:
-            if not resumed:
-                write_json(out / CONFIG, record)
+            write_json(out / CONFIG, record)  # of a resumed run with the places where its inputs are now
             trainer = _trainer(config, asked.model, out, last if resumed else None, logs)
             trainer.started = started
             with ultra.narrate(quiet):
@@ -222,16 +238,6 @@ def _counts(key: str, by_split: dict[str, int]) -> dict[str, dict[str, int]]:
     return {key: some} if some else {}
 
 
-def _require_closing(config: TrainConfig) -> None:
-    """Raise UsageError where `no-closing` would leave nothing of the distillation, or all of it."""
-    closing = {**ultra.DEFAULT_CFG_DICT, **dict(config.settings)}["close_mosaic"]
-    if "no-closing" in config.schedules and not 0 < closing < config.epochs:
-        raise UsageError(
-            f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
-            f"give --set close_mosaic=N or more --epochs"
-        )
-
-
 def versions() -> dict[str, str]:
     """What made a run: this package, Python, torch, Ultralytics."""
     try:
@@ -244,20 +250,6 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "ultralytics": ultralytics.__version__,
     }
-
-
-def _require_trainable(config: TrainConfig, layers: int) -> None:
-    """Raise UsageError when --freeze leaves nothing to train, or nothing that a method could reach."""
-    if config.freeze >= layers:
-        raise UsageError(
-            f"--freeze: got {config.freeze}, expected less than the {layers} layers of {config.student}, head included"
-        )
-    features = [name for name, _ in config.methods if name in LAYERS and config.distils]
-    if features and config.freeze == layers - 1:
-        raise UsageError(
-            f"--freeze: got {config.freeze}, all layers but the head, with {', '.join(features)}, expected less, or "
-            f"methods that teach the head: logits, box, ld"
-        )
 
 
 def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> dict[str, Any]:
