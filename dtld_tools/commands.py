@@ -60,12 +60,17 @@ def inspect(
     The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
     """
     from dtld_tools.collapse import load_rules
+    from dtld_tools.outputs import refuse_inputs
     from dtld_tools.parse import VOCABULARY, read_labels
-    from dtld_tools.stats import inspect_labels, plot_labels
+    from dtld_tools.stats import frames_called, inspect_labels, plot_labels
 
     if anchors is None:
         options.refuse_without("--anchors", context, "tile_size", "overlap", "layout", "min_visible", "min_side")
+    if plot:
+        refuse_inputs(plot, [*labels, rules], option="--plot")
     parsed, table = read_labels(labels), load_rules(rules, VOCABULARY)
+    if plot and root:
+        refuse_inputs(plot, frames_called(plot.name, parsed, root), option="--plot")
     found = inspect_labels(parsed, table, root)
     if anchors is not None:
         from dtld_tools.anchors import inspect_anchors

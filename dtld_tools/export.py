@@ -18,13 +18,15 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import orjson
-import yaml
 
 from dtld_tools import dataset
+from dtld_tools.consistency import read_classes, read_consistent
 from dtld_tools.errors import DatasetError
 from dtld_tools.geometry import clip_boxes
+from dtld_tools.outputs import refuse_inputs, whole_file
 from dtld_tools.tile import image_size, targets_in
-from dtld_tools.types import SPLITS, Box, FrameRecord, ImageRecord, Split, Target
+from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
+from schemas.strict import StrictError, read_json
 
 FIRST_ID = 1  # of categories: 0 is the background elsewhere; of annotations: COCOeval takes 0 for "no match"
 EDGE_PX = 1e-6  # a box of ours may leave its image by a rounding of the scale; that is no reason to clip it
@@ -40,35 +42,29 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     """
     if (root / dataset.UNFINISHED).exists():
         raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
-    names = dataset.read_class_names(root)
+    names = read_classes(root)
     if not out.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
-    if out.is_dir():
-        raise DatasetError(f"{out}: is a folder, expected the name of a file to write")
+    refuse_inputs(out, dataset.files_of(root))
     info = {"description": f"{root.resolve().name}, a dataset of dtld", "splits": list(splits)}
     categories = [{"id": FIRST_ID + index, "name": name} for index, name in enumerate(names)]
     images = annotations = 0
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        # COCO wants all images before or after all annotations: these wait in a second file, not in memory.
-        with temporary.open("wb") as stream, TemporaryFile(dir=out.parent) as waiting:
-            stream.write(b'{"info":' + orjson.dumps(info) + b',"licenses":[],"categories":' + orjson.dumps(categories))
-            stream.write(b',"images":[')
-            for image, targets in _images_with_targets(root, splits, len(names)):
-                stream.write(b",\n" if images else b"\n")
-                stream.write(orjson.dumps(_coco_image(FIRST_ID + images, image)))
-                for target in targets:
-                    waiting.write(b",\n" if annotations else b"\n")
-                    waiting.write(orjson.dumps(_coco_annotation(FIRST_ID + annotations, FIRST_ID + images, target)))
-                    annotations += 1
-                images += 1
-            stream.write(b'\n],"annotations":[')
-            waiting.seek(0)
-            shutil.copyfileobj(waiting, stream)
-            stream.write(b"\n]}\n")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # COCO wants all images before or after all annotations: these wait in a second file, not in memory.
+    with whole_file(out) as path, path.open("wb") as stream, TemporaryFile(dir=out.parent) as waiting:
+        stream.write(b'{"info":' + orjson.dumps(info) + b',"licenses":[],"categories":' + orjson.dumps(categories))
+        stream.write(b',"images":[')
+        for image, targets in _images_with_targets(root, splits):
+            stream.write(b",\n" if images else b"\n")
+            stream.write(orjson.dumps(_coco_image(FIRST_ID + images, image)))
+            for target in targets:
+                waiting.write(b",\n" if annotations else b"\n")
+                waiting.write(orjson.dumps(_coco_annotation(FIRST_ID + annotations, FIRST_ID + images, target)))
+                annotations += 1
+            images += 1
+        stream.write(b'\n],"annotations":[')
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, stream)
+        stream.write(b"\n]}\n")
     return {"out": str(out), "images": images, "annotations": annotations, "categories": list(names)}
 
 
@@ -94,7 +90,7 @@ def to_yolo(path: Path, out: Path) -> dict[str, Any]:
             label = staging / image.label
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text(dataset.label_text(image.targets, image.size_wh), encoding="utf-8")
-        (staging / "data.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        (staging / "data.yaml").write_text(dataset.yaml_text(document), encoding="utf-8")
         if coco.images:
             (staging / "labels").replace(out / "labels")
         (staging / "data.yaml").replace(out / "data.yaml")
@@ -117,31 +113,13 @@ def to_yolo(path: Path, out: Path) -> dict[str, Any]:
 # --- dataset -> COCO -------------------------------------------------------------------------------------
 
 
-def _images_with_targets(
-    root: Path, splits: Sequence[Split], classes: int
-) -> Iterator[tuple[ImageRecord, list[Target]]]:
+def _images_with_targets(root: Path, splits: Sequence[Split]) -> Iterator[tuple[ImageRecord, list[Target]]]:
     """The images in the manifest's order with their targets in image pixels, in the order of their label lines."""
-    for frame, images in dataset.read_frames_with_images(root):
+    for frame, images in read_consistent(root):
         for image in images:
             if image.split in splits:
-                yield image, _targets(root, frame, image, classes)
-
-
-def _targets(root: Path, frame: FrameRecord, image: ImageRecord, classes: int) -> list[Target]:
-    wanted = set(image.targets)
-    lights = [light for light in frame.lights if light.light_id in wanted]
-    targets = targets_in(image.window, image.scale, lights)
-    if len(targets) != len(wanted):
-        raise DatasetError(
-            f"{root / 'manifest.jsonl'}: {image.name}: got {len(wanted)} targets, of which frames.jsonl has "
-            f"{len(targets)} in its window; see dtld validate"
-        )
-    for target in targets:
-        if target.class_id >= classes:
-            raise DatasetError(
-                f"{root / 'frames.jsonl'}: {frame.frame}: got class {target.class_id}, expected 0 to {classes - 1}"
-            )
-    return targets
+                lights = [light for light in frame.lights if light.light_id in image.targets]
+                yield image, targets_in(image.window, image.scale, lights)
 
 
 def _coco_image(number: int, image: ImageRecord) -> dict[str, Any]:
@@ -197,10 +175,10 @@ class _Coco:
 def _read_coco(path: Path) -> _Coco:
     """A COCO file, checked key by key. Raises DatasetError that names the place."""
     try:
-        document = orjson.loads(path.read_bytes())
+        document = read_json(path)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a COCO JSON file") from error
-    except orjson.JSONDecodeError as error:
+    except StrictError as error:
         raise DatasetError(f"{path}: {error}; expected a whole COCO JSON file") from error
 
     names: dict[int, str] = {}

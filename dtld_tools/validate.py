@@ -18,6 +18,7 @@ import orjson
 from tqdm import tqdm
 
 from dtld_tools import dataset
+from dtld_tools.consistency import report_defects
 from dtld_tools.duplicates import check_options, find_near_duplicates, is_own
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.lenient import read_data_yaml, read_lines, read_report
@@ -85,8 +86,7 @@ def _read_report(root: Path, defects: list[str]) -> tuple[dict[str, Any], tuple[
         except (DatasetError, ValueError):
             return report, (), None
     made_with = report["configuration"]
-    if report["seed"] != made_with["seed"]:
-        defects.append(f"report.json: seed: got {report['seed']}, expected {made_with['seed']} as in configuration")
+    defects += (f"report.json: {text}" for text in report_defects(report))
     spec = None
     try:
         spec = TileSpec(**made_with["tiles"])
@@ -108,7 +108,8 @@ def _data_yaml_defects(root: Path, class_names: tuple[str, ...]) -> Iterator[str
     if "path" in document:
         yield f"data.yaml: path: got {document['path']!r}, expected no such key: images are looked for there"
     names = document.get("names")
-    if names != dict(enumerate(class_names)) and names != list(class_names):
+    as_numbered = dict(enumerate(names)) if isinstance(names, list) else names
+    if not dataset.is_names(as_numbered) or as_numbered != dict(enumerate(class_names)):
         yield f"data.yaml: names: got {names!r}, expected {dict(enumerate(class_names))} as in report.json"
 
 

@@ -8,7 +8,6 @@ with a config.json of ours is ever deleted.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -30,14 +29,18 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
-from kd.config import SINGLE_CLASS, TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig, require_side
+from kd.data import SPLITS, hash_data, resolve_data
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
+from kd.labels import Found, check_splits
 from kd.losses import fgfi_masks
 from kd.model_card import model_card
+from kd.overlap import require_apart
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
+from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
@@ -52,6 +55,8 @@ def train(
     overwrite: bool = False,
     dry_run: bool = False,
     allow_weak_teacher: bool = False,
+    allow_overlap: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
     logs: tuple[str, ...] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -59,8 +64,9 @@ def train(
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
     checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``logs`` are packages to log the run
-    to (`ultra.LOGS`); ``quiet`` silences Ultralytics.
+    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val and test
+    have training images; ``tell`` gets a line of what is left out. ``logs`` are packages to log the run to
+    (`ultra.LOGS`); ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -75,10 +81,13 @@ def train(
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
-    data = ultra.resolve_data(config.data)
+    data = resolve_data(config.data)
+    shared = require_apart(config.data, data, allow_overlap)
+    found = _check(config, data, tell, quiet)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    require_side("imgsz", config.imgsz, ultra.grid_px(student))
     pretrained = dict(config.settings).get("pretrained")
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
@@ -137,7 +146,10 @@ def train(
             record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
-            "images": {split: _images_used(split, data, config) for split in ultra.SPLITS},
+            "images": {split: one.images for split, one in found.items()},
+            **_counts("skipped", {split: one.skipped for split, one in found.items()}),
+            **_counts("repeated_labels", {split: one.repeated for split, one in found.items()}),
+            **_counts("shared_images", shared),
             "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
@@ -158,15 +170,18 @@ def train(
     return result
 
 
-def _images_used(split: str, data: dict[str, Any], config: TrainConfig) -> int:
-    """How many images a split has; of train, how many the setting `fraction`, a share or a number, leaves."""
-    images = len(ultra.image_files(data[split]))
-    fraction = dict(config.settings).get("fraction", 1.0)
-    if isinstance(fraction, list | tuple):  # one for each split, train first; kd scores all of the others
-        fraction = fraction[0]
-    if split != "train" or fraction == 1:
-        return images
-    return min(images, fraction if isinstance(fraction, int) else max(1, round(images * fraction)))
+def _check(config: TrainConfig, data: dict[str, Any], tell: Callable[[str], None], quiet: bool) -> dict[str, Found]:
+    """What each split of the data has; of train, what the setting `fraction` leaves. Raises DataError."""
+    options = {"fraction": dict(config.settings).get("fraction", 1.0), "skip_bad": config.skip_bad_labels}
+    return check_splits(
+        config.data, data, SPLITS, needed=("train", "val"), tell=tell, quiet=quiet, **options, **config.view
+    )
+
+
+def _counts(key: str, by_split: dict[str, int]) -> dict[str, dict[str, int]]:
+    """What run.json has of it: the splits with any, or no such key."""
+    some = {split: count for split, count in by_split.items() if count}
+    return {key: some} if some else {}
 
 
 def _require_closing(config: TrainConfig) -> None:
@@ -177,20 +192,6 @@ def _require_closing(config: TrainConfig) -> None:
             f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
             f"give --set close_mosaic=N or more --epochs"
         )
-
-
-def hash_data(data_yaml: str | Path, data: dict[str, Any]) -> str:
-    """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
-
-    Pixels are not read: it tells datasets apart, and whether labels or images came or went, in milliseconds.
-    """
-    digest = hashlib.sha256(Path(data_yaml).read_bytes())
-    for split in ultra.SPLITS:
-        for image in ultra.image_files(data[split]):
-            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
-            label = ultra.label_file(image)
-            digest.update(label.read_bytes() if label.exists() else b"-")
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -355,8 +356,11 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    model = ultra.load_model(str(checkpoint)).model
+    """What a checkpoint says of itself: the optimizer it was trained with, parameters, GFLOPs."""
+    yolo = ultra.load_model(str(checkpoint))
+    model = yolo.model
     return {
+        "optimizer": optimizer_of(yolo.ckpt["train_args"]),
         "params": sum(p.numel() for p in model.parameters()),
         "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
     }
@@ -374,6 +378,7 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}
+        plan["optimizer"] = optimizer_of(vars(trainer.args))
         if trainer.distillation:
             plan["first_batch"] = _first_batch(trainer)
     torch.set_num_threads(ultra.TORCH_THREADS)
