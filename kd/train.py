@@ -75,7 +75,7 @@ def train(
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     ultra.check_settings(dict(config.settings))
     ultra.check_logs(logs)
-    _require_closing(config)
+    require_closing(config)
     if resume and config.built_in:
         raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
     device = ultra.check_device(config.device)
@@ -184,7 +184,7 @@ def _counts(key: str, by_split: dict[str, int]) -> dict[str, dict[str, int]]:
     return {key: some} if some else {}
 
 
-def _require_closing(config: TrainConfig) -> None:
+def require_closing(config: TrainConfig) -> None:
     """Raise UsageError where `no-closing` would leave nothing of the distillation, or all of it."""
     closing = {**ultra.DEFAULT_CFG_DICT, **dict(config.settings)}["close_mosaic"]
     if "no-closing" in config.schedules and not 0 < closing < config.epochs:
