@@ -8,14 +8,13 @@ with a config.json of ours is ever deleted.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import json
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,17 @@ from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
 from kd.labels import Found, check_splits
+from kd.locks import hold
 from kd.losses import fgfi_masks
 from kd.model_card import model_card
 from kd.overlap import require_apart
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
+from kd.run_folder import CONFIG, RUN, clear, require_free, require_same, require_unfinished, write_json
 from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
-
-MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
 
 def train(
@@ -80,7 +79,36 @@ def train(
         raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
-    last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
+    with contextlib.nullcontext() if dry_run else hold(out):
+        if resume:
+            require_unfinished(out)
+        elif not dry_run:
+            require_free(out, overwrite)
+        asked = _checked(config, allow_overlap, tell, quiet)
+        if resume:
+            asked.record["kd"] = require_same(out, asked.record)
+        elif config.distils:
+            _add_worths(config, asked.record["kd"]["teachers"], allow_weak_teacher)
+        if dry_run:
+            return _plan(config, asked.model, asked.record)
+        if overwrite:
+            clear(out)
+        return _carry_out(config, asked, out, device, started=started, resume=resume, logs=logs, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a run is asked to do, once all of it has been found possible."""
+
+    record: dict[str, Any]  # of config.json
+    data: dict[str, Any]  # as `kd.data.resolve_data` has it
+    model: str  # what Ultralytics builds the student from
+    found: dict[str, Found]  # by split
+    shared: dict[str, int]  # images of val and test that train has too
+
+
+def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None], quiet: bool) -> _Asked:
+    """Look at everything that a run reads. Raises ModelError, DataError, UsageError or DistillationError."""
     data = resolve_data(config.data)
     shared = require_apart(config.data, data, allow_overlap)
     found = _check(config, data, tell, quiet)
@@ -101,37 +129,47 @@ def train(
     }
     if config.unlabeled:
         record["kd"]["unlabeled"] = check_unlabeled(config.unlabeled, data)
-    if resume:
-        record["kd"] = _require_same(out, record)
-    elif not dry_run:
-        _require_free(out, overwrite)
-    if config.distils and not resume:
-        worths = check_worth(
-            config.teachers,
-            config.student,
-            config.data,
-            imgsz=config.imgsz,
-            teacher_imgsz=config.teacher_imgsz,
-            batch=config.batch,
-            device=config.one_device,
-            allow_weak=allow_weak_teacher,
-            **config.view,
-        )
-        for teacher, worth in zip(record["kd"]["teachers"], worths, strict=True):
-            teacher["worth"] = worth.to_json()
-    if dry_run:
-        return _plan(config, student.overrides["model"], record)
-    if overwrite and out.exists():
-        shutil.rmtree(out)
+    return _Asked(record, data, student.overrides["model"], found, shared)
+
+
+def _add_worths(config: TrainConfig, teachers: list[dict[str, Any]], allow_weak: bool) -> None:
+    """Score the teachers, and write into their part of config.json what they are worth. Raises DistillationError."""
+    worths = check_worth(
+        config.teachers,
+        config.student,
+        config.data,
+        imgsz=config.imgsz,
+        teacher_imgsz=config.teacher_imgsz,
+        batch=config.batch,
+        device=config.one_device,
+        allow_weak=allow_weak,
+        **config.view,
+    )
+    for teacher, worth in zip(teachers, worths, strict=True):
+        teacher["worth"] = worth.to_json()
+
+
+def _carry_out(
+    config: TrainConfig,
+    asked: _Asked,
+    out: Path,
+    device: Any,
+    *,
+    started: float,
+    resume: bool,
+    logs: tuple[str, ...],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train, score and describe; returns the content of run.json. Raises RunError or DistillationError."""
+    record, last, best = asked.record, out / "weights" / "last.pt", out / "weights" / "best.pt"
     try:
         settle(last)
         resumed = last.exists()
         state = load_sidecar(sidecar_of(last), mmap=True) if resumed and _epoch(last) >= 0 else {}
         if not resumed or state.get("stop") is False:
             if not resumed:
-                out.mkdir(parents=True, exist_ok=True)
-                _write_json(out / "config.json", record)
-            trainer = _trainer(config, student.overrides["model"], out, last if resumed else None, logs)
+                write_json(out / CONFIG, record)
+            trainer = _trainer(config, asked.model, out, last if resumed else None, logs)
             trainer.started = started
             with ultra.narrate(quiet):
                 _translated(trainer.train, out)
@@ -146,11 +184,11 @@ def train(
             record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
-            "images": {split: one.images for split, one in found.items()},
-            **_counts("skipped", {split: one.skipped for split, one in found.items()}),
-            **_counts("repeated_labels", {split: one.repeated for split, one in found.items()}),
-            **_counts("shared_images", shared),
-            "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
+            "images": {split: one.images for split, one in asked.found.items()},
+            **_counts("skipped", {split: one.skipped for split, one in asked.found.items()}),
+            **_counts("repeated_labels", {split: one.repeated for split, one in asked.found.items()}),
+            **_counts("shared_images", asked.shared),
+            "metrics": {path.stem: _metrics(path, config, asked.data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
             "device": ultra.device_name(device, len((config.device or "").split(","))),
@@ -159,11 +197,11 @@ def train(
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }
         (out / "README.md").write_text(model_card(result), encoding="utf-8")
-        _write_json(out / "run.json", result)
+        write_json(out / RUN, result)
         finish(last)
     except BaseException:
         if not last.exists() and not resume:  # nothing to resume: leave no trace
-            shutil.rmtree(out, ignore_errors=True)
+            clear(out)
         raise
     finally:
         torch.set_num_threads(ultra.TORCH_THREADS)
@@ -252,39 +290,6 @@ def _file_hash(spec: str) -> str | None:
     return sha256(path) if path.is_file() else None
 
 
-def _require_free(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and set(out.iterdir()) <= {aside(out / "config.json")}):
-        return
-    if not (out / "config.json").is_file():
-        raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")
-    if not overwrite:
-        raise RunError(f"{out}: got a run that is there already, expected none: pass --resume or --overwrite")
-
-
-def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Raise RunError unless ``out`` holds an unfinished run of this configuration; returns what it learns from."""
-    try:
-        before = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        pairs = {**before["config"], **{key: before[key] for key in ("data_sha256", "student_sha256")}}
-        taught = before["kd"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{out}: got no run of kd to resume, expected a folder with a config.json") from error
-    if (out / "run.json").exists():
-        raise RunError(f"{out}: got a finished run, expected one that was cut off: nothing is left to do")
-    now = {**record["config"], **{key: record[key] for key in ("data_sha256", "student_sha256")}}
-    if taught and record["kd"]:
-        for side, kd in ((pairs, taught), (now, record["kd"])):
-            side["teacher_sha256"] = [teacher["sha256"] for teacher in kd["teachers"]]
-            side["unlabeled images"] = kd.get("unlabeled")
-    for key in sorted((pairs.keys() | now.keys()) - MAY_DIFFER):
-        if pairs.get(key) != now.get(key):
-            raise RunError(
-                f"{out}: {key}: got {now.get(key)}, expected {pairs.get(key)} as the run was started with: "
-                f"give the same options, or --overwrite"
-            )
-    return taught
-
-
 def _epoch(checkpoint: Path) -> int:
     """The epoch, from 0, that an unfinished checkpoint was written after; -1 for a finished one; else RunError."""
     try:
@@ -364,11 +369,6 @@ def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
         "params": sum(p.numel() for p in model.parameters()),
         "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    aside(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside(path).replace(path)
 
 
 def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kd_models import save_detector
 from torch import nn
 
 from kd import ultra
-from kd.data import label_file
+from kd.data import image_files, label_file, resolve_data
 from kd.dataset import View
 from kd.errors import DataError, ModelError, UsageError
 from kd.evaluate import evaluate, image_size, score, trained_imgsz
@@ -160,8 +160,8 @@ def test_of_two_heads_the_one_to_many_is_scored(data, tmp_path, architecture):
             for layers in getattr(yolo.model.model[-1], branch):
                 nn.init.zeros_(layers[-1].weight)
                 nn.init.constant_(layers[-1].bias, -50.0)
-        views = [View(image, (0, 0, 96, 96), 1.0) for image in ultra.image_files(ultra.resolve_data(data)["val"])]
-        return [len(boxes) for boxes in detect(yolo, views, NAMES, imgsz=96, device="cpu", quiet=True).values()]
+        views = [View(image, (0, 0, 96, 96), 1.0) for image in image_files(resolve_data(data)["val"])]
+        return [len(boxes) for boxes in detect(yolo, views, {"names": NAMES}, imgsz=96, device="cpu", quiet=True).values()]
 
     assert all(found())
     assert found("one2one_cv3") == found()

@@ -1,122 +1,126 @@
-"""One process at a time per output: refused beside a living holder, also a stopped one; free after any end of it."""
+"""One writer per folder, whatever becomes of it."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import threading
 
 import pytest
+from kd_fixtures import tiny_config, write_dataset
 
-from kd.errors import RunError
-from kd.locks import hold, hold_file
-
-ROOT = Path(__file__).parents[1]
-HOLDER = """
-import os, sys, time
-from pathlib import Path
 from kd import locks
-with getattr(locks, sys.argv[1])(Path(sys.argv[2])):
-    child = os.fork() if sys.argv[3] == "fork" else None
-    if child == 0:
-        time.sleep(60)
-    print(child or "", flush=True)
-    sys.stdin.read()
+from kd.errors import RunError
+from kd.locks import LOCK, hold
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from kd.locks import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
 """
 
 
 @pytest.fixture
-def holder():
-    """Start a process that holds a place until its stdin ends."""
-    started = []
-
-    def start(function, place, how="alone"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, function, str(place), how],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        started.append(process)
-        process.forked = [int(number) for number in process.stdout.readline().split()]
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        for child in getattr(process, "forked", ()):
-            os.kill(child, signal.SIGKILL)
-        process.communicate()
+def holder(tmp_path):
+    """A process that holds the folder `run`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
 
-@pytest.mark.parametrize(("function", "lock"), [(hold, "out/.lock"), (hold_file, ".out.lock")])
-def test_a_second_one_is_refused_in_one_line_that_names_the_first_and_touches_nothing(holder, tmp_path, function, lock):
-    first = holder(function.__name__, tmp_path / "out")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert list(before) == [tmp_path / lock]
-    with (
-        pytest.raises(
-            RunError, match=rf"out: got process {first.pid} on \S+ since [-\d]+ \d\d:\d\d at work"
-        ) as refusal,
-        function(tmp_path / "out", 0),
-    ):
+@pytest.mark.parametrize("sign", [None, signal.SIGSTOP])
+def test_a_second_process_is_refused_also_beside_a_stopped_one(tmp_path, monkeypatch, holder, sign):
+    monkeypatch.setattr(locks, "WAIT_S", 0.0)
+    if sign:
+        holder.send_signal(sign)
+    expected = r"run: another process is writing this run; wait for it or choose another --out$"
+    with pytest.raises(RunError, match=expected), hold(tmp_path / "run"):
         pass
-    assert "\n" not in str(refusal.value)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    first.communicate()  # its stdin ends
+    assert (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_killed_holder_leaves_it_free(tmp_path, holder):
+    threading.Timer(0.5, holder.kill).start()  # while we wait
+    with hold(tmp_path / "run"):
+        (tmp_path / "run" / "file").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["file"]
+
+
+def test_a_folder_that_was_not_there_is_gone_when_nothing_is_left_in_it(tmp_path):
+    with hold(tmp_path / "a" / "b" / "run"):
+        assert (tmp_path / "a" / "b" / "run" / LOCK).exists()
     assert not list(tmp_path.iterdir())
-    with function(tmp_path / "out", 0):
-        pass
 
 
-def test_a_stopped_holder_keeps_it_and_a_killed_one_does_not(holder, tmp_path):
-    first = holder("hold", tmp_path / "out")
-    first.send_signal(signal.SIGSTOP)
-    with pytest.raises(RunError, match=f"process {first.pid}"), hold(tmp_path / "out", 0.2):
-        pass
-    first.kill()
-    first.wait()
-    assert (tmp_path / "out" / ".lock").exists()
-    with hold(tmp_path / "out"):
-        pass
-    assert not (tmp_path / "out" / ".lock").exists()
+def test_an_empty_folder_that_was_there_stays(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyboardInterrupt), hold(tmp_path / "run"):
+        raise KeyboardInterrupt
+    assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_forked_child_of_a_killed_holder_does_not_keep_it(holder, tmp_path):
-    first = holder("hold", tmp_path / "out", "fork")
-    first.kill()
-    first.wait()
-    os.kill(first.forked[0], 0)  # it lives
-    with hold(tmp_path / "out", 0):
-        pass
-
-
-def test_folders_that_were_made_for_it_are_removed_unless_something_came_into_them(tmp_path):
-    with hold(tmp_path / "a" / "b"):
-        pass
-    assert not list(tmp_path.iterdir())
-    with hold(tmp_path / "a" / "b"):
-        (tmp_path / "a" / "kept.txt").touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["a", "kept.txt"]
-    (tmp_path / "empty").mkdir()
-    with hold(tmp_path / "empty"):
-        pass
-    assert (tmp_path / "empty").is_dir()
-
-
-def test_a_lock_file_of_anything_names_another_process(holder, tmp_path):
-    first = holder("hold", tmp_path / "out")
-    for content in (b"", b"\xff\xfe", b"1 2", b"x host 12", b"1 host 99999999999999999999"):
-        (tmp_path / "out" / ".lock").write_bytes(content)
-        with pytest.raises(RunError, match="got another process at work"), hold(tmp_path / "out", 0):
-            pass
-    assert first.poll() is None
-
-
-def test_what_is_not_of_its_kind_is_refused(tmp_path):
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_file_is_refused(tmp_path, place):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="got a file, expected a folder"), hold(tmp_path / "file"):
-        pass
-    with pytest.raises(RunError, match="got a folder, expected a file"), hold_file(tmp_path):
+    with pytest.raises(RunError, match="got a file, expected a folder"), hold(tmp_path / place):
         pass
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def is_held(folder):
+    """Whether another open file has the folder's lock."""
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_run_holds_its_folder_from_the_first_check_to_the_last_file(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra kd")
+    from kd import train as train_module
+
+    data, out, held = write_dataset(tmp_path / "data"), tmp_path / "run", []
+    for name in ("resolve_data", "finish"):
+        own = getattr(train_module, name)
+        monkeypatch.setattr(train_module, name, lambda *a, own=own: held.append(is_held(out)) or own(*a))
+    train_module.train(tiny_config(data, out))
+    assert held == [True, True]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "args.yaml", "config.json", "results.csv", "run.json", "weights"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_no_run_starts_in_a_folder_that_another_process_writes(tmp_path, monkeypatch, holder, options):
+    pytest.importorskip("torch", reason="needs the extra kd")
+    from kd.train import train
+
+    monkeypatch.setattr(locks, "WAIT_S", 0.0)
+    data, out = write_dataset(tmp_path / "data"), tmp_path / "run"
+    (out / "config.json").write_text("{}")
+    with pytest.raises(RunError, match="another process is writing this run"):
+        train(tiny_config(data, out), **options)
+    assert (out / "config.json").read_text() == "{}"
+
+
+def test_a_dry_run_neither_waits_nor_writes(tmp_path, holder):
+    pytest.importorskip("torch", reason="needs the extra kd")
+    from kd.train import train
+
+    data, out = write_dataset(tmp_path / "data"), tmp_path / "run"
+    assert train(tiny_config(data, out), dry_run=True)["steps_per_epoch"] == 2
+    assert [path.name for path in out.iterdir()] == [LOCK]

@@ -24,8 +24,9 @@ from kd.config import DEFAULT_WEIGHTS  # noqa: E402
 from kd.distillation import resized, term  # noqa: E402
 from kd.errors import DistillationError, ModelError, RunError  # noqa: E402
 from kd.losses import METHODS, Batch, Prediction  # noqa: E402
+from kd.run_folder import require_same  # noqa: E402
 from kd.teacher import Teacher, match_levels, require_equal_grids  # noqa: E402
-from kd.train import _require_same, _trainer, train  # noqa: E402
+from kd.train import _trainer, train  # noqa: E402
 
 NAMES = {0: "red", 1: "green"}
 ALL = tuple(DEFAULT_WEIGHTS.items())
@@ -205,7 +206,7 @@ def test_a_run_resumes_with_its_teachers_alone(data, tmp_path, pair):
         return {"config": json.loads(json.dumps(config)), "data_sha256": "d", "student_sha256": None, "kd": taught}
 
     (tmp_path / "config.json").write_text(json.dumps(record()))
-    assert _require_same(tmp_path, record()) == record()["kd"]
+    assert require_same(tmp_path, record()) == record()["kd"]
     for key, other in (
         ("combine", record(combine="best")),
         ("teacher_weights", record(teacher_weights=(1.0, 2.0))),
@@ -214,7 +215,7 @@ def test_a_run_resumes_with_its_teachers_alone(data, tmp_path, pair):
         ("teachers", record(*pair[::-1])),
     ):
         with pytest.raises(RunError, match=f"{key}: got"):
-            _require_same(tmp_path, other)
+            require_same(tmp_path, other)
 
 
 def test_every_teacher_is_scored_and_refused_by_its_own_name(data, tmp_path, pair, monkeypatch):
