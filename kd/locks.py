@@ -20,15 +20,16 @@ WAIT_S = 5.0  # the processes of a killed run or sweep end within moments
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, what: str | None = None) -> Iterator[None]:
     """Keep every other process out of ``folder``, which is made for it; not to be entered twice by one process.
 
-    Raises RunError when another process has it, or it is no folder.
+    ``what`` says what it is the writing of, in place of "FOLDER: another process is writing this run". Raises RunError
+    when another process has it, or it is no folder.
     """
     folder = folder.resolve()
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        lock = _acquire(folder)
+        lock = _acquire(folder, what or f"{folder}: another process is writing this run")
         try:
             yield
         finally:
@@ -40,7 +41,7 @@ def hold(folder: Path) -> Iterator[None]:
                 place.rmdir()
 
 
-def _acquire(folder: Path) -> FileLock:
+def _acquire(folder: Path, taken: str) -> FileLock:
     lock = FileLock(folder / LOCK, timeout=WAIT_S)
     while True:
         try:
@@ -52,9 +53,7 @@ def _acquire(folder: Path) -> FileLock:
         except FileNotFoundError:  # the one before has left nothing, and removed it after our mkdir
             continue
         except Timeout as error:
-            raise RunError(
-                f"{folder}: another process is writing this run; wait for it or choose another --out"
-            ) from error
+            raise RunError(f"{taken}; wait for it or choose another --out") from error
         if (folder / LOCK).exists():
             return lock
         lock.release()  # the one before has removed the file between our opening and locking it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 
 import pytest
 from kd_fixtures import tiny_config, write_dataset
+from kd_runs import write_run
 
 from kd import locks
 from kd.errors import RunError
@@ -124,3 +126,20 @@ def test_a_dry_run_neither_waits_nor_writes(tmp_path, holder):
     data, out = write_dataset(tmp_path / "data"), tmp_path / "run"
     assert train(tiny_config(data, out), dry_run=True)["steps_per_epoch"] == 2
     assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_two_reports_are_not_written_over_each_other(tmp_path, monkeypatch):
+    from kd.report import report
+
+    monkeypatch.setattr(locks, "WAIT_S", 0.0)
+    write_run(tmp_path / "runs" / "plain", (0.5, 0.3))
+    out = tmp_path / "report.md"
+    (tmp_path / ".report.md").mkdir()
+    with (tmp_path / ".report.md" / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=r"report.md: another process is writing this report; wait"):
+            report(tmp_path / "runs", out, images=0)
+    assert not out.exists()
+    shutil.rmtree(tmp_path / ".report.md")
+    report(tmp_path / "runs", out, images=0)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
