@@ -323,7 +323,9 @@ def validate(
     for defect in found["defects"]:
         say(f"error: {dataset}: {defect}", file=sys.stderr)
     for pair in pairs[:20]:
-        say(f"error: {dataset}: {pair['b']} is nearly {pair['a']}, {pair['distance']} bits differ", file=sys.stderr)
+        alike = "has the bytes of" if pair["identical"] else "is nearly"
+        bits = "" if pair["identical"] else f", {pair['distance']} bits differ"
+        say(f"error: {dataset}: {pair['b']} {alike} {pair['a']}{bits}", file=sys.stderr)
     if len(pairs) > 20:
         say(f"error: {dataset}: {len(pairs) - 20} more near duplicates; --json names all", file=sys.stderr)
     if as_json:

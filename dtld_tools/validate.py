@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dtld_tools import dataset
 from dtld_tools.consistency import report_defects
-from dtld_tools.duplicates import NOTHING, check_options, find_near_duplicates, is_own
+from dtld_tools.duplicates import check_options, find_near_duplicates, is_own
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.lenient import read_data_yaml, read_lines, read_report
 from dtld_tools.proof import Proof
@@ -37,11 +37,10 @@ def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet
     if distance is None:
         return _prove(root, workers, quiet)
     check_options(distance)
-    proven = _prove(root, workers, quiet) if is_own(root) else {"dataset": str(root)}
-    found = find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet)
-    if "defects" in proven:  # the proof has already told which images cannot be read
-        found["defects"] = [*proven["defects"], *(line for line in found["defects"] if line.startswith(NOTHING))]
-    return found | {key: value for key, value in proven.items() if key != "defects"}
+    own = is_own(root)  # whose proof tells which images cannot be read
+    found = _prove(root, workers, quiet) if own else {"dataset": str(root), "defects": []}
+    near = find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet, is_proven=own)
+    return near | found | {"defects": found["defects"] + near["defects"]}
 
 
 def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
