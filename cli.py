@@ -17,10 +17,12 @@ from schemas.text import one_line
 
 MESSAGE = 900  # characters of an error; what is left out of a longer one is in the middle
 GLOBAL_FLAGS = ("--quiet", "--debug")
+WITH_CHILDREN = frozenset({"train", "sweep"})  # commands of kd whose child processes speak for themselves
 
 
 def dtld() -> None:
     """Entry point of the console script ``dtld``."""
+    _hush_libraries()
     from dtld_tools.commands import app
     from dtld_tools.errors import DtldError, UsageError
 
@@ -29,6 +31,8 @@ def dtld() -> None:
 
 def kd() -> None:
     """Entry point of the console script ``kd``."""
+    if not WITH_CHILDREN & set(sys.argv[1:]):
+        _hush_libraries()
     from kd.commands import app
     from kd.errors import KdError, UsageError
 
@@ -69,6 +73,24 @@ def run(
         _fail(error, 1, leading, f"{name} needs more than the base install (pip install 'dtld-kd[kd]'): ")
     except Exception as error:  # a defect of ours: still one line, and how to see more
         _fail(error, 1, leading, f"{type(error).__name__} (a defect of {name}; please report it with --debug): ")
+
+
+def _hush_libraries() -> None:
+    """Keep stderr for this program's own lines: what C libraries (libpng, libjpeg, libtiff) print there is lost.
+
+    They name no file, and what they complain of is told by name. With ``--debug`` they speak.
+    """
+    if "--debug" in sys.argv[1:] or not sys.stderr:
+        return
+    try:
+        own = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # stderr is closed
+        return
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    sys.stderr = open(own, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> None:

@@ -22,6 +22,7 @@ import torch
 
 from kd import ultra
 from kd.bench import bench
+from kd.data import image_files, resolve_data
 from kd.train import versions
 
 STUDENT, TEACHER = "yolov5n", "yolov5s"
@@ -76,7 +77,7 @@ def epochs(options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds per arm and round, the arms in turns."""
     with tempfile.TemporaryDirectory() as scratch:
         teacher = Path(scratch, "teacher.pt")
-        names = ultra.resolve_data(options.data)["names"]
+        names = resolve_data(options.data)["names"]
         model = ultra.DetectionModel(f"{TEACHER}.yaml", nc=len(names), verbose=False)
         model.names = names
         torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
@@ -122,7 +123,7 @@ def main() -> None:
         )
         print(f"{TEACHER} -> {STUDENT}, {options.imgsz} px, batch {options.batch}\n\n{steps_table(found['steps'])}\n")
     if options.data:
-        images = {split: len(ultra.image_files(files)) for split, files in _splits(options.data).items()}
+        images = {split: len(image_files(files)) for split, files in _splits(options.data).items()}
         settings = {"data": options.data.resolve().parent.name, "images": images, "imgsz": options.imgsz}
         found["epochs"] = {**settings, "batch": options.batch, "seconds": epochs(options)}
         print(f"{settings['data']}, {images} images\n\n{epochs_table(found['epochs']['seconds'])}")
@@ -133,7 +134,7 @@ def main() -> None:
 
 
 def _splits(data: Path) -> dict[str, list[Path]]:
-    found = ultra.resolve_data(data)
+    found = resolve_data(data)
     return {split: found[split] for split in ("train", "val")}
 
 

@@ -10,7 +10,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from dtld_tools import dataset
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.collapse import load_rules
 from dtld_tools.consistency import read_classes, read_sound_report
-from dtld_tools.errors import DatasetError, ImageError
+from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.outputs import package_version, refuse_inputs, told_when_full
 from dtld_tools.parse import VOCABULARY, Labels, read_labels
 from dtld_tools.plan import Cut, Plan, plan_copies, plan_images
@@ -167,8 +167,8 @@ def _plan_labels(
 ) -> Plan:
     rules = load_rules(selection.rules, VOCABULARY)
     labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
-    decided = _split_labels(labels, split)
-    sources, skipped = find_sources(
+    decided = _split_labels(selection, labels, split)
+    found = find_sources(
         select(labels, selection.cities, selection.limit),
         selection.root,
         rules,
@@ -187,13 +187,27 @@ def _plan_labels(
         "image_format": str(cut.suffix).lstrip("."),
         "seed": cut.seed,
     }
-    return plan_images(
-        settings, rules.class_names, sources, cut, empty_ratio=empty_ratio, max_images=max_images, skipped=skipped
+    plan = plan_images(
+        settings,
+        rules.class_names,
+        found.sources,
+        cut,
+        empty_ratio=empty_ratio,
+        max_images=max_images,
+        skipped=found.skipped,
     )
+    return replace(plan, notes=tuple(found.notes))
 
 
-def _split_labels(labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
-    """The sequences of the label files that are a split of their own."""
+def _split_labels(selection: Selection, labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
+    """The sequences of the label files that are a split of their own. Raises UsageError where nothing else is left."""
+    given = {path.resolve() for path in selection.labels}
+    for option, paths in (("--val-labels", spec.val_labels), ("--test-labels", spec.test_labels)):
+        if paths and given <= {path.resolve() for path in paths}:
+            raise UsageError(
+                f"{option}: got {', '.join(map(str, paths))}, which is all that LABELS has, expected LABELS to hold "
+                f"frames for train too: name DTLD_train.json (or DTLD_all.json) as LABELS and DTLD_test.json here"
+            )
     files: dict[Split, tuple[Path, ...]] = {"val": spec.val_labels, "test": spec.test_labels}
     listed = {
         split: Counter(frame.sequence for frame in read_labels(paths).frames) for split, paths in files.items() if paths
@@ -255,6 +269,7 @@ def _report(plan: Plan, tally: Tally, skipped: Sequence[Skipped], seconds: float
         },
         "seed": plan.settings["seed"],
         **tally.counts(sum(skip.lights for skip in skipped)),
+        "notes": [*plan.notes, *tally.notes()],
         "frames_skipped": [{"frame": s.frame, "reason": s.reason, "lights": s.lights} for s in skipped],
         "wall_time_s": round(seconds, 3),
         "frames_per_s": round(plan.frames / seconds, 2),

@@ -66,6 +66,7 @@ class Plan:
     identity: str
     frames: int
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()  # what is worth a word beside the counts
 
 
 # --- sources -> images -----------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ def print_report(out: Path, report: dict[str, Any], as_json: bool) -> None:
         say(f"  {name}: {counts['lights']} lights, {sum(counts['targets'].values())} targets")
     if report["padded_frames"]:
         say(f"{report['padded_frames']} frames are smaller than a tile and were padded with grey")
+    for note in report["notes"]:
+        say(f"note: {note}", file=sys.stderr)
     for skip in report["frames_skipped"][:10]:
         say(f"skipped: {skip['frame']}: {skip['reason']}", file=sys.stderr)
     if len(report["frames_skipped"]) > 10:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
-from kd.show import count, print_groups, print_json, print_scores
+from kd.show import count, print_groups, print_json, print_scores, warn
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -25,7 +25,12 @@ SeveralOption = Annotated[
     typer.Option("--device", metavar="cpu|0|0,1", help="Processor, GPU, or several GPUs.  [default: a GPU if any]"),
 ]
 DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
-SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
+SizeOption = Annotated[
+    int | None, typer.Option("--imgsz", help="Image size in pixels, a multiple of 32.  [default: as trained]")
+]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-labels", help="Go on without images or labels that cannot be used, and count them.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -106,7 +111,7 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
-    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels, a multiple of 32.")] = 640,
     batch: BatchOption = 16,
     device: SeveralOption = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
@@ -119,6 +124,10 @@ def train(
     ] = False,
     allow_weak_teacher: Annotated[
         bool, typer.Option("--allow-weak-teacher", help="Distil from a teacher that the check would refuse.")
+    ] = False,
+    skip_bad_labels: SkipOption = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Train on images that val or test has too, as coco128 does.")
     ] = False,
     log: Annotated[
         list[str] | None,
@@ -160,6 +169,7 @@ def train(
         schedules=tuple(schedule or ()),
         balance=balance,
         unlabeled=str(unlabeled) if unlabeled else None,
+        skip_bad_labels=skip_bad_labels,
     )
     result = run(
         config,
@@ -167,6 +177,8 @@ def train(
         overwrite=overwrite,
         dry_run=dry_run,
         allow_weak_teacher=allow_weak_teacher,
+        allow_overlap=allow_overlap,
+        tell=warn,
         logs=tuple(log or ()),
         quiet=_quiet(context) or as_json,
     )
@@ -198,15 +210,23 @@ def evaluate(
             "and score whole frames: also per size and per city.",
         ),
     ] = False,
+    skip_bad_labels: SkipOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
-    if full_frame:
-        from kd.full_frame import evaluate_frames as score
-    else:
+    from kd.errors import UsageError
+
+    options = {"split": split, "imgsz": imgsz, "batch": batch, "device": device, "tell": warn}
+    if not full_frame:
         from kd.evaluate import evaluate as score
 
-    found = score(data, model, split=split, imgsz=imgsz, batch=batch, device=device, quiet=_quiet(context) or as_json)
+        options["skip_bad_labels"] = skip_bad_labels
+    elif skip_bad_labels:
+        raise UsageError("--skip-bad-labels: got it with --full-frame, expected all tiles of a frame: mend them")
+    else:
+        from kd.full_frame import evaluate_frames as score
+
+    found = score(data, model, **options, quiet=_quiet(context) or as_json)
     if as_json:
         print_json(found)
         return
@@ -258,7 +278,7 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME", help="As in kd train.  [default: every method that this pair allows]"),
     ] = None,
-    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels, a multiple of 32.")] = 640,
     batch: BatchOption = 16,
     device: DeviceOption = None,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Timed steps of each kind, in turns.")] = 10,

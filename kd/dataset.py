@@ -35,7 +35,8 @@ class View:
 class Frame:
     """A frame with its truth: ``boxes_xyxy`` [M, 4] in frame pixels, ``class_ids`` [M], ``counted`` [M].
 
-    A light that is not counted was dropped for a reason in `UNSEEN`: to find it is neither right nor wrong.
+    A light that is not counted was dropped for a reason in `UNSEEN`: to find it is neither right nor wrong. One that
+    has class and box of another is left out, as Ultralytics does with label rows; ``repeated`` counts those.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Frame:
     class_ids: np.ndarray
     counted: np.ndarray
     views: tuple[View, ...]
+    repeated: int = 0
 
 
 def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) -> list[Frame]:
@@ -123,7 +125,9 @@ def _contradictions(line: dict[str, Any], images: Sequence[dict[str, Any]], clas
 def _frame(line: dict[str, Any], images: Sequence[dict[str, Any]], files: dict[str, Path]) -> Frame:
     width, height = line["width"], line["height"]
     unseen = [light for light in line["dropped"] if light["reason"] in UNSEEN and {"class", "box"} <= light.keys()]
-    lights = [*line["lights"], *unseen]
+    distinct = {(light["class"], *light["box"]): light for light in reversed(line["lights"])}  # the first one stays
+    targets = list(reversed(distinct.values()))
+    lights = [*targets, *unseen]
     views = []
     for image in images:
         x, y, w, h = (image["window"][key] for key in "xywh")
@@ -134,8 +138,9 @@ def _frame(line: dict[str, Any], images: Sequence[dict[str, Any]], files: dict[s
         size_wh=(width, height),
         boxes_xyxy=np.array([light["box"] for light in lights], float).reshape(-1, 4),
         class_ids=np.array([light["class"] for light in lights], int),
-        counted=np.arange(len(lights)) < len(line["lights"]),
+        counted=np.arange(len(lights)) < len(targets),
         views=tuple(views),
+        repeated=len(line["lights"]) - len(targets),
     )
 
 

@@ -6,20 +6,21 @@ Invariant: where tiles do not overlap, a frame's detections are its tiles', move
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from kd.config import require_number
+from kd.data import resolve_data
 from kd.dataset import Frame, View, read_frames, require_names_of_report
 from kd.detection_metrics import SIZES, Detections, Outcome, box_iou, judge, recall_at, scores
 from kd.errors import DataError
-from kd.evaluate import images_of, require_same_classes, trained_imgsz, validate
-from kd.ultra import YOLO, check_device, load_model, resolve_data
+from kd.evaluate import image_size, images_of, require_same_channels, require_same_classes, validate
+from kd.labels import check_splits
+from kd.ultra import YOLO, check_device, load_model
 
 EDGE_PX = 2.0  # pixels of a tile: a box that ends this near to a tile's inner edge may go on beyond it
 SAME_IOU = 0.5  # two tiles' boxes that agree so well show one light: either would count as the other found
@@ -33,29 +34,35 @@ def evaluate_frames(
     imgsz: int | None = None,
     batch: int = 16,
     device: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
 ) -> dict:
     """Score a checkpoint on the whole frames of a split: what ``kd evaluate --full-frame`` prints.
 
     Truth is every light in ``lights`` of frames.jsonl, whole. Lights dropped because they are too small or cut off
     (`kd.dataset.UNSEEN`) are ignored: finding them is neither right nor wrong. Returns ``{model, data, split, imgsz,
-    frames, images, instances, ignored, merged, map50, map50_95, precision, recall, confidence, per_class, per_size,
-    per_city}``; ``merged`` counts the detections that merging took away. Raises ModelError and DataError.
+    frames, images, instances, repeated, ignored, merged, map50, map50_95, precision, recall, confidence, per_class,
+    per_size, per_city}``; ``merged`` counts the detections that merging took away, ``repeated`` the lights that have
+    class and box of another one and do not count. ``tell`` gets a line of label rows that do not. Raises ModelError and
+    DataError.
     """
     check_device(device)
+    require_number("batch", batch)
     yolo = load_model(str(model))
-    imgsz = imgsz or trained_imgsz(yolo)
-    content = resolve_data(data)
+    imgsz = image_size(yolo, imgsz)
+    content = resolve_data(data, split)
     images = images_of(content, data, split)
     require_same_classes(yolo, content["names"], data)
+    require_same_channels(yolo, content["channels"], data)
     frames = read_frames(content["path"], split, images, len(content["names"]))
     require_names_of_report(content["path"], content["names"])
     if not any(frame.counted.any() for frame in frames):
         raise DataError(
             f"{data}: split '{split}': got {len(frames)} frames without one light: nothing to score against"
         )
+    check_splits(data, content, [split], needed=(), tell=tell, quiet=quiet)
     views = [view for frame in frames for view in frame.views]
-    on_tiles = detect(yolo, views, content["names"], imgsz=imgsz, batch=batch, device=device, quiet=quiet)
+    on_tiles = detect(yolo, views, content, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
     on_frames, merged = [], 0
     for frame in frames:
         found = [on_tiles.pop(view.image) for view in frame.views]
@@ -68,6 +75,7 @@ def evaluate_frames(
         "imgsz": imgsz,
         "frames": len(frames),
         "images": len(views),
+        "repeated": sum(frame.repeated for frame in frames),
         "ignored": int(sum((~frame.counted).sum() for frame in frames)),
         "merged": merged,
         **score_frames(frames, on_frames, content["names"]),
@@ -77,7 +85,7 @@ def evaluate_frames(
 def detect(
     yolo: YOLO,
     views: Sequence[View],
-    names: Mapping[int, str],
+    content: Mapping[str, Any],
     *,
     imgsz: int,
     batch: int = 16,
@@ -100,13 +108,9 @@ def detect(
         def print_results(self) -> None:
             pass
 
-    with tempfile.TemporaryDirectory(prefix="kd-evaluate-") as scratch:
-        # The originals alone, without augmented copies.
-        listing, data = Path(scratch) / "images.txt", Path(scratch) / "data.yaml"
-        listing.write_text("\n".join(str(view.image) for view in views) + "\n", encoding="utf-8")
-        content = {"train": str(listing), "val": str(listing), "names": dict(names)}
-        data.write_text(yaml.safe_dump(content), encoding="utf-8")
-        validate(yolo, data, split="val", imgsz=imgsz, batch=batch, device=device, quiet=quiet, validator=Collector)
+    images = [view.image for view in views]  # the originals alone, without augmented copies
+    options = {"imgsz": imgsz, "batch": batch, "device": device, "quiet": quiet}
+    validate(yolo, content, images, split="val", validator=Collector, **options)
     if lost := [view.image for view in views if view.image not in found]:
         raise DataError(
             f"{lost[0]}: got an image or label file that Ultralytics leaves out as damaged ({len(lost)} in all), "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.report_tables import gflops, percent, table, text
-from kd.runs import Run, title
+from kd.runs import Run, optimizer_settings, title
 
 
 def model_card(record: dict[str, Any]) -> str:
@@ -34,11 +34,13 @@ def model_card(record: dict[str, Any]) -> str:
         "Of the last checkpoint, in per cent. `weights/best.pt` is the epoch that was best on the validation images.",
         _scores(record["metrics"]["last"]),
         "## Data",
-        f"Images: {counts}. SHA-256 of the data.yaml, image names and sizes, and labels: `{record['data_sha256']}`.",
+        f"Images: {counts}.{_left_out(record)} "
+        f"SHA-256 of the data.yaml, image names and sizes, and labels: `{record['data_sha256']}`.",
     ]
     if run.distils:
         parts += ["## Teachers", f"Methods and weights: {text(run.method)}.", _teachers(config, record["kd"])]
     rest = {**config["settings"], **({"freeze": config["freeze"]} if config["freeze"] else {})}
+    rest |= optimizer_settings(record)
     if rest:
         parts += ["## Settings", ", ".join(f"{text(key)} {text(str(value))}" for key, value in sorted(rest.items()))]
     versions = ", ".join(f"{text(key)} {text(value)}" for key, value in record["versions"].items())
@@ -49,6 +51,17 @@ def model_card(record: dict[str, Any]) -> str:
         "AGPL-3.0, which Ultralytics asks for models trained with it; see its licence, and that of the data.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _left_out(record: dict[str, Any]) -> str:
+    """Sentences of what the data have and the run has not used as it is."""
+    said = {
+        "skipped": "Left out, as they or their labels cannot be used: images",
+        "repeated_labels": "Not counted, as they equal another row of their label file: rows",
+        "shared_images": "Not independent: training images that stand there too",
+    }
+    found = {text: record[key] for key, text in said.items() if key in record}
+    return "".join(f" {text} {', '.join(f'{k} {n}' for k, n in by_split.items())}." for text, by_split in found.items())
 
 
 def _scores(by_split: dict[str, Any]) -> str:

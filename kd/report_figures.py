@@ -240,19 +240,20 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
 
 
 def _draw_detections(run: Run, weights: Sequence[Path], names: Sequence[str], count: int) -> tuple[bytes, str]:
-    from kd import predict, ultra
+    from kd import data as dataset
+    from kd import predict
 
-    data = ultra.resolve_data(run.config["data"])
+    data = dataset.resolve_data(run.config["data"])
     split = "test" if data["test"] else "val"
-    images = ultra.image_files(data[split])
-    labels = map(ultra.label_file, images)
+    images = dataset.image_files(data[split])
+    labels = map(dataset.label_file, images)
     labelled = [image for image, label in zip(images, labels, strict=True) if label.exists() and label.stat().st_size]
     if not labelled:
         raise DataError(f"{run.config['data']}: got no {split} image with objects, expected some")
     shown = [labelled[len(labelled) * i // count] for i in range(min(count, len(labelled)))]
     pictures = [predict.read_image(path) for path in shown]
     columns = [
-        replace(predict.detect(path, pictures, imgsz=run.config["imgsz"], quiet=True), name=name)
+        replace(predict.detect(path, pictures, quiet=True), name=name)
         for path, name in zip(weights, names, strict=True)
     ]
     page, image = predict.draw(columns, pictures, [path.name for path in shown], CONFIDENCE), io.BytesIO()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,19 @@ import fastjsonschema
 
 import schemas
 from kd.config import FgfiConfig
+
+OPTIMIZER = ("optimizer", "lr0", "momentum", "warmup_bias_lr")  # settings that `optimizer=auto` decides
+
+
+def optimizer_of(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer as run.json has it, of training arguments in which Ultralytics' choice stands (`kd.trainer`)."""
+    return {"name": args["optimizer"], **{key: args[key] for key in OPTIMIZER[1:]}}
+
+
+def optimizer_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make the optimizer of a run.json again, however long one trains; none of a run of before."""
+    found = dict(record.get("optimizer", {}))
+    return {"optimizer": found.pop("name"), **found} if found else {}
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,12 @@ class Run:
     def distils(self) -> bool:
         """Whether it had a teacher."""
         return bool(self.config["teachers"])
+
+    @property
+    def optimizer(self) -> str | None:
+        """What trained it, None for a run of before run.json said so: 'AdamW, lr0 0.001667, momentum 0.9, ...'."""
+        found = self.record.get("optimizer")
+        return found and ", ".join([found["name"], *(f"{key} {found[key]}" for key in OPTIMIZER[1:])])
 
     def scores(self, checkpoint: str = "last") -> dict[str, Any]:
         """A checkpoint's scores on test, or on val where there is no test split."""
@@ -122,7 +141,23 @@ def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
 def find_pairs(runs: Iterable[Run]) -> list[Pair]:
     """Each distilled run with its plain twin, where there is one."""
     plain = {run.twin_key: run for run in runs if not run.distils}
-    return [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+    pairs = [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+    return [pair for pair in pairs if optimizers_agree(pair.distilled, pair.plain)]
+
+
+def optimizers_agree(run: Run, other: Run) -> bool:
+    """Whether two runs had the same optimizer, as far as it is known."""
+    return run.optimizer == other.optimizer or None in (run.optimizer, other.optimizer)
+
+
+def comparable_settings(run: Run, other: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The further arguments of both runs, without those that their optimizers say, where both are known.
+
+    What `optimizer=auto` chose may be asked for by name elsewhere, as in a sweep's runs of equal time.
+    """
+    said = OPTIMIZER if run.optimizer and other.optimizer else ()
+    own, theirs = ({k: v for k, v in side.config["settings"].items() if k not in said} for side in (run, other))
+    return own, theirs
 
 
 def _variant(fgfi: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 
@@ -11,10 +12,16 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2))
 
 
+def warn(line: str) -> None:
+    """A warning on stderr."""
+    print(f"warning: {' '.join(line.split())}", file=sys.stderr)
+
+
 def print_scores(title: str, scores: dict[str, Any]) -> None:
     """A line for all classes, and one for each."""
     width = max(map(len, ("all", *scores["per_class"]))) + 2
-    print(f"{title}: {count(scores['images'], 'image')}, {count(scores['instances'], 'object')}")
+    skipped = f", {count(scores['skipped'], 'image')} left out" if scores.get("skipped") else ""
+    print(f"{title}: {count(scores['images'], 'image')}, {count(scores['instances'], 'object')}{skipped}")
     print(f"  {'':<{width}}{'mAP50':>8}{'mAP50-95':>10}{'precision':>11}{'recall':>8}")
     print(
         f"  {'all':<{width}}{share(scores['map50']):>8}{share(scores['map50_95']):>10}"

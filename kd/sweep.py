@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from kd.errors import PlanError
 from kd.plan import Job, arguments, expand, read_plan, require_extends
+from kd.runs import OPTIMIZER, optimizer_settings
 
 DEFAULT_EPOCHS = 30  # of kd train
 POLL_S = 0.2
@@ -198,9 +199,14 @@ class Crew:
         if job.taught_by:
             options["teacher"] = str(self.out / job.taught_by / "weights" / "best.pt")
         if job.time_of and begun.exists():
-            options["epochs"] = json.loads(begun.read_bytes())["config"]["epochs"]  # times may have changed since
+            config = json.loads(begun.read_bytes())["config"]
+            options["epochs"] = config["epochs"]  # times may have changed since
+            given = {key: value for key, value in config.get("settings", {}).items() if key in OPTIMIZER}
         elif job.time_of:
             options["epochs"] = equal_epochs(*map(self._record, job.time_of))
+            given = optimizer_settings(self._record(job.time_of[1]))  # `auto` would choose by the number of epochs
+        if job.time_of and given:
+            options["set"] = {**options.get("set", {}), **given}
         words = [*arguments(options), "--out", str(folder), "--quiet"]
         if begun.exists():
             words.append("--resume" if job.resumable else "--overwrite")

@@ -8,15 +8,13 @@ with a config.json of ours is ever deleted.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import importlib.metadata
-import json
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +28,23 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
-from kd.config import SINGLE_CLASS, TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig, require_side
+from kd.data import SPLITS, hash_data, resolve_data
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
+from kd.labels import Found, check_splits
+from kd.locks import hold
 from kd.losses import fgfi_masks
 from kd.model_card import model_card
+from kd.overlap import require_apart
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
+from kd.run_folder import CONFIG, RUN, clear, require_free, require_same, require_unfinished, write_json
+from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
-
-MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 
 
 def train(
@@ -52,6 +54,8 @@ def train(
     overwrite: bool = False,
     dry_run: bool = False,
     allow_weak_teacher: bool = False,
+    allow_overlap: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
     logs: tuple[str, ...] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -59,8 +63,9 @@ def train(
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
     checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``logs`` are packages to log the run
-    to (`ultra.LOGS`); ``quiet`` silences Ultralytics.
+    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val and test
+    have training images; ``tell`` gets a line of what is left out. ``logs`` are packages to log the run to
+    (`ultra.LOGS`); ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -74,11 +79,43 @@ def train(
         raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
-    last, best = out / "weights" / "last.pt", out / "weights" / "best.pt"
-    data = ultra.resolve_data(config.data)
+    with contextlib.nullcontext() if dry_run else hold(out):
+        if resume:
+            require_unfinished(out)
+        elif not dry_run:
+            require_free(out, overwrite)
+        asked = _checked(config, allow_overlap, tell, quiet)
+        if resume:
+            asked.record["kd"] = require_same(out, asked.record)
+        elif config.distils:
+            _add_worths(config, asked.record["kd"]["teachers"], allow_weak_teacher)
+        if dry_run:
+            return _plan(config, asked.model, asked.record)
+        if overwrite:
+            clear(out)
+        return _carry_out(config, asked, out, device, started=started, resume=resume, logs=logs, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a run is asked to do, once all of it has been found possible."""
+
+    record: dict[str, Any]  # of config.json
+    data: dict[str, Any]  # as `kd.data.resolve_data` has it
+    model: str  # what Ultralytics builds the student from
+    found: dict[str, Found]  # by split
+    shared: dict[str, int]  # images of val and test that train has too
+
+
+def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None], quiet: bool) -> _Asked:
+    """Look at everything that a run reads. Raises ModelError, DataError, UsageError or DistillationError."""
+    data = resolve_data(config.data)
+    shared = require_apart(config.data, data, allow_overlap)
+    found = _check(config, data, tell, quiet)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    require_side("imgsz", config.imgsz, ultra.grid_px(student))
     pretrained = dict(config.settings).get("pretrained")
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
@@ -92,37 +129,47 @@ def train(
     }
     if config.unlabeled:
         record["kd"]["unlabeled"] = check_unlabeled(config.unlabeled, data)
-    if resume:
-        record["kd"] = _require_same(out, record)
-    elif not dry_run:
-        _require_free(out, overwrite)
-    if config.distils and not resume:
-        worths = check_worth(
-            config.teachers,
-            config.student,
-            config.data,
-            imgsz=config.imgsz,
-            teacher_imgsz=config.teacher_imgsz,
-            batch=config.batch,
-            device=config.one_device,
-            allow_weak=allow_weak_teacher,
-            **config.view,
-        )
-        for teacher, worth in zip(record["kd"]["teachers"], worths, strict=True):
-            teacher["worth"] = worth.to_json()
-    if dry_run:
-        return _plan(config, student.overrides["model"], record)
-    if overwrite and out.exists():
-        shutil.rmtree(out)
+    return _Asked(record, data, student.overrides["model"], found, shared)
+
+
+def _add_worths(config: TrainConfig, teachers: list[dict[str, Any]], allow_weak: bool) -> None:
+    """Score the teachers, and write into their part of config.json what they are worth. Raises DistillationError."""
+    worths = check_worth(
+        config.teachers,
+        config.student,
+        config.data,
+        imgsz=config.imgsz,
+        teacher_imgsz=config.teacher_imgsz,
+        batch=config.batch,
+        device=config.one_device,
+        allow_weak=allow_weak,
+        **config.view,
+    )
+    for teacher, worth in zip(teachers, worths, strict=True):
+        teacher["worth"] = worth.to_json()
+
+
+def _carry_out(
+    config: TrainConfig,
+    asked: _Asked,
+    out: Path,
+    device: Any,
+    *,
+    started: float,
+    resume: bool,
+    logs: tuple[str, ...],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train, score and describe; returns the content of run.json. Raises RunError or DistillationError."""
+    record, last, best = asked.record, out / "weights" / "last.pt", out / "weights" / "best.pt"
     try:
         settle(last)
         resumed = last.exists()
         state = load_sidecar(sidecar_of(last), mmap=True) if resumed and _epoch(last) >= 0 else {}
         if not resumed or state.get("stop") is False:
             if not resumed:
-                out.mkdir(parents=True, exist_ok=True)
-                _write_json(out / "config.json", record)
-            trainer = _trainer(config, student.overrides["model"], out, last if resumed else None, logs)
+                write_json(out / CONFIG, record)
+            trainer = _trainer(config, asked.model, out, last if resumed else None, logs)
             trainer.started = started
             with ultra.narrate(quiet):
                 _translated(trainer.train, out)
@@ -137,8 +184,11 @@ def train(
             record["kd"]["balanced_weights"] = medians(load_sidecar(sidecar_of(last), mmap=True)["balance"])
         result = {
             **record,
-            "images": {split: _images_used(split, data, config) for split in ultra.SPLITS},
-            "metrics": {path.stem: _metrics(path, config, data, quiet) for path in (last, best)},
+            "images": {split: one.images for split, one in asked.found.items()},
+            **_counts("skipped", {split: one.skipped for split, one in asked.found.items()}),
+            **_counts("repeated_labels", {split: one.repeated for split, one in asked.found.items()}),
+            **_counts("shared_images", asked.shared),
+            "metrics": {path.stem: _metrics(path, config, asked.data, quiet) for path in (last, best)},
             **_size(last, config.imgsz),
             "versions": versions(),
             "device": ultra.device_name(device, len((config.device or "").split(","))),
@@ -147,26 +197,29 @@ def train(
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }
         (out / "README.md").write_text(model_card(result), encoding="utf-8")
-        _write_json(out / "run.json", result)
+        write_json(out / RUN, result)
         finish(last)
     except BaseException:
         if not last.exists() and not resume:  # nothing to resume: leave no trace
-            shutil.rmtree(out, ignore_errors=True)
+            clear(out)
         raise
     finally:
         torch.set_num_threads(ultra.TORCH_THREADS)
     return result
 
 
-def _images_used(split: str, data: dict[str, Any], config: TrainConfig) -> int:
-    """How many images a split has; of train, how many the setting `fraction`, a share or a number, leaves."""
-    images = len(ultra.image_files(data[split]))
-    fraction = dict(config.settings).get("fraction", 1.0)
-    if isinstance(fraction, list | tuple):  # one for each split, train first; kd scores all of the others
-        fraction = fraction[0]
-    if split != "train" or fraction == 1:
-        return images
-    return min(images, fraction if isinstance(fraction, int) else max(1, round(images * fraction)))
+def _check(config: TrainConfig, data: dict[str, Any], tell: Callable[[str], None], quiet: bool) -> dict[str, Found]:
+    """What each split of the data has; of train, what the setting `fraction` leaves. Raises DataError."""
+    options = {"fraction": dict(config.settings).get("fraction", 1.0), "skip_bad": config.skip_bad_labels}
+    return check_splits(
+        config.data, data, SPLITS, needed=("train", "val"), tell=tell, quiet=quiet, **options, **config.view
+    )
+
+
+def _counts(key: str, by_split: dict[str, int]) -> dict[str, dict[str, int]]:
+    """What run.json has of it: the splits with any, or no such key."""
+    some = {split: count for split, count in by_split.items() if count}
+    return {key: some} if some else {}
 
 
 def _require_closing(config: TrainConfig) -> None:
@@ -177,20 +230,6 @@ def _require_closing(config: TrainConfig) -> None:
             f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
             f"give --set close_mosaic=N or more --epochs"
         )
-
-
-def hash_data(data_yaml: str | Path, data: dict[str, Any]) -> str:
-    """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
-
-    Pixels are not read: it tells datasets apart, and whether labels or images came or went, in milliseconds.
-    """
-    digest = hashlib.sha256(Path(data_yaml).read_bytes())
-    for split in ultra.SPLITS:
-        for image in ultra.image_files(data[split]):
-            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
-            label = ultra.label_file(image)
-            digest.update(label.read_bytes() if label.exists() else b"-")
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -249,39 +288,6 @@ def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) ->
 def _file_hash(spec: str) -> str | None:
     path = Path(spec)
     return sha256(path) if path.is_file() else None
-
-
-def _require_free(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and set(out.iterdir()) <= {aside(out / "config.json")}):
-        return
-    if not (out / "config.json").is_file():
-        raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")
-    if not overwrite:
-        raise RunError(f"{out}: got a run that is there already, expected none: pass --resume or --overwrite")
-
-
-def _require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Raise RunError unless ``out`` holds an unfinished run of this configuration; returns what it learns from."""
-    try:
-        before = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        pairs = {**before["config"], **{key: before[key] for key in ("data_sha256", "student_sha256")}}
-        taught = before["kd"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{out}: got no run of kd to resume, expected a folder with a config.json") from error
-    if (out / "run.json").exists():
-        raise RunError(f"{out}: got a finished run, expected one that was cut off: nothing is left to do")
-    now = {**record["config"], **{key: record[key] for key in ("data_sha256", "student_sha256")}}
-    if taught and record["kd"]:
-        for side, kd in ((pairs, taught), (now, record["kd"])):
-            side["teacher_sha256"] = [teacher["sha256"] for teacher in kd["teachers"]]
-            side["unlabeled images"] = kd.get("unlabeled")
-    for key in sorted((pairs.keys() | now.keys()) - MAY_DIFFER):
-        if pairs.get(key) != now.get(key):
-            raise RunError(
-                f"{out}: {key}: got {now.get(key)}, expected {pairs.get(key)} as the run was started with: "
-                f"give the same options, or --overwrite"
-            )
-    return taught
 
 
 def _epoch(checkpoint: Path) -> int:
@@ -355,16 +361,14 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    model = ultra.load_model(str(checkpoint)).model
+    """What a checkpoint says of itself: the optimizer it was trained with, parameters, GFLOPs."""
+    yolo = ultra.load_model(str(checkpoint))
+    model = yolo.model
     return {
+        "optimizer": optimizer_of(yolo.ckpt["train_args"]),
         "params": sum(p.numel() for p in model.parameters()),
         "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    aside(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside(path).replace(path)
 
 
 def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -374,6 +378,7 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}
+        plan["optimizer"] = optimizer_of(vars(trainer.args))
         if trainer.distillation:
             plan["first_batch"] = _first_batch(trainer)
     torch.set_num_threads(ultra.TORCH_THREADS)

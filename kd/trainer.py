@@ -3,7 +3,8 @@
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
 files, plus `last.kd.pt` beside `last.pt` (kd/resume.py).
 Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
-`last.kd.pt`, the teacher in neither. Nothing of Ultralytics is patched.
+`last.kd.pt`, the teacher in neither. Nothing of Ultralytics' training is patched; how it reads images and labels is
+(kd/labels.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from kd import ultra  # isort: skip  sets Ultralytics' environment before the ne
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-from kd.config import TrainConfig
+from kd import labels  # noqa: F401  how the datasets of a run read their files, in the processes of its ranks too
+from kd.config import SINGLE_CLASS, TrainConfig
+from kd.data import hand_over, resolve_data
 from kd.distillation import Distillation, load_tutors, require_wired
 from kd.ranks import launching, ranked
 from kd.resume import ResumableTrainer
@@ -53,6 +56,11 @@ class Trainer(ResumableTrainer):
         with launching(self) if self.ddp else ranked(self):
             super().train()
 
+    def get_dataset(self) -> dict[str, Any]:
+        """The data as kd reads them, not by Ultralytics' own reader of the same file."""
+        data = hand_over(resolve_data(self.args.data))
+        return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
+
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
         super().set_model_attributes()
@@ -69,6 +77,7 @@ class Trainer(ResumableTrainer):
             self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
             self.add_callback("on_train_batch_start", Trainer._schedule)
         super()._setup_train()
+        _tell_optimizer(self.args, self.optimizer)
         if self.device.type == "cpu":
             torch.set_num_threads(ultra.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
         if self.distillation:
@@ -126,6 +135,20 @@ class Trainer(ResumableTrainer):
         finally:
             if adapters is not None:
                 model.add_module(ADAPTERS, adapters)
+
+
+def _tell_optimizer(args: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Make the arguments, which checkpoints carry, say which optimizer there is, where Ultralytics chose it.
+
+    Given as `--set` they would make it again. `auto` takes a momentum of its own and leaves the argument: Adam's kinds
+    train with the former, all others with the argument, at which their warm-up ends, unless they have none.
+    """
+    args.optimizer = type(optimizer).__name__
+    group = optimizer.param_groups[0]
+    if "betas" in group:
+        args.momentum = group["betas"][0]
+    elif not args.warmup_epochs > 0:
+        args.momentum = group["momentum"]
 
 
 def trainer_class(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[Trainer]:

@@ -1,6 +1,6 @@
-"""The one door to Ultralytics: imports it offline and quiet, loads models safely, resolves a data.yaml.
+"""The one door to Ultralytics: imports it offline and quiet, loads models safely, checks settings and devices.
 
-In: model names and paths, a data.yaml. Out: `YOLO` detectors and checked paths, or one-line errors.
+In: model names and paths. Out: `YOLO` detectors, or one-line errors.
 Invariant: nothing here reaches the network, runs code from a checkpoint, or touches the user's own settings of
 Ultralytics; every other module of kd imports this one first, so that the environment is set in time.
 """
@@ -20,12 +20,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kd.errors import DataError, KdError, ModelError, UsageError
+from kd.config import GRID_PX
+from kd.errors import KdError, ModelError, UsageError
 
 EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
-SPLITS = ("train", "val", "test")
 
 
 def cache_dir() -> Path:
@@ -95,14 +93,16 @@ import torch  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.cfg import check_cfg  # noqa: E402
 from ultralytics.data import dataset as label_reader  # noqa: E402
-from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_paths  # noqa: E402
+from ultralytics.nn import tasks as networks  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, ROOT, SAFE_LOAD  # noqa: E402
+from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, ROOT  # noqa: E402
 from ultralytics.utils.callbacks import get_default_callbacks  # noqa: E402
 from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
 from ultralytics.utils.metrics import ap_per_class, smooth  # noqa: E402, F401  for kd.detection_metrics
 from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E402
+
+from kd import model_files  # noqa: E402
 
 TORCH_THREADS = torch.get_num_threads()
 LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # package -> Ultralytics' module for it
@@ -124,6 +124,8 @@ def _read_labels_anew() -> None:
 
 
 _read_labels_anew()
+# It reads ULTRALYTICS_SAFE_LOAD when it is first imported, which may have been before kd was.
+networks.SAFE_LOAD = True
 
 
 @contextlib.contextmanager
@@ -160,7 +162,9 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
     if suffix == ".pt":
         require_safe(spec)
         source, kind = str(path.resolve()), "a checkpoint that Ultralytics 8 wrote"
-    elif suffix in {".yaml", ".yml"} and path.is_file():
+    elif suffix in {".yaml", ".yml"} and model_files.is_there(path):
+        with silence():
+            model_files.require_model_yaml(spec)
         source, kind = spec, "a model yaml of Ultralytics 8"
     else:
         source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
@@ -169,34 +173,42 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
             by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
             yolo = (RTDETR if by_name else YOLO)(source)
     except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
-        raise ModelError(f"{spec}: got no usable model ({_first_line(error)}), expected {kind}") from error
+        raise ModelError(f"{spec}: got no usable model ({first_line(error)}), expected {kind}") from error
+    model_files.require_detector(yolo.model, spec)
     if yolo.task not in tasks:
         head = type(yolo.model.model[-1]).__name__
         raise ModelError(f"{spec}: got a model for {yolo.task} ({head} head), expected a detector")
+    if suffix == ".pt":
+        model_files.require_running(yolo.model, spec)
     return yolo
 
 
 def require_student(yolo: YOLO, spec: str) -> None:
-    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head."""
+    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head.
+
+    Of a checkpoint the module must be what its yaml makes, since Ultralytics' trainer builds that.
+    """
     head = yolo.model.model[-1]
     if type(yolo.model) is not DetectionModel or not isinstance(head, Detect):
         raise ModelError(
             f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
             f"YOLO detector with a Detect head, from yolov3 to yolo26"
         )
+    if Path(spec).suffix.lower() == ".pt":
+        with silence():
+            model_files.require_unchanged(yolo.model, spec)
+
+
+def grid_px(yolo: YOLO) -> int:
+    """What image sides have to be multiples of: the largest stride, and at least 32."""
+    strides = getattr(yolo.model, "stride", None)
+    return max(GRID_PX, int(max(strides))) if strides is not None and len(strides) else GRID_PX
 
 
 def require_safe(spec: str) -> None:
-    """Raise ModelError unless the file is a checkpoint that the restricted unpickler accepts; none of it runs.
-
-    The load is done here as well because Ultralytics reads ULTRALYTICS_SAFE_LOAD only when it is first
-    imported, which may have been before kd was.
-    """
+    """Raise ModelError for what is no file, and for files that Ultralytics would take for others or cannot load."""
     path = Path(spec)
-    if not path.is_file():
-        raise ModelError(
-            f"{spec}: no such file, expected a .pt or .yaml file, or a model name such as yolov5n or yolo26n"
-        )
+    model_files.require_archive(spec)
     if _is_classic(path):
         raise ModelError(
             f"{spec}: got a classic anchor-based YOLOv5 checkpoint, expected an anchor-free one of Ultralytics "
@@ -206,14 +218,6 @@ def require_safe(spec: str) -> None:
         raise ModelError(
             f"{spec}: got a file name that Ultralytics reads as {path.stem}u.pt, expected another: rename it"
         )
-    if not SAFE_LOAD:
-        try:
-            with silence():
-                torch_safe_load(str(path), safe_only=True)
-        except Exception as error:
-            raise ModelError(
-                f"{spec}: got no usable model ({_first_line(error)}), expected a checkpoint that Ultralytics 8 wrote"
-            ) from error
 
 
 def _is_classic(path: Path) -> bool:
@@ -230,10 +234,12 @@ def _packaged(spec: str) -> str:
     >>> _packaged("yolov5n")
     'yolov5n.yaml'
     """
-    stem = Path(spec).stem if spec.endswith((".yaml", ".yml")) else spec
+    stem = spec.removesuffix(".yaml").removesuffix(".yml")
     known = {path.stem for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
     if stem not in known and re.sub(r"^(yolov?\d+)[nslmx](?=$|-)", r"\1", stem) not in known:
         scaled = {f"{name}{scale}" for name in known if re.fullmatch(r"yolov?\d+", name) for scale in "nsmlx"}
+        if found := model_files.what_it_is(spec):
+            raise ModelError(f"{spec}: {found}")
         near = get_close_matches(stem, sorted(known | scaled), n=3) or ["yolov5n", "yolo11s", "yolo26n"]
         raise ModelError(
             f"{spec}: got neither a file nor a model name that Ultralytics knows, expected a .pt, a .yaml, or a "
@@ -242,101 +248,10 @@ def _packaged(spec: str) -> str:
     return f"{stem}.yaml"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says, as ASCII and cut short."""
     text = str(error).encode("ascii", "ignore").decode().replace("ERROR", "").strip()
     return f"{type(error).__name__}: {text.splitlines()[0].strip()[:160]}" if text else type(error).__name__
-
-
-def resolve_data(data_yaml: str | Path) -> dict[str, Any]:
-    """A checked view of a data.yaml: ``{path, names: {id: name}, train: [Path], val: ..., test: ...}``.
-
-    Entries are existing folders, image lists (.txt) or images, resolved as Ultralytics does: below ``path``,
-    or beside the file where there is no such key. A split that the file does not name is an empty list; every
-    named one holds at least one image, and train and val are there. Raises DataError.
-    """
-    file = Path(data_yaml)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file, expected the data.yaml of a YOLO dataset")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: got no YAML ({_first_line(error)}), expected train, val and names") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: got a {type(content).__name__}, expected a mapping with train, val and names")
-    root = _root(file, content.get("path"))
-    view: dict[str, Any] = {"path": root, "names": _names(file, content)}
-    for split in SPLITS:
-        view[split] = _entries(file, split, content.get(split), root)
-    for split in ("train", "val"):
-        if not view[split]:
-            raise DataError(f"{file}: {split}: got nothing, expected a folder or list of images")
-    for split in SPLITS:
-        if view[split] and not image_files(view[split]):
-            places = ", ".join(map(str, view[split]))
-            raise DataError(f"{file}: {split}: got no images in {places}, expected .jpg, .png or the like")
-    return view
-
-
-def _root(file: Path, path: Any) -> Path:
-    if path is None:
-        return file.resolve().parent
-    if not isinstance(path, str) or not Path(path).is_dir():
-        raise DataError(
-            f"{file}: path: got {path!r}, expected an existing folder (absolute, or relative to where you are), "
-            f"or no such key when the images lie beside the file"
-        )
-    return Path(path).resolve()
-
-
-def _names(file: Path, content: dict) -> dict[int, str]:
-    names = content.get("names")
-    if names is None and isinstance(content.get("nc"), int):
-        names = [f"class_{i}" for i in range(content["nc"])]
-    try:
-        if not names:
-            raise ValueError("nothing")
-        names = check_class_names(names)
-    except Exception as error:
-        raise DataError(
-            f"{file}: names: got {_first_line(error)}, expected class names as a list or as a mapping from 0, 1"
-        ) from error
-    return {int(key): str(name) for key, name in names.items()}
-
-
-def _entries(file: Path, split: str, value: Any, root: Path) -> list[Path]:
-    if not value:
-        return []
-    entries = value if isinstance(value, list) else [value]
-    paths = []
-    for entry in entries:
-        if not isinstance(entry, str):
-            raise DataError(f"{file}: {split}: got {entry!r}, expected a path or a list of paths")
-        path = (root / entry).resolve()
-        if not path.exists() and entry.startswith("../"):
-            path = (root / entry[3:]).resolve()  # counted from a folder below: Ultralytics forgives it
-        if not path.exists():
-            raise DataError(f"{file}: {split}: got {entry}, expected an existing folder or list: nothing is at {path}")
-        paths.append(path)
-    return paths
-
-
-def image_files(entries: list[Path]) -> list[Path]:
-    """The images behind a split's entries, sorted: folders searched to any depth, lists read line by line."""
-    files: list[Path] = []
-    for entry in entries:
-        if entry.is_dir():
-            files += entry.rglob("*.*")
-        elif entry.suffix == ".txt":
-            lines = entry.read_text(encoding="utf-8-sig").split("\n")
-            files += [entry.parent / line.strip() for line in lines if line.strip()]
-        else:
-            files.append(entry)
-    return sorted(file for file in files if file.suffix[1:].lower() in IMG_FORMATS)
-
-
-def label_file(image: Path) -> Path:
-    """Where Ultralytics looks for an image's labels: the last ``/images/`` becomes ``/labels/``."""
-    return Path(img2label_paths([image])[0])
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
@@ -25,38 +24,40 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
+from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.data.augment import Format, v8_transforms
 from ultralytics.utils.instance import Instances
 from ultralytics.utils.patches import imread
 
+from kd.data import image_files
+from kd.depth import require_8_bit
 from kd.errors import DataError
-from kd.teacher import sha256
+from kd.overlap import also_in, named
 
-NAMED = 3  # files that an error names
 MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # what makes one image of several
 
 
 def check_unlabeled(folder: str | Path, data: dict[str, Any]) -> dict[str, Any]:
     """``{images, sha256}`` of a folder of unlabelled images; the hash is over their names and sizes, in sorted order.
 
-    ``data`` is the view of `kd.ultra.resolve_data`. Raises DataError for a folder without images, for images that
-    cannot be read, and for images that are in the val or test split too (the same file, or the same bytes).
+    ``data`` is the view of `kd.data.resolve_data`. Raises DataError for a folder without images, for images of more
+    than 8 bits, for some that cannot be read, or are in the val or test split too (the same file, or the same bytes).
     """
     where = f"--unlabeled {folder}"
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{where}: no such folder, expected one with images at any depth")
-    files = ultra.image_files([folder])
+    files = image_files([folder])
     if not files:
         raise DataError(f"{where}: got no images, expected .jpg, .png or the like at any depth")
+    require_8_bit(where, files)
     unreadable = [file for file in files if not _is_image(file)]
     if unreadable:
-        raise DataError(f"{where}: got {_named(unreadable, folder)} that cannot be read, expected images: remove them")
-    leaked = _also_in([*ultra.image_files(data["val"]), *ultra.image_files(data["test"])], files)
+        raise DataError(f"{where}: got {_count(unreadable, folder)} that cannot be read, expected images: remove them")
+    leaked = also_in([*image_files(data["val"]), *image_files(data["test"])], files)
     if leaked:
         raise DataError(
-            f"{where}: got {_named(leaked, folder)} that the val or test split has too, expected others: a student "
+            f"{where}: got {_count(leaked, folder)} that the val or test split has too, expected others: a student "
             f"must not be scored on what it was trained on"
         )
     digest = hashlib.sha256()
@@ -75,29 +76,8 @@ def _is_image(file: Path) -> bool:
         return False
 
 
-def _also_in(scored: Sequence[Path], files: Sequence[Path]) -> list[Path]:
-    """The ``files`` that are one of the ``scored`` images, by resolved path or by content; only like sizes are read."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in scored:
-        by_size[path.stat().st_size].append(path)
-    places = {path.resolve() for path in scored}
-    hashes: dict[int, set[str]] = {}
-
-    def known(file: Path) -> bool:
-        size = file.stat().st_size
-        if size not in by_size or file.resolve() in places:
-            return size in by_size
-        if size not in hashes:
-            hashes[size] = {sha256(path) for path in by_size[size]}
-        return sha256(file) in hashes[size]
-
-    return [file for file in files if known(file)]
-
-
-def _named(files: Sequence[Path], folder: Path) -> str:
-    names = ", ".join(str(file.relative_to(folder)) for file in files[:NAMED])
-    count = f"{len(files)} image{'' if len(files) == 1 else 's'}"
-    return f"{count} ({names}{', ...' if len(files) > NAMED else ''})"
+def _count(files: Sequence[Path], folder: Path) -> str:
+    return f"{len(files)} image{'' if len(files) == 1 else 's'} ({named(files, folder)})"
 
 
 class Unlabeled:
@@ -105,7 +85,7 @@ class Unlabeled:
 
     def __init__(self, folder: str | Path, labelled: Any, args: Any) -> None:
         """``labelled`` is Ultralytics' training dataset, ``args`` its training arguments (augmentation, workers)."""
-        images = _Images(ultra.image_files([Path(folder)]), labelled, args)
+        images = _Images(image_files([Path(folder)]), labelled, args)
         workers = args.workers
         self._order = _Order(len(images))
         self._drawn: Iterator[Tensor | str] | None = None

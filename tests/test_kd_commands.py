@@ -290,3 +290,43 @@ def test_ctrl_c_is_130(kd, monkeypatch, data, model):
     code, out, err = kd("evaluate", "--data", data, "--model", model)
     assert code == 130
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63, 2**64, 2**200, -1, -(2**200)])
+@pytest.mark.parametrize("option", ["--seed", "--imgsz", "--batch", "--epochs", "--freeze", "--teacher-imgsz"])
+def test_a_number_beyond_sense_is_wrong_usage_for_train(fails, option, number):
+    line = fails("train", "--data", "d.yaml", "--student", "yolov5n", "--teacher", "t.pt", option, number, code=2)
+    assert line.startswith(f"error: {option}: got ")
+    assert len(line) < 200
+
+
+@pytest.mark.parametrize("size", [33, 0, 2**200])
+def test_a_size_that_no_network_sees_is_wrong_usage_at_every_door(fails, tmp_path, size):
+    data, model = write_dataset(tmp_path / "data", test=1), save_detector(tmp_path / "m.pt", {0: "red", 1: "green"})
+    image = tmp_path / "data/images/test/000.png"
+    for arguments in (
+        ("train", "--data", data, "--student", "yolov5n"),
+        ("evaluate", "--data", data, "--model", model),
+        ("evaluate", "--data", data, "--model", model, "--full-frame"),
+        ("predict", image, "--model", model, "--out", "p.png"),
+        ("bench", "--student", "yolov5n", "--teacher", "yolov5s"),
+    ):
+        assert fails(*arguments, "--imgsz", size, code=2).startswith("error: --imgsz: got ")
+    assert not list(Path().iterdir())
+
+
+def test_a_sixth_level_asks_for_multiples_of_64(fails, tmp_path):
+    data = write_dataset(tmp_path / "data")
+    line = fails("train", "--data", data, "--student", "yolov5n-p6", "--imgsz", 96, "--device", "cpu", code=2)
+    assert "--imgsz: got 96, expected a multiple of 64" in line
+    pair = ("--student", "yolov5n", "--teacher", "yolov5n-p6")
+    line = fails("train", "--data", data, *pair, "--imgsz", 64, "--teacher-imgsz", 96, "--device", "cpu", code=2)
+    assert "--teacher-imgsz: got 96, expected a multiple of 64" in line
+    assert not list(Path().iterdir())
+
+
+def test_as_many_images_as_there_are_is_no_number_beyond_sense(kd, tmp_path):
+    write_dataset(tmp_path / "data")
+    model = save_detector(tmp_path / "m.pt", {0: "red", 1: "green"})
+    code, out, _ = kd("predict", tmp_path / "data/images/val", "--model", model, "--out", "p.png", "--limit", 2**200)
+    assert (code, out.endswith("p.png: 3 images\n")) == (0, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from dtld_tools.pipeline import Selection
 from dtld_tools.split import SplitSpec
 from dtld_tools.types import TileSpec
 from kd import ultra
+from kd.data import label_file
 from kd.dataset import Frame, View
 from kd.detection_metrics import Detections, box_iou
 from kd.errors import DataError, ModelError
@@ -87,7 +89,7 @@ def relabel(root, model):
             box = (boxes[i] / line["scale"] + [window["x"], window["y"]] * 2).tolist()
             known = lights.setdefault(line["frame"], [])
             known.append({"id": len(known), "class": classes[i], "box": box})
-        ultra.label_file(path).write_text(text)
+        label_file(path).write_text(text)
     frames = [json.loads(line) for line in (root / "frames.jsonl").read_text().splitlines()]
     for frame in frames:
         if frame["split"] == "test":
@@ -288,7 +290,9 @@ def test_groups_add_up_and_small_lights_are_ignored(tmp_path, model):
 def test_the_originals_detections_are_in_their_own_pixels(tiled, model):
     yolo = ultra.load_model(model)
     paths = sorted((tiled / "images" / "test").iterdir())[:2]
-    found = detect(yolo, [View(path, (0, 0, SIDE, SIDE), 1.0) for path in paths], NAMES, imgsz=2 * SIDE, device="cpu")
+    found = detect(
+        yolo, [View(path, (0, 0, SIDE, SIDE), 1.0) for path in paths], {"names": NAMES}, imgsz=2 * SIDE, device="cpu"
+    )
     assert found.keys() == set(paths)
     for tile in found.values():
         assert 0 <= tile.boxes_xyxy.min() < SIDE / 2 < tile.boxes_xyxy.max() <= SIDE  # not of the enlarged image
@@ -329,11 +333,34 @@ def test_a_damaged_file_is_named_with_its_line(damaged, model, file, line, messa
 def test_images_that_are_missing_or_damaged_are_named(damaged, model):
     first, second, *_ = sorted((damaged / "images" / "test").iterdir())
     second.write_bytes(b"no image")
-    with pytest.raises(DataError, match=rf"{second.name}: got an image or label file that .* damaged \(1 in all\)"):
+    with pytest.raises(
+        DataError, match=rf"got 1 of . images that cannot be used .*{second.name}: no image that can be read"
+    ):
         evaluate_frames(damaged / "data.yaml", model, device="cpu")
     first.unlink()
     with pytest.raises(DataError, match=rf"manifest.jsonl: {first.name}: got no such image in split 'test'"):
         evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
+def test_raw_frames_are_refused(damaged, model):
+    first = sorted((damaged / "images" / "test").iterdir())[0]
+    cv2.imwrite(str(first), np.zeros((SIDE, SIDE), np.uint16))
+    with pytest.raises(DataError, match=r"got 1 of 6 images that are not 8-bit .*dtld convert"):
+        evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
+def test_lights_of_one_class_and_box_count_once_in_frames_and_in_tiles(damaged, model):
+    before = evaluate_frames(damaged / "data.yaml", model, device="cpu")
+    lines = [json.loads(line) for line in (damaged / "frames.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["lights"] += [{**light, "id": light["id"] + 1000} for light in line["lights"][:2]]
+    (damaged / "frames.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for label in (damaged / "labels" / "test").iterdir():
+        label.write_text(label.read_text() * 2)
+    after = evaluate_frames(damaged / "data.yaml", model, device="cpu")
+    assert before["repeated"] == 0 < after["repeated"]
+    assert {**after, "repeated": 0} == before
+    assert evaluate(damaged / "data.yaml", model, device="cpu")["instances"] == after["instances"]
 
 
 def test_other_classes_are_refused(damaged, model, tmp_path):

@@ -19,8 +19,10 @@ import schemas  # noqa: E402
 from kd import train as train_module  # noqa: E402
 from kd import ultra  # noqa: E402
 from kd.config import DEFAULT_WEIGHTS  # noqa: E402
+from kd.data import resolve_data  # noqa: E402
 from kd.errors import DistillationError, RunError  # noqa: E402
 from kd.evaluate import evaluate  # noqa: E402
+from kd.labels import used_images  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
 from kd.train import train  # noqa: E402
 from kd.trainer import trainer_class  # noqa: E402
@@ -152,8 +154,9 @@ def test_plots_cache_and_a_fraction_of_the_images(data, tmp_path, teacher, watch
 @pytest.mark.parametrize(("fraction", "left"), [(0.5, 3), (0.01, 1), (2, 2), (9, 6), (1, 6), ([0.5, 0.1], 3)])
 def test_a_fraction_is_counted_as_ultralytics_takes_it(data, tmp_path, teacher, fraction, left):
     trainer, _ = set_up(data, tmp_path, teacher, [("fraction", fraction)])
-    counted = train_module._images_used("train", ultra.resolve_data(data), trainer.config)
-    assert counted == len(trainer.train_loader.dataset) == left
+    view = resolve_data(data)
+    counted = train_module._check(trainer.config, view, print, True)["train"].images
+    assert counted == len(used_images(view, "train", fraction)) == len(trainer.train_loader.dataset) == left
 
 
 def set_up(data, out, teacher, settings=(), **changes):

@@ -19,11 +19,11 @@ from kd_fixtures import tiny_config, write_dataset  # noqa: E402
 
 import schemas  # noqa: E402
 from kd import train as train_module  # noqa: E402
-from kd import ultra  # noqa: E402
+from kd.data import hash_data, resolve_data  # noqa: E402
 from kd.errors import DataError, DistillationError, ModelError, RunError, UsageError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
 from kd.teacher import Worth  # noqa: E402
-from kd.train import hash_data, train  # noqa: E402
+from kd.train import train  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,6 +95,8 @@ def test_run_json_satisfies_its_schema_and_tells_the_run(distilled):
     config, out, returned = distilled
     content = json.loads((out / "run.json").read_text())
     jsonschema.validate(content, schemas.load("run"))
+    chosen = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}  # by `optimizer=auto`
+    assert content["optimizer"] == chosen
     assert content == json.loads(json.dumps(returned))
     assert content["config"] == config.to_json()
     (taught,) = content["kd"]["teachers"]
@@ -202,6 +204,7 @@ def test_a_run_killed_midway_is_plain_and_resumes_the_distillation(data, tmp_pat
         )
     result = train(config, resume=True)
     jsonschema.validate(json.loads(json.dumps(result)), schemas.load("run"))
+    assert (result["optimizer"]["name"], result["optimizer"]["momentum"]) == ("AdamW", 0.9)
     assert result["resumed"]
     assert [row["epoch"] for row in rows(out)] == ["1", "2", "3"]
     assert all(float(row["train/kd_loss"]) > 0 for row in rows(out))
@@ -301,11 +304,11 @@ def test_worth_is_checked_with_the_options_of_the_run(data, tmp_path, monkeypatc
 
 def test_the_data_hash_sees_labels_and_images(tmp_path):
     data = write_dataset(tmp_path, train=2, val=1)
-    hashes = [hash_data(data, ultra.resolve_data(data))]
+    hashes = [hash_data(data, resolve_data(data))]
     label = tmp_path / "labels" / "train" / "000.txt"
     label.write_text(label.read_text().replace("0", "1", 1))
-    hashes.append(hash_data(data, ultra.resolve_data(data)))
+    hashes.append(hash_data(data, resolve_data(data)))
     (tmp_path / "images" / "train" / "001.png").unlink()
-    hashes.append(hash_data(data, ultra.resolve_data(data)))
+    hashes.append(hash_data(data, resolve_data(data)))
     assert len(set(hashes)) == 3
-    assert hash_data(data, ultra.resolve_data(data)) == hashes[-1]
+    assert hash_data(data, resolve_data(data)) == hashes[-1]

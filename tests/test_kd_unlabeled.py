@@ -21,6 +21,7 @@ from test_kd_trainer import set_up  # noqa: E402
 import schemas  # noqa: E402
 from kd import train as train_module  # noqa: E402
 from kd import ultra  # noqa: E402
+from kd.data import resolve_data  # noqa: E402
 from kd.distillation import joined, statistics_kept  # noqa: E402
 from kd.errors import DataError, RunError, UsageError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_folder_is_counted_and_hashed(data, folder, tmp_path):
-    view = ultra.resolve_data(data)
+    view = resolve_data(data)
     found = check_unlabeled(folder, view)
     assert found["images"] == 5
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -63,7 +64,7 @@ def test_a_folder_is_counted_and_hashed(data, folder, tmp_path):
 
 
 def test_folders_without_images_are_refused(data, tmp_path):
-    view = ultra.resolve_data(data)
+    view = resolve_data(data)
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r"--unlabeled .*: got no images, expected \.jpg"):
         check_unlabeled(tmp_path, view)
@@ -79,7 +80,7 @@ def test_images_that_cannot_be_read_are_named(data, folder, tmp_path):
     with pytest.raises(
         DataError, match=r"got 3 images \(deep/bad\.jpg, deep/cut\.png, small\.png\) that cannot be read"
     ):
-        check_unlabeled(copy, ultra.resolve_data(data))
+        check_unlabeled(copy, resolve_data(data))
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -89,11 +90,11 @@ def test_images_that_are_scored_on_are_refused(data, folder, tmp_path, split, ho
     scored = data.parent / "images" / split / "001.png"
     shutil.copy(scored, copy / "other.png") if how == "copy" else (copy / "other.png").symlink_to(scored)
     with pytest.raises(DataError, match=r"got 1 image \(other\.png\) that the val or test split has too"):
-        check_unlabeled(copy, ultra.resolve_data(data))
+        check_unlabeled(copy, resolve_data(data))
 
 
 def test_training_images_may_be_seen_again(data):
-    assert check_unlabeled(data.parent / "images" / "train", ultra.resolve_data(data))["images"] == 6
+    assert check_unlabeled(data.parent / "images" / "train", resolve_data(data))["images"] == 6
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_a_run_tells_its_unlabelled_images_and_refuses_others_on_resume(data, fo
     content = json.loads((tmp_path / "run" / "run.json").read_text())
     jsonschema.validate(content, schemas.load("run"))
     assert content["config"]["unlabeled"] == str(images.resolve())
-    assert content["kd"]["unlabeled"] == check_unlabeled(images, ultra.resolve_data(data))
+    assert content["kd"]["unlabeled"] == check_unlabeled(images, resolve_data(data))
     assert result["images"]["train"] == 6
     (tmp_path / "run" / "run.json").unlink()
     (images / "a.png").unlink()
