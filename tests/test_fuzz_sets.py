@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dtld_data import tree_bytes
-from test_fuzz import mutate_bytes, mutate_structure
+from mutators import mutate_bytes, mutate_structure
 
 from dtld_tools.export import to_coco
 
