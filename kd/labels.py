@@ -28,9 +28,10 @@ from ultralytics.utils.patches import imread
 from kd.data import image_files, label_file
 from kd.depth import bits_per_channel, require_8_bit
 from kd.errors import DataError
+from schemas.text import one_line
 
-NAMED = 10  # files that an error names
-FLAT = "a box without width or height, which counts as missed for ever"
+NAMED, LETTERS = 10, 560  # files that an error names at most, and the letters that they may take
+FLAT = "a box of no width or height, missed for ever"
 LEAST, MOST = -0.01, 1.01  # coordinates that Ultralytics lets pass
 Verdict = Sequence[Any]  # of Ultralytics: file, labels [N, 5], size, polygons, ..., message; no file: left out
 
@@ -75,8 +76,7 @@ def check_splits(
         if found[split].repeated:
             told.append(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
     if faults:
-        reasons = [f"{_name(image, view)}: {_reason(image, bad, view, single_cls)}" for image, bad in faults[:NAMED]]
-        text = f"{'; '.join(reasons)}{'; ...' if len(faults) > NAMED else ''}"
+        text = _listed([_reason(image, bad, view, single_cls) for image, bad in faults[:NAMED]], len(faults))
         count = f"{len(faults)} of {sum(one.images + one.skipped for one in found.values())} images"
         if not skip_bad:
             raise DataError(
@@ -157,18 +157,23 @@ def _repeats(verdicts: Sequence[tuple[Path, Verdict]], count: int) -> str:
     )
 
 
-def _name(image: Path, view: Mapping[str, Any]) -> str:
-    return str(image.relative_to(view["path"])) if image.is_relative_to(view["path"]) else str(image)
+def _listed(reasons: Sequence[str], count: int) -> str:
+    """As many reasons as there is room for in a line, the first one in any case."""
+    room = [sum(map(len, reasons[:i])) < LETTERS for i in range(1, len(reasons) + 1)]
+    shown = reasons[: max(1, sum(room))]
+    return f"{'; '.join(shown)}{'; ...' if len(shown) < count else ''}"
 
 
 def _reason(image: Path, verdict: Verdict, view: Mapping[str, Any], single_cls: bool) -> str:
     """Why an image cannot be used: the line of its label file, or what Ultralytics says of the image."""
     label, shape = label_file(image), view.get("kpt_shape")
-    told = verdict[-1].partition("ignoring corrupt image/label: ")[2]
-    if "pi_heif" in told:  # what Ultralytics asks for wherever Pillow knows no format
-        return "no image that can be read"
     fault = first_fault(label, None if single_cls else len(view["names"]), shape) if label.is_file() else None
-    return f"{label.name}: {fault}" if fault else " ".join(told.split())[:160]
+    told = " ".join(verdict[-1].partition("ignoring corrupt image/label: ")[2].split())
+    if "pi_heif" in told or "cannot identify" in told:  # a decoder that Ultralytics asks for where Pillow knows none
+        told = "no image that can be read"
+    place = label if fault else image
+    name = place.relative_to(view["path"]) if place.is_relative_to(view["path"]) else place
+    return f"{one_line(name, 60)}: {fault or one_line(told, 90)}"
 
 
 # ---------------------------------------------------------------- a label file
@@ -192,16 +197,15 @@ def first_fault(label: Path, classes: int | None, kpt_shape: Sequence[int] | Non
         faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
     told = [(number, fault) for number, fault in faults if fault]
     told.sort(key=lambda pair: pair[1] == FLAT)  # what Ultralytics minds goes first
-    return f"line {told[0][0]}: {told[0][1]}" if told else None
+    return f"line {told[0][0]}: {one_line(told[0][1], 90)}" if told else None
 
 
 def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str | None:
     columns = len(words)
     if polygons and (columns == 5 or columns < 3 or columns % 2 == 0):
-        return f"{columns} columns among rows of polygons, expected a class and points, or 5 columns in all rows"
+        return f"{columns} columns among rows of polygons"
     if not polygons and columns != 5:
-        hint = "; the sixth of save_conf is no label" if columns == 6 else ""
-        return f"{columns} columns, expected 5: class, x, y, width, height{hint}"
+        return f"{columns} columns, expected 5{' without that of save_conf' if columns == 6 else ''}"
     try:
         numbers = np.array(words, dtype=np.float32)
     except ValueError:
@@ -216,7 +220,7 @@ def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str
     if kind < 0 or (classes is not None and kind >= classes):
         return f"class {words[0][:20]}, expected {f'0 to {classes - 1}' if classes else '0 or more'}"
     if not (box.max() <= MOST and box.min() >= LEAST and box[2:].min() >= 0):
-        return f"the box {' '.join(f'{value:g}' for value in box)}, expected shares of the image, 0 to 1"
+        return f"the box {' '.join(f'{value:g}' for value in box)}, expected 0 to 1"
     return FLAT if box[2:].min() == 0 else None
 
 

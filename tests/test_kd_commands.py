@@ -309,8 +309,8 @@ def spoiled(tmp_path):
 def test_bad_labels_are_refused_unless_asked_for(kd, fails, spoiled, model):
     train = ["train", "--data", spoiled, "--student", "yolov5n", *SMALL, "--out", "run"]
     evaluate = ["evaluate", "--data", spoiled, "--model", model, "--imgsz", "64", "--device", "cpu"]
-    assert "got 3 of 7 images that cannot be used (images/train/001.png: 001.txt: line 1: class 7" in fails(*train)
-    assert "got 1 of 2 images that cannot be used (images/test/001.png: 001.txt: line 1: class 7" in fails(*evaluate)
+    assert "got 3 of 7 images that cannot be used (labels/train/001.txt: line 1: class 7" in fails(*train)
+    assert "got 1 of 2 images that cannot be used (labels/test/001.txt: line 1: class 7" in fails(*evaluate)
     assert "--skip-bad-labels: got it with --full-frame" in fails(
         *evaluate, "--full-frame", "--skip-bad-labels", code=2
     )
@@ -323,7 +323,7 @@ def test_bad_labels_are_refused_unless_asked_for(kd, fails, spoiled, model):
     jsonschema.validate(answer, schemas.load("run"))
     warnings = err.splitlines()
     assert [line.partition("data.yaml: ")[2][:30] for line in warnings] == [
-        "test: 1 label row equals anoth", "3 of 7 images are left out: im",
+        "test: 1 label row equals anoth", "3 of 7 images are left out: la",
     ]  # fmt: skip
     assert all(line.startswith("warning: ") for line in warnings)
     code, out, err = kd(*evaluate, "--skip-bad-labels")

@@ -38,13 +38,13 @@ BAD = {
     "-1 .5 .5 .1 .1": "line 2: class -1, expected 0 to 1",
     "1.5 .5 .5 .1 .1": "line 2: class 1.5, expected a whole number",
     "nan .5 .5 .1 .1": "line 2: class nan, expected a whole number",
-    "0 nan .5 .1 .1": "line 2: the box nan 0.5 0.1 0.1, expected shares",
-    "0 .5 .5 inf .1": "line 2: the box 0.5 0.5 inf 0.1, expected shares",
-    "0 1.5 .5 .1 .1": "line 2: the box 1.5 0.5 0.1 0.1, expected shares",
-    "0 .5 .5 -.1 .1": "line 2: the box 0.5 0.5 -0.1 0.1, expected shares",
-    "0 .5 .5 -.001 .1": "line 2: the box 0.5 0.5 -0.001 0.1, expected shares",
+    "0 nan .5 .1 .1": "line 2: the box nan 0.5 0.1 0.1, expected 0 to 1",
+    "0 .5 .5 inf .1": "line 2: the box 0.5 0.5 inf 0.1, expected 0 to 1",
+    "0 1.5 .5 .1 .1": "line 2: the box 1.5 0.5 0.1 0.1, expected 0 to 1",
+    "0 .5 .5 -.1 .1": "line 2: the box 0.5 0.5 -0.1 0.1, expected 0 to 1",
+    "0 .5 .5 -.001 .1": "line 2: the box 0.5 0.5 -0.001 0.1, expected 0 to 1",
     "red .5 .5 .1 .1": "line 2: 'red .5 .5 .1 .1', expected numbers",
-    "0 .5 .5 .1 .1 .9": "line 2: 6 columns, expected 5: class, x, y, width, height; the sixth of save_conf",
+    "0 .5 .5 .1 .1 .9": "line 2: 6 columns, expected 5 without that of save_conf",
     "0 .5 .5": "line 2: 3 columns, expected 5",
     "0 .1 .1 .2 .2 .3 .3": "line 1: 5 columns among rows of polygons",
     "\ufffe\ud800": "cannot be read",
@@ -82,7 +82,7 @@ def test_a_bad_label_file_is_named_with_its_line(data, line, fault):
     assert fault in first_fault(label, 2)
     with pytest.raises(DataError) as refusal:
         check(data)
-    assert "got 1 of 9 images that cannot be used (images/train/001.png: 001.txt: " in str(refusal.value)
+    assert "got 1 of 9 images that cannot be used (labels/train/001.txt: " in str(refusal.value)
     assert fault in str(refusal.value)
     assert "leave them out by --skip-bad-labels" in str(refusal.value)
     told = []
@@ -90,7 +90,7 @@ def test_a_bad_label_file_is_named_with_its_line(data, line, fault):
     assert (found["train"].images, found["train"].skipped) == (3, 1)
     assert (found["val"].images, found["val"].skipped) == (3, 0)
     assert len(told) == 1
-    assert "1 of 9 images are left out: images/train/001.png: 001.txt: " in told[0]
+    assert "1 of 9 images are left out: labels/train/001.txt: " in told[0]
     view = hand_over(resolve_data(data))
     with ultra.silence():
         dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False)
