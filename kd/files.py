@@ -32,7 +32,7 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
 
 def require_no_input(option: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise UsageError where an output is an input, by whatever name it goes."""
-    taken = {path.resolve() for path in inputs}
+    taken = [path for path in inputs if path.exists()]
     for path in outputs:
-        if path.resolve() in taken or (path.exists() and any(p.exists() and path.samefile(p) for p in taken)):
-            raise UsageError(f"{option}: got {path}, which this is made from, expected another file: choose another")
+        if path.exists() and any(map(path.samefile, taken)):
+            raise UsageError(f"{option}: got {path}, which is read here, expected another file: choose another name")

@@ -6,7 +6,7 @@ Invariant: the boxes in the picture are exactly the detections counted in the di
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +22,11 @@ from tqdm import tqdm
 
 from kd.errors import DataError, UsageError
 from kd.evaluate import image_size
+from kd.files import require_no_input, write_all
 from kd.ultra import TORCH_THREADS, check_device, device_name, load_model, model_files, silence
+from schemas.text import one_line
 
+TEXT, NAME = 120, 40  # characters of a title or a caption, of a class
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 # A class called by a colour is drawn in it; the others take the palette's in turn (Okabe and Ito's, for every eye).
@@ -80,9 +83,13 @@ def predict(
         raise UsageError(f"--out: got '{out}', expected a file name that ends in .png")
     check_device(device)
     paths = expand(images, limit)
+    inside = [path for given in map(Path, images) if given.is_dir() for path in given.iterdir()]
+    require_no_input("--out", [out], [*paths, *inside, *map(Path, models)])
     pictures = [read_image(path) for path in paths]
     columns = [detect(model, pictures, imgsz=imgsz, conf=conf, device=device, quiet=quiet) for model in models]
-    _write_png(draw(columns, pictures, [path.name for path in paths], conf), out)
+    png = io.BytesIO()
+    draw(columns, pictures, [path.name for path in paths], conf).save(png, format="PNG")
+    write_all({out: png.getvalue()})
     return {
         "models": [
             {
@@ -210,14 +217,15 @@ def draw(
         subtitle = (
             f"{_million(column.params)} parameters  \N{MIDDLE DOT}  {_milliseconds(fmean(column.times_ms))} per image"
         )
-        pen.text((left, margin), column.name, INK, _fit(column.name, 22 * unit, width, bold=True))
+        name = one_line(column.name, TEXT)
+        pen.text((left, margin), name, INK, _fit(name, 22 * unit, width, bold=True))
         pen.text((left, margin + 30 * unit), subtitle, GREY, _fit(subtitle, 16 * unit, width))
         top = head
         for picture, height, caption, found in zip(pictures, heights, captions, column.detections, strict=True):
             cell = Image.fromarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).resize((width, height), Image.LANCZOS)
             _draw_detections(cell, found, width / picture.shape[1], unit, colours)
             page.paste(cell, (left, top))
-            note = f"{caption}  \N{MIDDLE DOT}  {len(found)} detection{'' if len(found) == 1 else 's'}"
+            note = f"{one_line(caption, TEXT)}  \N{MIDDLE DOT}  {len(found)} detection{'' if len(found) == 1 else 's'}"
             pen.text((left, top + height + 3 * unit), note, GREY, _fit(note, 12 * unit, width))
             top += height + line + gap
 
@@ -249,7 +257,7 @@ def _draw_detections(
         pen.rectangle(box, outline=colours[detection.name], width=stroke)
     # The surest are labelled first: they get the best places.
     for detection, box in sorted(zip(found, outlines, strict=True), key=lambda pair: -pair[0].confidence):
-        text = f"{detection.name} {detection.confidence:.2f}"
+        text = f"{one_line(detection.name, NAME)} {detection.confidence:.2f}"
         label = _place(box, _text_size(text, font, pad=3 * unit), cell.size, outlines, labels)
         labels.append(label)
         pen.rectangle(label, fill=colours[detection.name])
@@ -284,7 +292,7 @@ def _draw_legend(
 ) -> None:
     (x, y), font, side = at, _font(14 * unit), 14 * unit
     right = x + width
-    for name, colour in colours.items():
+    for name, colour in ((one_line(name, NAME), colour) for name, colour in colours.items()):
         step = 1.6 * side + pen.textlength(name, font) + 24 * unit
         if x + step > right:
             pen.text((x, y), "...", INK, font)
@@ -340,13 +348,3 @@ def _font(size_px: float, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib brings along: crisp, and the same on every machine."""
     file = f"fonts/ttf/DejaVuSans{'-Bold' if bold else ''}.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / file), size_px)
-
-
-def _write_png(page: Image.Image, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        page.save(partial, format="PNG")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)

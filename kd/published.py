@@ -7,16 +7,18 @@ Invariant: no figure of anybody else's is in this package; what is shown comes f
 from __future__ import annotations
 
 import csv
-import json
+import io
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fastjsonschema
-import yaml
 
 import schemas
 from kd.errors import DataError
+from schemas import strict
 
 NUMBERS = ("gflops", "params_m", "map50", "map50_95")
 
@@ -43,11 +45,10 @@ def read_published(path: str | Path) -> list[Published]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = _csv_rows(text) if path.suffix.lower() == ".csv" else _yaml_rows(text, path)
+        rows = _csv_rows(path) if path.suffix.lower() == ".csv" else strict.read_document(path)
     except OSError as error:
         raise DataError(f"{path}: got {error.strerror}, expected a YAML, JSON or CSV file of published rows") from error
-    except (ValueError, csv.Error, yaml.YAMLError) as error:
+    except (ValueError, csv.Error) as error:
         line = " ".join(str(error).split())[:160]
         raise DataError(f"{path}: got nothing readable ({line}), expected YAML, JSON or CSV") from error
     check = fastjsonschema.compile(schemas.load("published"), use_default=False)
@@ -58,26 +59,36 @@ def read_published(path: str | Path) -> list[Published]:
     return [Published(**row) for row in rows]
 
 
-def _yaml_rows(text: str, path: Path) -> Any:
-    return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-
-
-def _csv_rows(text: str) -> list[dict[str, Any]]:
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
     """Rows as the schema has them: cells that are empty left out, numbers where numbers belong if they are some."""
-    rows = csv.DictReader(text.splitlines(), restkey="a cell beyond the first line's")
+    with path.open("rb") as stream:
+        content = stream.read(strict.MAX_YAML_BYTES + 1)
+    if len(content) > strict.MAX_YAML_BYTES:
+        raise ValueError(f"more than {strict.MAX_YAML_BYTES} bytes")
+    text = content.decode("utf-8-sig")
+    if "\0" in text:
+        raise ValueError(f"NUL at character {text.index(chr(0))}")
+    rows = csv.DictReader(io.StringIO(text, newline=""), restkey="a cell beyond the first line's", strict=True)
+    for name, times in Counter(rows.fieldnames or ()).items():
+        if times > 1:
+            raise ValueError(f"the column {name!r} {times} times")
     return [{key: _number(key, cell) for key, cell in row.items() if cell} for row in rows]
 
 
 def _number(key: str, cell: Any) -> Any:
+    """A cell's number where one belongs; a text, and NaN and infinity too, is left for the schema to refuse."""
     try:
-        return float(cell) if key in NUMBERS else cell
-    except ValueError:
-        return cell  # the schema says what was expected
+        number = float(cell) if key in NUMBERS else cell
+    except (ValueError, TypeError):
+        return cell
+    return number if key not in NUMBERS or math.isfinite(number) else cell
 
 
 def _complaint(error: fastjsonschema.JsonSchemaValueException) -> str:
     """'row 2: map50: got 'high', expected a number' from the schema's words; rows count from 1."""
-    place = ": ".join([f"row {int(part) + 1}" if part.isdigit() else part for part in error.path[1:]] or ["rows"])
+    place = ": ".join(
+        [f"row {int(part) + 1}" if part.isdecimal() else part for part in map(str, error.path[1:])] or ["rows"]
+    )
     expected = error.message.removeprefix(error.name or "").strip().removeprefix("must ")
     for theirs, ours in (("be number", "be a number"), ("be array", "be a list of rows"), ("be string", "be a text")):
         expected = expected.replace(theirs, ours)

@@ -8,7 +8,6 @@ other epochs says so.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 from kd.compare import LEAST_PAIRS
 from kd.errors import DataError, RunError, UsageError
+from kd.files import require_no_input, write_all
 from kd.locks import hold
 from kd.published import Published, read_published
 from kd.report_figures import detections_figure, gflops_figure, inline, teacher_runs
@@ -38,6 +38,7 @@ from kd.report_tables import (
     text,
 )
 from kd.runs import Run, read_runs
+from schemas.strict import StrictError, read_json
 
 HOW_TO_READ = (
     "Scores are in per cent, those of the last checkpoint and not the best: a best checkpoint is chosen on the "
@@ -49,6 +50,8 @@ HOW_PAIRED = (
     "Each run against the plain run of the same seed, all else being equal; the mean difference in percentage points, "
     f"its 95 % interval by Student's t, and how many pairs went up. Fewer than {LEAST_PAIRS} pairs prove nothing."
 )
+
+RUN_FILES = ("README.md", "config.json", "run.json", "results.csv")
 
 
 @dataclass
@@ -68,8 +71,9 @@ class Pages:
         """Add a picture: the Markdown shows the PNG, the page the SVG where there is one."""
         file = f"{self.stem}_{name}.png"
         self.files[file] = png
-        self.markup[quote(file)] = inline(svg, words) if svg else embedded(png, words)
-        self.add(f"![{words}]({quote(file)})")
+        link = quote(os.fsencode(file))
+        self.markup[link] = inline(svg, words) if svg else embedded(png, words)
+        self.add(f"![{words}]({link})")
         if svg:
             self.files[f"{self.stem}_{name}.svg"] = svg
 
@@ -79,6 +83,8 @@ def report(
 ) -> dict[str, Any]:
     """Write the report of all runs below ``folder``; returns ``{runs, pairs, unfinished, out, html}``.
 
+    One process at a time writes it, all of its files or none.
+
     The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is a file of published rows
     (kd/published.py); ``images`` is how many Figure A1 shows, 0 for none. Raises RunError where there is no finished
     run, DataError for published rows that are none, UsageError for another ending of ``out``.
@@ -86,10 +92,18 @@ def report(
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() != ".md":
         raise UsageError(f"--out: got '{out}', expected a file name that ends in .md")
+    with hold(out.with_name(f".{out.name}"), f"{out}: another process is writing this report"):
+        return _report(folder, out, published, images)
+
+
+def _report(folder: Path, out: Path, published: str | Path | None, images: int) -> dict[str, Any]:
+    html = out.with_suffix(".html")
     runs, unfinished = read_runs(folder)
     if not runs:
         found = f"{len(unfinished)} unfinished" if unfinished else "none"
         raise RunError(f"{folder}: got {found}, expected finished runs of kd train (run.json) at any depth below it")
+    read = [run.folder / name for run in runs for name in RUN_FILES] + ([Path(published)] if published else [])
+    require_no_input("--out", (out, html), read)
     rows = read_published(published) if published else []
     datasets = _by_dataset(runs)
     _require_known(rows, [name for name, _ in datasets], published)
@@ -110,12 +124,8 @@ def report(
     pages.add("### Hardware and versions", hardware_table(runs))
     markdown = "\n\n".join(pages.parts) + "\n"
     page = to_html(markdown, pages.markup, pages.parts[0].removeprefix("# "))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    html = out.with_suffix(".html")
-    files = {**pages.files, html.name: page.encode(), out.name: markdown.encode()}
-    with hold(out.with_name(f".{out.name}"), f"{out}: another process is writing this report"):
-        for name, content in files.items():
-            _write(out.with_name(name), content)
+    pictures = {out.with_name(name): content for name, content in pages.files.items()}
+    write_all({**pictures, html: page, out: markdown})
     return {"runs": len(runs), "pairs": pairs, "unfinished": len(left_out), "out": str(out), "html": str(html)}
 
 
@@ -147,7 +157,7 @@ def _dataset(
         pages.add("### Figure 2: mAP against GFLOPs")
         pages.picture(f"figure2{number}", "mAP50-95 against GFLOPs", *figure)
         pages.add("Small dots are single runs, marks are means over seeds. Arms of one model stand side by side at its "
-                  f"GFLOPs. The same as [SVG]({quote(f'{pages.stem}_figure2{number}.svg')}).")  # fmt: skip
+                  f"GFLOPs. The same as [SVG]({quote(os.fsencode(f'{pages.stem}_figure2{number}.svg'))}).")  # fmt: skip
     if images and contrasts:
         found = detections_figure(contrasts, runs, images)
         if isinstance(found, str):
@@ -174,12 +184,12 @@ def _failures(folder: Path) -> dict[str, str]:
     """What sweeps below ``folder`` noted as failed: run -> reason."""
     failed = {}
     for path in sorted(folder.rglob("failures.json")):
-        try:
-            found = json.loads(path.read_bytes())
-            rows = found if isinstance(found, dict) else {row["run"]: row["reason"] for row in found}
-        except (ValueError, TypeError, KeyError):
-            rows = {path.name: "no list of failed runs that kd sweep wrote"}
         home = path.parent.relative_to(folder)
+        try:
+            found = read_json(path)
+            rows = found if isinstance(found, dict) else {str(row["run"]): row["reason"] for row in found}
+        except (OSError, StrictError, TypeError, KeyError):
+            rows = {path.name: "no list of failed runs that kd sweep wrote"}
         failed |= {(home / name).as_posix(): str(reason) for name, reason in rows.items()}
     return failed
 
@@ -192,9 +202,3 @@ def _require_known(rows: Sequence[Published], datasets: Sequence[str], path: str
 
 def _sources(rows: Iterable[Published]) -> str:
     return "; ".join(text(source) for source in dict.fromkeys(row.source for row in rows))
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

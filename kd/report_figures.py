@@ -21,10 +21,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
 from matplotlib.transforms import Bbox, ScaledTranslation
 
-from kd.errors import DataError, KdError
+from kd.errors import DataError
 from kd.published import Published
 from kd.report_tables import Arm, Contrast
 from kd.runs import Run, title
+from schemas.text import one_line
 
 INK, PAPER = "#1a1a1a", "#ffffff"  # the page sets its own colours for these two
 GREY, TEACHER = "#808080", "#7a5cd6"
@@ -32,6 +33,7 @@ PLAINS = ((GREY, "o"), ("#5f6b7a", "X"), ("#a08c7a", "h"))
 # Okabe and Ito's, the readable ones, each with a mark of its own.
 ARMS = tuple(zip(("#0f9d6b", "#e07000", "#2f86d1", "#cc5fa3", "#b08900", "#17a2b8"), "^vD<>p", strict=True))
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+NAME = 120  # characters of a name in a figure
 MARK = 7  # half the side of a mark, with some air, in pixels of the canvas
 Place = tuple[Any, tuple[float, float]]  # a transform of Matplotlib's, and the point it takes
 
@@ -186,8 +188,8 @@ def inline(svg: bytes, words: str) -> str:
 
 
 def _plain(words: str) -> str:
-    """Words in which a dollar is a dollar and opens no formula."""
-    return words.replace("$", r"\$")
+    """Words on one line, in which a dollar is a dollar and opens no formula."""
+    return one_line(words, NAME).replace("$", r"\$")
 
 
 def _short(words: str) -> str:
@@ -234,8 +236,8 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
             names.append("teacher" if known == "teacher" else f"teacher {known}")
         try:
             return _draw_detections(pair.distilled, weights, names, count)
-        except (KdError, OSError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # whatever torch makes of what lies there: the tables do not depend on it
+            reason = " ".join(str(error).split()) or type(error).__name__
     return reason
 
 

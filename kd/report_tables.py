@@ -20,7 +20,9 @@ from urllib.parse import quote
 from kd.compare import LEAST_PAIRS, interval95
 from kd.published import Published
 from kd.runs import Pair, Run, comparable_settings, optimizers_agree
+from schemas.text import one_line
 
+CELL = 1000  # characters; a name of ours has some dozens, a caption some hundreds
 MANY_CLASSES = 8  # beyond this a column per class is no table any more
 Arm = list[Run]  # runs that differ in nothing but the seed, by seed
 Column = tuple[str, Callable[[Arm], str]]
@@ -202,7 +204,7 @@ def runs_table(runs: Iterable[Run], home: Path) -> str:
     """Every run with its seed, last and best checkpoint, linked relatively from ``home``."""
     rows = []
     for run in runs:
-        link = quote(Path(os.path.relpath(run.folder.resolve(), home.resolve())).as_posix())
+        link = quote(os.fsencode(os.path.relpath(run.folder.resolve(), home.resolve())))
         shares = [run.scores(checkpoint)[metric] for checkpoint in ("last", "best") for metric in ("map50", "map50_95")]
         numbers = [run.config["seed"], run.record["epochs"], run.config["imgsz"], run.config["batch"]]
         rows.append([
@@ -312,12 +314,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def text(words: str) -> str:
-    r"""Words as Markdown shows them and takes nothing for its own signs.
+    r"""Words as Markdown shows them and takes nothing for its own signs, on one line and not endless.
 
     >>> print(text("a|b *c* not_relevant _d_ <e>"))
     a\|b \*c\* not_relevant \_d\_ \<e\>
     """
-    return re.sub(r"([\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(words.split()))
+    words = one_line(" ".join(words.split()), CELL)
+    return re.sub(r"([\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", words)
 
 
 def percent(share: float | None) -> str:

@@ -139,12 +139,12 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{path}: {place}: got {str(error.value)[:60]!r}, which {reason[:160]}: expected a file that kd train wrote"
         ) from error
-    config, taught = record["config"], record["kd"]["teachers"] if record["kd"] else []
-    shares = config.get("teacher_weights", taught)
-    if not len(config["teachers"]) == len(taught) == len(shares):
+    teachers, weights = record["config"]["teachers"], record["config"].get("teacher_weights")
+    if bool(teachers) != bool(record["kd"]) or len(weights or teachers) != len(teachers):
         raise RunError(
-            f"{path}: teachers: got {len(config['teachers'])} with {len(shares)} weights, of which {len(taught)} "
-            f"taught, expected one number: a file that kd train wrote"
+            f"{path}: got {len(teachers)} teachers, weights for {len(weights or teachers)}, and "
+            f"{'what they taught' if record['kd'] else 'nothing learned'}, which contradict each other: expected a "
+            f"file that kd train wrote"
         )
     return record
 
@@ -168,7 +168,7 @@ def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
                 asked = read_json(place / "config.json")["config"]["epochs"]
                 unfinished[name] = f"{epochs_done(place)} of {asked} epochs done"
         except RunError as error:
-            unfinished[name] = str(error).removeprefix(f"{place}/")
+            unfinished[name] = f"run.json is none of kd train ({str(error).removeprefix(f'{place}/run.json: ')})"
         except (OSError, StrictError) as error:
             unfinished[name] = f"config.json: {getattr(error, 'strerror', None) or error}"
         except (KeyError, TypeError):

@@ -54,7 +54,7 @@ def sweep(
     out = Path(out).resolve()
     content = read_plan(plan, data, changes)
     jobs = expand(content)
-    with contextlib.nullcontext() if dry_run else hold(out):
+    with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):
         _require_ours(out, jobs, Path(plan))
         crew = Crew(out, jobs, at_once, tell)
         if dry_run:
@@ -230,8 +230,12 @@ class Crew:
         if process.returncode or not self.finished(name):
             self._fail(job, _reason(self._log(name), process.returncode), bar)
             return
+        try:
+            record = self._record(name)
+        except RunError as error:
+            self._fail(job, str(error), bar)
+            return
         bar.update()
-        record = self._record(name)
         by_split = record["metrics"]["last"]
         score = by_split.get("test", by_split["val"])["map50_95"]
         shown = "no score" if score is None else f"mAP50-95 {100 * score:.1f}"

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from kd_fixtures import write_dataset
+from kd_runs import write_run
 from typer.testing import CliRunner
 
 import kd.sweep
 from kd.commands import app
-from kd.errors import PlanError
+from kd.errors import PlanError, RunError
 from kd.sweep import equal_epochs, sweep
 
 PLAN = {
@@ -56,11 +59,21 @@ if told("fail"):
     print("noise\\nerror: out: got no memory, expected some: buy it", file=sys.stderr)
     sys.exit(1)
 seconds = (15 if "--teacher" in words else 10) * epochs
-scores = {"val": {"map50_95": 0.5}}
 optimizer = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}
-record = {"metrics": {"last": scores}, "wall_time_s": seconds, "epochs": epochs, "optimizer": optimizer}
+record = {**json.loads(RECORD), "wall_time_s": seconds, "epochs": epochs, "optimizer": optimizer}
 (out / "run.json").write_text(json.dumps(record))
 """
+
+
+def record():
+    """The run.json of a plain run whose last checkpoint has 50.0 on val."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = json.loads((write_run(Path(folder) / "run", (0.6, 0.5)) / "run.json").read_text())
+    found["metrics"]["last"] = {"val": found["metrics"]["last"]["test"]}
+    return found
+
+
+STAND_IN = STAND_IN.replace("RECORD", repr(json.dumps(record())))
 
 
 @pytest.fixture
@@ -251,7 +264,7 @@ def start(plan, out, *, session):
 def test_a_killed_sweep_leaves_no_process_and_goes_on(plan, tmp_path):
     out = tmp_path / "out"
     process = start(plan, out, session=True)
-    with pytest.raises(PlanError, match="got a sweep that is at work there"):
+    with pytest.raises(RunError, match="another sweep is at work there; wait for it"):
         sweep(plan, out)
     process.kill()
     process.communicate(timeout=30)  # returns when the last holder of its pipes has gone
