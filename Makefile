@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint format bench bench-kd clean
+.PHONY: install demo test lint format bench bench-kd bench-mutations clean
 
 install: $(INSTALLED)
 
@@ -63,6 +63,11 @@ bench: $(INSTALLED)
 # Alone on the machine: about ten minutes on two cores. Epochs too with DATA=a/data.yaml.
 bench-kd: $(INSTALLED)
 	$(BIN)/python benchmarks/distill.py $(if $(DATA),--data $(DATA))
+
+# 10,000 damaged files and hostile options through every reader: about half an hour on two cores. More with N=50000,
+# others with SEED=1.
+bench-mutations: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutations.py $(N) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo

@@ -3,18 +3,26 @@
 Exit codes: 0 done; 1 the input or the environment is wrong, one line on stderr; 2 wrong usage; 130 Ctrl-C.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from schemas.text import one_line
+
+MESSAGE = 900  # characters of an error; what is left out of a longer one is in the middle
 GLOBAL_FLAGS = ("--quiet", "--debug")
+WITH_CHILDREN = frozenset({"train", "sweep"})  # commands of kd whose child processes speak for themselves
 
 
 def dtld() -> None:
     """Entry point of the console script ``dtld``."""
+    _hush_libraries()
     from dtld_tools.commands import app
     from dtld_tools.errors import DtldError, UsageError
 
@@ -23,6 +31,8 @@ def dtld() -> None:
 
 def kd() -> None:
     """Entry point of the console script ``kd``."""
+    if not WITH_CHILDREN & set(sys.argv[1:]):
+        _hush_libraries()
     from kd.commands import app
     from kd.errors import KdError, UsageError
 
@@ -38,11 +48,20 @@ def run(
 ) -> None:
     """Run an app with the flags that both share, then leave with an exit code. Always raises SystemExit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Matplotlib would write its list of fonts into ~/.cache/matplotlib and make a folder in ~/.config.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "dtld-kd" / "matplotlib"))
+    # A name that the terminal's encoding lacks is printed in escapes; it is no reason to fail.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The shared flags may stand anywhere on the line; Typer wants them before the command.
     leading = [flag for flag in arguments if flag in GLOBAL_FLAGS]
     rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
     app.callback()(_shared_flags(name))
     try:
+        for argument in arguments:
+            if "\0" in argument:
+                raise usage_error(f"{argument!r}: got NUL in an argument, expected text: no file has such a name")
         app([*leading, *rest], prog_name=name)
     except expected_error as error:
         _fail(error, 2 if isinstance(error, usage_error) else 1, leading)
@@ -56,10 +75,29 @@ def run(
         _fail(error, 1, leading, f"{type(error).__name__} (a defect of {name}; please report it with --debug): ")
 
 
+def _hush_libraries() -> None:
+    """Keep stderr for this program's own lines: what C libraries (libpng, libjpeg, libtiff) print there is lost.
+
+    They name no file, and what they complain of is told by name. With ``--debug`` they speak.
+    """
+    if "--debug" in sys.argv[1:] or not sys.stderr:
+        return
+    try:
+        own = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # stderr is closed
+        return
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    sys.stderr = open(own, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> None:
     if "--debug" in flags:
         raise error
-    print(f"error: {kind}{' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(one_line(f"error: {kind}{message}", MESSAGE), file=sys.stderr)
     sys.exit(code)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import fastjsonschema
-import yaml
 
 import schemas
 from dtld_tools.errors import RulesError
 from dtld_tools.types import Light
+from schemas.strict import StrictError, load_yaml
 
 DROP = "drop"
 
@@ -61,11 +61,12 @@ def load_rules(path: Path | None, vocabulary: Mapping[str, tuple[str, ...]]) -> 
     """The table in a JSON or YAML file, or the project's own (the seed paper's two classes). Raises RulesError."""
     source = files("dtld_tools").joinpath("rules.json") if path is None else path
     try:
-        # BaseLoader: every value is text. YAML's own reading of a bare `off`, a state here, would be False.
-        table = yaml.load(source.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise RulesError(f"{source}: {reason}; expected a rule table in JSON or YAML") from error
+        # JSON is YAML, too. Every word is text: a bare `off`, which is a state here, or a value that is called 1.
+        table = load_yaml(source.read_bytes(), bare=str)
+    except OSError as error:
+        raise RulesError(f"{source}: {error.strerror or error}; expected a rule table in JSON or YAML") from error
+    except StrictError as error:
+        raise RulesError(f"{source}: {error}; expected a rule table in JSON or YAML") from error
     return Rules(table, vocabulary, str(source))
 
 

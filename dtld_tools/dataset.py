@@ -3,7 +3,8 @@
     OUT/data.yaml  OUT/frames.jsonl  OUT/manifest.jsonl  OUT/report.json
     OUT/images/<split>/<name>.jpg    OUT/labels/<split>/<name>.txt
 
-While a dataset is being made, OUT/.unfinished holds the identity of its plan, a lock and the temporary files;
+While a dataset is being made, OUT/.unfinished holds the identity of its plan, a lock, the temporary files and the
+dataset that it replaces;
 every other file is complete the moment it has its name.
 """
 
@@ -20,15 +21,17 @@ from typing import Any, BinaryIO, TypeVar
 import fastjsonschema
 import orjson
 import yaml
-from filelock import FileLock, Timeout
 
 import schemas
-from dtld_tools.errors import DatasetError
+from dtld_tools.errors import DatasetError, ImageError
 from dtld_tools.images import write_atomically
+from dtld_tools.outputs import IDENTITY, REPLACED, UNFINISHED, held, refuse_file, remove_temporary
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
+from schemas import strict
+from schemas.strict import StrictError
 
-UNFINISHED = ".unfinished"
-LOCK = "lock"
+OWN = ("images", "labels", "frames.jsonl", "manifest.jsonl", "data.yaml")
+REPORT = "report.json"
 Record = TypeVar("Record")
 
 
@@ -154,8 +157,8 @@ def read_report(root: Path) -> dict[str, Any]:
     """The dataset's report.json. Raises DatasetError."""
     path = root / "report.json"
     try:
-        return orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
+        return strict.read_json(path)
+    except (OSError, StrictError) as error:
         raise DatasetError(f"{path}: {error}; expected a finished dataset of dtld") from error
 
 
@@ -163,15 +166,25 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     """The class names of data.yaml in the order of their numbers. Raises DatasetError."""
     path = root / "data.yaml"
     try:
-        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
-        if not isinstance(names, (dict, list)):
-            raise TypeError
-        return tuple(names[index] for index in range(len(names)))
+        document = strict.read_yaml(path)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a dataset made by dtld convert or prepare") from error
-    # ValueError and AttributeError: PyYAML's, on a date that is none.
-    except (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeError) as error:
-        raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml") from error
+    except StrictError as error:
+        raise DatasetError(f"{path}: {error}; expected a dataset's data.yaml") from error
+    names = document.get("names") if isinstance(document, dict) else None
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not is_names(names):
+        raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml")
+    return tuple(names[index] for index in range(len(names)))
+
+
+def is_names(names: Any) -> bool:
+    """Whether it is {number: text} with the numbers 0, 1, ...; ``true`` is no 1, though equal to it."""
+    return (
+        isinstance(names, dict)
+        and all(type(number) is int and isinstance(name, str) for number, name in names.items())
+        and sorted(names) == list(range(len(names)))
+    )
 
 
 def image_path(root: Path, image: ImageRecord) -> Path:
@@ -194,14 +207,19 @@ def label_file(image: ImageRecord) -> str:
     return f"labels/{image.split}/{image.name.rpartition('.')[0]}.txt"
 
 
+def files_of(root: Path) -> list[Path]:
+    """All that a dataset is made of: what a file written for it must not lie in, or replace."""
+    return [root / name for name in (*OWN, REPORT, UNFINISHED)]
+
+
 def _read_lines(path: Path, schema: str, from_json: Callable[[Mapping], Record]) -> Iterator[Record]:
     check = _validator(schema)
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield from_json(check(orjson.loads(line)))
-                except (orjson.JSONDecodeError, fastjsonschema.JsonSchemaValueException) as error:
+                    yield from_json(check(strict.load_json(line)))
+                except (StrictError, fastjsonschema.JsonSchemaValueException) as error:
                     reason = str(error).replace("data", "line", 1)
                     raise DatasetError(f"{path}: line {number}: {reason}; make the dataset again") from error
     except OSError as error:
@@ -222,44 +240,54 @@ def _validator(schema: str) -> Callable[[Any], Any]:
 def output(out: Path, identity: str, *, overwrite: bool) -> Iterator[None]:
     """Hold OUT ready for the plan with this identity, or to continue it, against any other process.
 
-    A folder that holds another dataset is refused, or emptied with ``overwrite``; one that holds anything else
-    is always refused. Raises DatasetError.
+    A folder that holds another dataset is refused, or with ``overwrite`` keeps it aside until the new one is finished:
+    it comes back when the input turns out to be wrong. One that holds anything else is always refused. Raises
+    DatasetError.
     """
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"{out}: is a file, expected a folder to write the dataset into")
+    refuse_file(out)
     _holds_another(out, identity, overwrite)  # a refused folder stays as it was
-    scratch = out / UNFINISHED
-    scratch.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(scratch / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise DatasetError(
-            f"{out}: another process is writing this dataset; wait until it has ended, or choose another --out"
-        ) from error
-    try:
+    with held(out) as scratch:
+        replaced = scratch / REPLACED
         if _holds_another(out, identity, overwrite):
-            remove_dataset(out)
-        for path in scratch.glob("*.tmp"):  # of a killed run
-            path.unlink()
-        write_atomically(scratch / "identity", identity.encode(), scratch)
+            if (scratch / IDENTITY).exists():
+                remove_dataset(out)
+            else:
+                _set_aside(out, replaced)
+        remove_temporary(scratch)
+        write_atomically(scratch / IDENTITY, identity.encode(), scratch)
+        if replaced.exists() and not (replaced / REPORT).exists():
+            (out / REPORT).replace(replaced / REPORT)
         for kind in ("images", "labels"):
             for split in SPLITS:
                 (out / kind / split).mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        lock.release()
-        if not (scratch / "identity").exists():  # finished, or nothing came of it
-            shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            yield
+        except (DatasetError, ImageError):  # of the input: there will be no new dataset
+            if replaced.exists():
+                remove_dataset(out)
+                _move(replaced, out, (REPORT, *OWN))
+                replaced.rmdir()
+            raise
 
 
 def remove_dataset(out: Path) -> None:
     """Delete the dataset's own files and folders, the mark of an unfinished one last; leave anything else."""
-    for folder in ("images", "labels"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    for name in ("frames.jsonl", "manifest.jsonl", "data.yaml", "report.json"):
-        (out / name).unlink(missing_ok=True)
-    (out / UNFINISHED / "identity").unlink(missing_ok=True)
+    for name in (*OWN, REPORT):
+        path = out / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    (out / UNFINISHED / IDENTITY).unlink(missing_ok=True)
+
+
+def _set_aside(out: Path, replaced: Path) -> None:
+    """Move a finished dataset away, all but its report: as long as that is there, a killed run can do it again."""
+    replaced.mkdir(exist_ok=True)
+    _move(out, replaced, OWN)
+
+
+def _move(source: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (source / name).exists():
+            (source / name).replace(target / name)
 
 
 @contextmanager
@@ -276,18 +304,43 @@ def line_files(out: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 def write_data_yaml(out: Path, class_names: Sequence[str]) -> None:
     """Without a ``path`` key, Ultralytics resolves the folders beside the file, so the dataset can be moved."""
     document = {split: f"images/{split}" for split in SPLITS} | {"names": dict(enumerate(class_names))}
-    write_atomically(out / "data.yaml", yaml.safe_dump(document, sort_keys=False).encode(), out / UNFINISHED)
+    write_atomically(out / "data.yaml", yaml_text(document).encode(), out / UNFINISHED)
+
+
+def yaml_text(document: Mapping[str, Any]) -> str:
+    """A data.yaml that `schemas.strict` and PyYAML read alike.
+
+    >>> yaml_text({"names": {0: "go", 1: "1e3", 2: "off"}})
+    "names:\\n  0: go\\n  1: '1e3'\\n  2: 'off'\\n"
+    """
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts a text into quotes that YAML 1.2 takes for a number, and 1.1, PyYAML's, does not: ``1e3``."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        is_text = strict.word(text) == text
+    except StrictError:
+        is_text = False
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else "'")
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def finish(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json, which makes the dataset a finished one."""
     write_atomically(out / "report.json", orjson.dumps(report, option=orjson.OPT_INDENT_2), out / UNFINISHED)
-    (out / UNFINISHED / "identity").unlink()
+    shutil.rmtree(out / UNFINISHED / REPLACED, ignore_errors=True)
+    (out / UNFINISHED / IDENTITY).unlink()
 
 
 def _holds_another(out: Path, identity: str, overwrite: bool) -> bool:
     """Whether OUT holds another dataset that may be replaced. Raises DatasetError if it may not."""
-    marker = out / UNFINISHED / "identity"
+    marker = out / UNFINISHED / IDENTITY
     # A mark without an identity is a run that was killed before it wrote anything else.
     if not out.is_dir() or not (marker.is_file() or any(path.name != UNFINISHED for path in out.iterdir())):
         return False

@@ -6,6 +6,7 @@ depends on the largest item (and, in JSON, on the file's size in bytes), not on 
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def json_items(path: Path, key: str) -> Iterator[bytes]:
     Raises LabelError.
     """
     try:
-        text = path.read_bytes()
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         if not text or text.isspace():
             raise _empty(path)
         try:

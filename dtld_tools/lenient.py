@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import fastjsonschema
-import orjson
-import yaml
 
 import schemas
 from dtld_tools.errors import DatasetError
+from schemas import strict
+from schemas.strict import StrictError
 
 
 def read_lines(path: Path, schema: str, defects: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -28,8 +28,8 @@ def read_lines(path: Path, schema: str, defects: list[str]) -> Iterator[tuple[in
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    found = check(orjson.loads(line))
-                except (orjson.JSONDecodeError, fastjsonschema.JsonSchemaValueException) as error:
+                    found = check(strict.load_json(line))
+                except (StrictError, fastjsonschema.JsonSchemaValueException) as error:
                     reason = str(error).replace("data", "the line", 1)
                     defects.append(f"{path.name}: line {number}: {reason}; make the dataset again")
                 else:
@@ -45,12 +45,12 @@ def read_lines(path: Path, schema: str, defects: list[str]) -> Iterator[tuple[in
 def read_report(path: Path, defects: list[str]) -> tuple[dict[str, Any], bool]:
     """report.json, empty where there is none, and whether it satisfies its schema; if not, ``defects`` says why."""
     try:
-        report = orjson.loads(path.read_bytes())
+        report = strict.read_json(path)
         validator("report")(report)
     except OSError as error:
         defects.append(f"{path.name}: {error.strerror}, expected the report of dtld")
         return {}, False
-    except orjson.JSONDecodeError as error:
+    except StrictError as error:
         defects.append(f"{path.name}: {error}; expected the report of dtld")
         return {}, False
     except fastjsonschema.JsonSchemaValueException as error:
@@ -62,20 +62,11 @@ def read_report(path: Path, defects: list[str]) -> tuple[dict[str, Any], bool]:
 def read_data_yaml(path: Path) -> Mapping[str, Any]:
     """A dataset's data.yaml. Raises DatasetError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = strict.read_yaml(path)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a YOLO dataset's data.yaml") from error
-    # PyYAML's constructors raise nearly anything: a date such as 2015-99-99, "!!int", a thousand brackets.
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise DatasetError(f"{path}: {' '.join(str(error).split())}; expected a YOLO dataset's data.yaml") from error
+    except StrictError as error:
+        raise DatasetError(f"{path}: {error}; expected a YOLO dataset's data.yaml") from error
     if not isinstance(document, dict):
         raise DatasetError(f"{path}: got no keys, expected train, val, test and names")
     return document

@@ -47,6 +47,7 @@ VOCABULARY: Mapping[str, tuple[str, ...]] = {
     "reflection": ("reflected", "not_reflected"),
 }
 OPTIONAL_ATTRIBUTES = ("reflection",)
+OTHER_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 # v1.0: what each digit of class_id means (DTLD_FORMAT.md of the official parser, tag v1.0). Masks 5 and 7
 # (arrows right + straight, all three) have no v2.0 name and stay unknown.
@@ -101,10 +102,12 @@ def read_labels(paths: Iterable[Path]) -> Labels:
 def locate(image_path: str, root: Path, *, follow_symlinks: bool = False) -> Path | None:
     """Find a frame's file below ``root``, also where a city's archive was unpacked one level deeper.
 
+    Where there is no such file, one of the same name with another ending counts: frames are often converted to PNG.
     None if it is missing. Raises LabelError if the file lies outside ``root`` through a symbolic link.
     """
-    for candidate in candidates(image_path, root):
-        if candidate.is_file():
+    places = candidates(image_path, root)
+    for candidate in (*places, *(place.with_suffix(ending) for place in places for ending in OTHER_ENDINGS)):
+        if _is_file(candidate):
             if not follow_symlinks and not _real(candidate).is_relative_to(_real_folder(root)):
                 raise LabelError(
                     f"{candidate}: a symbolic link leads to {candidate.resolve()}, expected a file below {root}; "
@@ -112,6 +115,13 @@ def locate(image_path: str, root: Path, *, follow_symlinks: bool = False) -> Pat
                 )
             return candidate
     return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name of more than 255 bytes, which no file has
+        return False
 
 
 def _real(path: Path) -> Path:
@@ -393,6 +403,8 @@ def _image_of(image: Any, version: _Version) -> _Image:
 
 def _light_of(light: Any, version: _Version) -> _Light:
     unique_id = get(as_object(light, ""), "unique_id", "")
+    if type(unique_id) is float and unique_id.is_integer() and abs(unique_id) <= 2**53:
+        unique_id = int(unique_id)  # 1.0 is an integer to JSON and to the schema
     if type(unique_id) is not int or abs(unique_id) > _MAX_ID:
         raise LabelError(f".unique_id: got {short(unique_id)}, expected a whole number")
     box = [_number(get(light, key, ""), key) for key in version.box]

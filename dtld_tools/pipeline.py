@@ -6,12 +6,11 @@ interrupted: an image that has its name is complete, so a second run makes only 
 
 from __future__ import annotations
 
-import errno
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +19,11 @@ from tqdm import tqdm
 from dtld_tools import dataset
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.collapse import load_rules
-from dtld_tools.errors import DatasetError, ImageError
-from dtld_tools.lenient import read_report
+from dtld_tools.consistency import read_classes, read_sound_report
+from dtld_tools.errors import DatasetError, ImageError, UsageError
+from dtld_tools.outputs import package_version, refuse_inputs, told_when_full
 from dtld_tools.parse import VOCABULARY, Labels, read_labels
-from dtld_tools.plan import Cut, Plan, package_version, plan_copies, plan_images
+from dtld_tools.plan import Cut, Plan, plan_copies, plan_images
 from dtld_tools.render import Render
 from dtld_tools.sources import Skipped, dataset_sources, find_sources, select
 from dtld_tools.split import SplitSpec, assign_splits, from_label_files
@@ -73,6 +73,7 @@ def convert(
     run: Run = Run(),
 ) -> dict[str, Any]:
     """Label files and raw frames to a full-frame dataset in ``out``; returns its report. Raises DtldError."""
+    _refuse_inputs_of(selection, split, out)
     cut = Cut(FULL_FRAMES, None, seed, f".{image_format}")
     return _execute(
         lambda: _plan_labels("convert", selection, split, cut, None, None, run.strict), selection.root, out, run
@@ -93,6 +94,7 @@ def prepare(
     run: Run = Run(),
 ) -> dict[str, Any]:
     """`convert`, `tile` and `augment` in one pass: each frame is decoded once. Returns the report."""
+    _refuse_inputs_of(selection, split, out)
     cut = Cut(tiles, augment, seed, f".{image_format}")
     return _execute(
         lambda: _plan_labels("prepare", selection, split, cut, empty_ratio, max_images, run.strict),
@@ -113,12 +115,13 @@ def tile(
     run: Run = Run(),
 ) -> dict[str, Any]:
     """A full-frame dataset to a dataset of tiles; returns its report. Raises DtldError."""
+    refuse_inputs(out, [root])
     settings = {"command": "tile", **_tiling(tiles, empty_ratio, max_images), "seed": seed}
 
     def plan() -> Plan:
         return plan_images(
             settings,
-            dataset.read_class_names(root),
+            read_classes(root),
             lambda: dataset_sources(root),
             Cut(tiles, None, seed, None),
             empty_ratio=empty_ratio,
@@ -130,6 +133,7 @@ def tile(
 
 def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
     """A dataset with changed copies beside its originals; returns its report. Raises DtldError."""
+    refuse_inputs(out, [root])
     _refuse_augmented(root, "augment the one it was made from")
     settings = {"command": "augment", "augment": asdict(spec), "tiles": _tiles_of(root), "seed": seed}
     return _execute(lambda: plan_copies(settings, root, spec, seed, _as_it_is), root, out, run)
@@ -137,12 +141,19 @@ def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run
 
 def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
     """A dataset split anew; returns its report. Raises DtldError for one with augmented copies."""
+    refuse_inputs(out, [root, spec.split_file])
     _refuse_augmented(root, "copies of a training image must not end up in test; split first, then augment")
     splits = assign_splits(Counter(frame.sequence for frame in dataset.read_frames(root)), spec, seed)
     settings = {"command": "split", "split": _plain(spec), "tiles": _tiles_of(root), "seed": seed}
     return _execute(
         lambda: plan_copies(settings, root, None, seed, lambda frame: splits[frame.sequence]), root, out, run
     )
+
+
+def _refuse_inputs_of(selection: Selection, split: SplitSpec, out: Path) -> None:
+    """Raise DatasetError if OUT is or holds what is read. In ROOT it may lie: frames are only looked for by name."""
+    files = [*selection.labels, selection.rules, split.split_file, *split.val_labels, *split.test_labels]
+    refuse_inputs(out, [*files, selection.root], inside=False)
 
 
 def _plan_labels(
@@ -156,8 +167,8 @@ def _plan_labels(
 ) -> Plan:
     rules = load_rules(selection.rules, VOCABULARY)
     labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
-    decided = _split_labels(labels, split)
-    sources, skipped = find_sources(
+    decided = _split_labels(selection, labels, split)
+    found = find_sources(
         select(labels, selection.cities, selection.limit),
         selection.root,
         rules,
@@ -176,13 +187,27 @@ def _plan_labels(
         "image_format": str(cut.suffix).lstrip("."),
         "seed": cut.seed,
     }
-    return plan_images(
-        settings, rules.class_names, sources, cut, empty_ratio=empty_ratio, max_images=max_images, skipped=skipped
+    plan = plan_images(
+        settings,
+        rules.class_names,
+        found.sources,
+        cut,
+        empty_ratio=empty_ratio,
+        max_images=max_images,
+        skipped=found.skipped,
     )
+    return replace(plan, notes=tuple(found.notes))
 
 
-def _split_labels(labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
-    """The sequences of the label files that are a split of their own."""
+def _split_labels(selection: Selection, labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
+    """The sequences of the label files that are a split of their own. Raises UsageError where nothing else is left."""
+    given = {path.resolve() for path in selection.labels}
+    for option, paths in (("--val-labels", spec.val_labels), ("--test-labels", spec.test_labels)):
+        if paths and given <= {path.resolve() for path in paths}:
+            raise UsageError(
+                f"{option}: got {', '.join(map(str, paths))}, which is all that LABELS has, expected LABELS to hold "
+                f"frames for train too: name DTLD_train.json (or DTLD_all.json) as LABELS and DTLD_test.json here"
+            )
     files: dict[Split, tuple[Path, ...]] = {"val": spec.val_labels, "test": spec.test_labels}
     listed = {
         split: Counter(frame.sequence for frame in read_labels(paths).frames) for split, paths in files.items() if paths
@@ -196,11 +221,7 @@ def _tiling(tiles: TileSpec, empty_ratio: float | None, max_images: MaxImages) -
 
 def _tiles_of(root: Path) -> dict[str, Any]:
     """How a dataset was tiled: what is copied from it is held against that, too. Raises DatasetError."""
-    defects: list[str] = []
-    report, is_valid = read_report(root / "report.json", defects)
-    if not is_valid:
-        raise DatasetError(f"{root}: {defects[0]}; the dataset is unfinished or damaged, see dtld validate")
-    return report["configuration"]["tiles"]
+    return read_sound_report(root)["configuration"]["tiles"]
 
 
 def _as_it_is(frame: FrameRecord) -> Split:
@@ -227,23 +248,14 @@ def _refuse_augmented(root: Path, advice: str) -> None:
 
 def _execute(make_plan: Callable[[], Plan], source_root: Path, out: Path, run: Run) -> dict[str, Any]:
     """Make a plan, write its dataset, or what is still missing of it, and its report."""
-    if out.resolve() == source_root.resolve():
-        raise DatasetError(f"{out}: is the input, expected another folder to write into")
     with run.executor.started(Render) as map_frames:
         plan = make_plan()
         started = time.monotonic()
-        try:
-            with dataset.output(out, plan.identity, overwrite=run.overwrite):
-                tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
-                dataset.write_data_yaml(out, plan.class_names)
-                report = _report(plan, tally, skipped, time.monotonic() - started)
-                dataset.finish(out, report)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DatasetError(
-                    f"{out}: {error.strerror}; what is written is kept: make room and run the same command again"
-                ) from error
-            raise
+        with told_when_full(out), dataset.output(out, plan.identity, overwrite=run.overwrite):
+            tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
+            dataset.write_data_yaml(out, plan.class_names)
+            report = _report(plan, tally, skipped, time.monotonic() - started)
+            dataset.finish(out, report)
     return report
 
 
@@ -257,6 +269,7 @@ def _report(plan: Plan, tally: Tally, skipped: Sequence[Skipped], seconds: float
         },
         "seed": plan.settings["seed"],
         **tally.counts(sum(skip.lights for skip in skipped)),
+        "notes": [*plan.notes, *tally.notes()],
         "frames_skipped": [{"frame": s.frame, "reason": s.reason, "lights": s.lights} for s in skipped],
         "wall_time_s": round(seconds, 3),
         "frames_per_s": round(plan.frames / seconds, 2),

@@ -11,7 +11,6 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ import orjson
 
 from dtld_tools import dataset
 from dtld_tools.augment import AugmentSpec, draw_recipe
+from dtld_tools.consistency import read_classes, read_consistent
 from dtld_tools.errors import DatasetError
-from dtld_tools.sources import COPY_NAME, Skipped, Source, image_name
+from dtld_tools.naming import COPY_NAME, image_name
+from dtld_tools.outputs import package_version
+from dtld_tools.sources import Skipped, Source
 from dtld_tools.tile import tile_frame
 from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec, Window
 
@@ -64,6 +66,7 @@ class Plan:
     identity: str
     frames: int
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()  # what is worth a word beside the counts
 
 
 # --- sources -> images -----------------------------------------------------------------------------------
@@ -241,14 +244,6 @@ def _order(seed: int, name: str) -> int:
     return rank(seed, f"{name}/order")
 
 
-def package_version(package: str) -> str:
-    """The installed version of a package, or ``unknown``."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
 class _Identity:
     """A hash of the options, the version of this package among them, and of every source."""
 
@@ -304,15 +299,14 @@ def plan_copies(
 ) -> Plan:
     """Plan to copy a dataset, each frame under its split, and to add changed copies.
 
-    Raises DatasetError if the manifest names a frame that frames.jsonl does not have, or in another order, or if a
-    copy would have the name of an original.
+    Raises DatasetError if the dataset contradicts itself, or if a copy would have the name of an original.
     """
 
     def items() -> Iterator[Originals]:
-        for frame, images in dataset.read_frames_with_images(root):
+        for frame, images in read_consistent(root):
             yield Originals(replace(frame, split=split_of(frame)), images)
 
-    class_names = dataset.read_class_names(root)
+    class_names = read_classes(root)
     identity = _Identity(settings, class_names)
     like_copies: dict[str, str] = {}  # originals with a copy's name -> their frames; there are none, as a rule
     for item in items():

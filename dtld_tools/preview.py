@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dtld_tools import dataset
+from dtld_tools.consistency import read_classes
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.images import SUFFIXES, read_image
+from dtld_tools.outputs import refuse_inputs, whole_file
 from dtld_tools.types import Box, ImageRecord, Split
 
 CELL_WIDTH = 480
@@ -31,13 +33,14 @@ def preview(root: Path, out: Path, *, count: int = 16, split: Split = "train") -
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out: got the ending {out.suffix!r}, expected {', '.join(SUFFIXES)}")
-    class_names = dataset.read_class_names(root)
+    refuse_inputs(out, dataset.files_of(root))
+    class_names = read_classes(root)
     images = [image for image in dataset.read_images(root) if image.split == split]
     if not images:
         raise DatasetError(f"{root}: no images in {split}, choose another --split")
     chosen = _spread(images, count)
     columns = min(len(chosen), max(1, round(math.sqrt(len(chosen)))))
-    cells = [_cell(root, image) for image in chosen]
+    cells = [_cell(root, image, len(class_names)) for image in chosen]
     row_height = max(cell.height for cell, _ in cells) + CAPTION_HEIGHT + MARGIN
     rows = math.ceil(len(cells) / columns)
     header = 64
@@ -54,7 +57,8 @@ def preview(root: Path, out: Path, *, count: int = 16, split: Split = "train") -
         note = f"boxes: {found}" + (f", slivers: {len(image.slivers)}" if image.slivers else "")
         draw.text((x, y + cell.height + 20), note + (f", {changes}" if changes else ""), fill=FAINT, font=_font(12))
         boxes += found
-    sheet.save(out)
+    with whole_file(out) as path:
+        sheet.save(path)
     return {"images": len(chosen), "boxes": boxes}
 
 
@@ -72,7 +76,7 @@ def _every(images: list[ImageRecord], count: int) -> list[ImageRecord]:
     return [images[math.floor((index + 0.5) * len(images) / count)] for index in range(count)]
 
 
-def _cell(root: Path, image: ImageRecord) -> tuple[Image.Image, int]:
+def _cell(root: Path, image: ImageRecord, class_count: int) -> tuple[Image.Image, int]:
     """The image at the cell's width with its boxes drawn around the lights, and how many there are."""
     pixels = read_image(dataset.image_path(root, image))
     height, width = pixels.shape[:2]
@@ -82,6 +86,9 @@ def _cell(root: Path, image: ImageRecord) -> tuple[Image.Image, int]:
     draw = ImageDraw.Draw(cell)
     boxes = read_boxes(dataset.label_path(root, image), (width, height))
     for class_id, box in boxes:
+        if class_id >= class_count:
+            path = dataset.label_path(root, image)
+            raise DatasetError(f"{path}: got class {class_id}, expected 0 to {class_count - 1}; see dtld validate")
         colour = COLOURS[class_id % len(COLOURS)]
         x1, y1, x2, y2 = (round(value * scale) for value in box)
         draw.rectangle((x1 - 2, y1 - 2, x2 + 1, y2 + 1), outline=colour, width=2)
@@ -96,8 +103,13 @@ def read_boxes(path: Path, size_wh: tuple[int, int]) -> list[tuple[int, Box]]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 class_id, (xc, yc, w, h) = int(line.split()[0]), map(float, line.split()[1:])
+                if class_id < 0 or not all(0 <= value <= 1 for value in (xc, yc, w, h)):
+                    raise ValueError
             except (ValueError, IndexError):
-                raise DatasetError(f"{path}: line {number}: got {line!r}, expected 'class xc yc w h'") from None
+                raise DatasetError(
+                    f"{path}: line {number}: got {line[:100]!r}, expected 'class xc yc w h', a number and shares "
+                    "from 0 to 1"
+                ) from None
             left, top = (xc - w / 2) * width, (yc - h / 2) * height
             boxes.append((class_id, Box.from_xywh(left, top, w * width, h * height)))
     except (OSError, UnicodeDecodeError) as error:

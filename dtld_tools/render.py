@@ -78,7 +78,7 @@ class Render:
         for image in job.images:
             path, label_path = self._paths(image)
             is_there = os.path.exists(path)
-            if is_there and os.path.exists(label_path):
+            if is_there and os.path.exists(label_path) and not _is_older(path, job.source):
                 continue
             size_wh = image_size(image.window, image.scale)
             seen = targets_in(image.window, image.scale, frame.lights)
@@ -103,6 +103,13 @@ class Render:
     def _paths(self, image: ImageRecord) -> tuple[str, str]:
         # Plain strings: paths as objects would cost half a millisecond a frame.
         return f"{self.out}/{dataset.image_file(image)}", f"{self.out}/{dataset.label_file(image)}"
+
+
+def _is_older(path: str, source: Path) -> bool:
+    """Whether the source has changed since the image was made: another frame of the same size under its name."""
+    with suppress(OSError):  # a source that is gone is told of when it is read
+        return os.stat(path).st_mtime_ns < os.stat(source).st_mtime_ns
+    return False
 
 
 def _masked(image: ImageRecord, frame: FrameRecord) -> list[Any]:

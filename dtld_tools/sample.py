@@ -1,17 +1,13 @@
 """A synthetic DTLD tree: cities, routes, sequences, raw frames and both kinds of label files.
 
 In: a folder, a number of frames and a seed. Out: a tree like the real one (see `scene` for what it shows).
-Invariant: every file follows from (seed, sequence, step) alone, so the bytes do not depend on the workers; labels
-come last, so a tree that was cut off has none.
+Invariant: every file follows from (seed, sequence, step) alone, so the bytes do not depend on the workers, nor on
+having been interrupted: a file that has its name is whole, and the same command makes what is missing, labels last.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -24,10 +20,15 @@ import orjson
 import yaml
 from tqdm import tqdm
 
+from dtld_tools import outputs
 from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.images import write_atomically
 from dtld_tools.scene.layout import DARK, Brief, build_scene
 from dtld_tools.scene.sensor import expose, render
 from dtld_tools.scene.world import STEP_S, Scene, Sighting, look
+from dtld_tools.workers import Executor
+
+LabelFormats = Literal["v1", "v2", "both"]
 
 #: Name, what its label paths begin with, longitude and latitude. One city's paths are stale, as in the real set.
 CITIES = (
@@ -107,36 +108,62 @@ def sample(
     out: Path,
     frames: int = 48,
     seed: int = 0,
-    labels: Literal["v1", "v2", "both"] = "v2",
+    labels: LabelFormats = "v2",
     workers: int = 1,
     progress: bool = False,
 ) -> dict[str, int]:
-    """Writes a synthetic tree and returns its counts: frames, lights, cities, sequences.
+    """Writes a synthetic tree, or what is missing of it, and returns its counts: frames, lights, cities, sequences.
 
-    Raises `DatasetError` if ``out`` holds anything, `UsageError` for a number out of range or an unknown format.
+    Raises `DatasetError` if ``out`` holds anything else or the disk is full, `UsageError` for a number out of range or
+    an unknown format.
     """
     if labels not in ("v1", "v2", "both"):
         raise UsageError(f"--labels: got {labels!r}, expected v1, v2 or both")
     if workers < 1:
         raise UsageError(f"--workers: got {workers}, expected 1 or more")
     plan = plan_tree(frames, seed)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out}: expected a new or empty folder, got one in use; delete it or name another")
-    for folder in {frame.sequence.folder for frame in plan}:
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    draw = partial(_draw_frame, out)
-    for _ in tqdm(_in_order(draw, plan, workers), "sample", len(plan), disable=None if progress else True):
-        pass
-    if labels in ("v1", "both"):
-        _write_v1(out, plan)
-    if labels in ("v2", "both"):
-        _write_v2(out, plan)
+    outputs.refuse_file(out, "tree")
+    identity = orjson.dumps([outputs.package_version("dtld-kd"), frames, str(seed), labels])
+    _refuse_another(out, identity, plan, labels)
+    with outputs.told_when_full(out), outputs.held(out, "tree") as scratch:
+        _refuse_another(out, identity, plan, labels)  # somebody may have finished another one meanwhile
+        outputs.remove_temporary(scratch)
+        write_atomically(scratch / outputs.IDENTITY, identity, scratch)
+        for folder in {frame.sequence.folder for frame in plan}:
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        bar = tqdm(total=len(plan), desc="sample", unit="frame", disable=None if progress else True)
+        with bar, Executor(workers).started(_draw_frame, _path_of) as map_frames:
+            for _ in map_frames(partial(_draw_frame, out), plan):
+                bar.update()
+        for name, data in _label_files(plan, labels):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / name, data, scratch)
+        (scratch / outputs.IDENTITY).unlink()
     return {
         "frames": len(plan),
         "lights": sum(len(frame.lights) for frame in plan),
         "cities": len({frame.sequence.city for frame in plan}),
         "sequences": len({frame.sequence.index for frame in plan}),
     }
+
+
+def _refuse_another(out: Path, identity: bytes, plan: Sequence[PlannedFrame], labels: LabelFormats) -> None:
+    """Raise DatasetError unless OUT is new, or the tree of this very command, whole or cut off."""
+    mark = out / outputs.UNFINISHED / outputs.IDENTITY
+    if mark.is_file():
+        if mark.read_bytes() != identity:
+            raise DatasetError(
+                f"{out}: holds the unfinished tree of another command (--frames, --seed, --labels); "
+                "run that one again to continue it, or choose another folder"
+            )
+    elif out.is_dir() and any(path.name != outputs.UNFINISHED for path in out.iterdir()):
+        # A whole tree bears no mark, but its labels say what it is.
+        for name, data in _label_files(plan, labels):
+            if not (out / name).is_file() or (out / name).read_bytes() != data:
+                raise DatasetError(
+                    f"{out}: expected a new or empty folder, or the tree of this very command, got one in use; "
+                    "delete it or name another"
+                )
 
 
 def plan_tree(frames: int, seed: int) -> list[PlannedFrame]:
@@ -190,57 +217,49 @@ def _frames_of(sequence: PlannedSequence, first_id: int) -> Iterator[PlannedFram
         )
 
 
-def _in_order(draw: Callable[[PlannedFrame], None], plan: list[PlannedFrame], workers: int) -> Iterable[None]:
-    if workers == 1:
-        yield from map(draw, plan)
-        return
-    # spawn: a forked child inherits OpenCV's thread pool without its threads, and may wait for them for ever
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        yield from pool.map(draw, plan)
-
-
-def _start_worker() -> None:
-    """One thread each, and Ctrl-C is the parent's business."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _path_of(frame: PlannedFrame) -> str:
+    return frame.image_path
 
 
 def _draw_frame(out: Path, frame: PlannedFrame) -> None:
-    """Draws one frame and writes it uncompressed: noise hardly packs, and packing it costs more than drawing."""
+    """Draws one frame unless it is there, uncompressed: noise hardly packs, and packing costs more than drawing."""
+    path = out / frame.image_path
+    if path.exists():
+        return
     rng = np.random.default_rng([frame.sequence.seed, 4, frame.sequence.index, frame.step])
     raw = expose(render(look(frame.sequence.scene(), frame.step), rng), rng)
-    path = out / frame.image_path
-    if not cv2.imwrite(str(path), raw, [cv2.IMWRITE_TIFF_COMPRESSION, 1]):
-        raise DatasetError(f"{path}: could not be written; is the disk full or the folder read-only?")
+    # In memory first: OpenCV does not say why it could not write a file, and leaves half of it.
+    encoded, data = cv2.imencode(".tiff", raw, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    if not encoded:
+        raise DatasetError(f"{path}: could not be encoded as TIFF")
+    write_atomically(path, data.data, out / outputs.UNFINISHED)
 
 
-def _write_v2(out: Path, plan: list[PlannedFrame]) -> None:
-    """One JSON file per city and one for all."""
-    folder = out / "DTLD_Labels_v2.0" / "v2.0"
-    for name, frames in _label_files(plan):
-        images = [
-            _header(frame, "image_path", "disparity_image_path")
-            | {"labels": [_label_v2(frame, uid, seen) for uid, seen in frame.lights]}
-            for frame in frames
-        ]
-        _write_whole(folder / f"{name}.json", orjson.dumps({"images": images}, option=orjson.OPT_INDENT_2))
+def _label_files(plan: Sequence[PlannedFrame], labels: LabelFormats) -> Iterator[tuple[Path, bytes]]:
+    """Places below OUT and contents: per format a file per city and one for all."""
+    groups = [(city, [f for f in plan if f.sequence.city == number]) for number, (city, *_) in enumerate(CITIES)]
+    groups = [*((city, frames) for city, frames in groups if frames), ("DTLD_all", plan)]
+    if labels in ("v1", "both"):
+        for name, frames in groups:
+            file = f"{name if name == 'DTLD_all' else name + '_all'}.yml"
+            yield Path("DTLD_Labels_v1.0", file), _labels_v1(frames)
+    if labels in ("v2", "both"):
+        for name, frames in groups:
+            yield Path("DTLD_Labels_v2.0", "v2.0", f"{name}.json"), _labels_v2(frames)
 
 
-def _write_v1(out: Path, plan: list[PlannedFrame]) -> None:
-    """One YAML file per city and one for all."""
-    folder = out / "DTLD_Labels_v1.0"
-    for name, frames in _label_files(plan):
-        images = [_header(frame, "path", "disp_path") | {"objects": _objects_v1(frame)} for frame in frames]
-        text = yaml.safe_dump(images, default_flow_style=None, width=200)
-        _write_whole(folder / f"{name if name == 'DTLD_all' else name + '_all'}.yml", text.encode())
+def _labels_v2(frames: Sequence[PlannedFrame]) -> bytes:
+    images = [
+        _header(frame, "image_path", "disparity_image_path")
+        | {"labels": [_label_v2(frame, uid, seen) for uid, seen in frame.lights]}
+        for frame in frames
+    ]
+    return orjson.dumps({"images": images}, option=orjson.OPT_INDENT_2)
 
 
-def _label_files(plan: list[PlannedFrame]) -> Iterator[tuple[str, list[PlannedFrame]]]:
-    for i, (city, *_) in enumerate(CITIES):
-        if frames := [frame for frame in plan if frame.sequence.city == i]:
-            yield city, frames
-    yield "DTLD_all", plan
+def _labels_v1(frames: Sequence[PlannedFrame]) -> bytes:
+    images = [_header(frame, "path", "disp_path") | {"objects": _objects_v1(frame)} for frame in frames]
+    return yaml.safe_dump(images, default_flow_style=None, width=200).encode()
 
 
 def _header(frame: PlannedFrame, path_key: str, disparity_key: str) -> dict[str, str | float]:
@@ -316,11 +335,3 @@ def _class_id(seen: Sighting, best_sight: bool) -> int:
     state = _WHITE if light.pictogram == "tram" else _STATE[seen.state]
     digits = (_DIRECTION[light.direction], relevance, mounting, light.aspects, state, _MASK[light.pictogram])
     return int("".join(map(str, digits)))
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """The file is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(path.name + ".part")
-    partial_path.write_bytes(data)
-    os.replace(partial_path, path)

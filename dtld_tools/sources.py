@@ -6,7 +6,7 @@ frame that is named.
 
 from __future__ import annotations
 
-import re
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +16,15 @@ from typing import Any
 
 from dtld_tools import dataset
 from dtld_tools.collapse import Rules
+from dtld_tools.consistency import read_consistent
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.images import image_size
+from dtld_tools.naming import image_name
 from dtld_tools.parse import Labels, candidates, locate
-from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target, Window
+from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target
 
-COPY_NAME = re.compile(r"(.+)_a[1-9][0-9]*(\.[a-z]+)")  # a changed copy's: its original's with _a1, _a2, ...
+LONGEST_NAME_BYTES = 255 - len("_x99999_y99999_a99.jpeg")  # file systems take 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ class Skipped:
     frame: str
     reason: str
     lights: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `find_sources` found: the sources, anew at each call; what is left out; what is worth a word."""
+
+    sources: Callable[[], Iterator[Source]]
+    skipped: list[Skipped]
+    notes: list[str]
 
 
 def select(labels: Labels, cities: Sequence[str], limit: int | None) -> tuple[Frame, ...]:
@@ -63,11 +74,11 @@ def find_sources(
     *,
     strict: bool,
     follow_symlinks: bool,
-) -> tuple[Callable[[], Iterator[Source]], list[Skipped]]:
+) -> Found:
     """Find the frames' files, read their sizes, assign classes and splits: ``assign`` has those of all sequences.
 
     The sources come as a function that gives them anew each time, so that they need not all be held. Raises
-    DatasetError if none is found, ImageError at the first missing frame if ``strict``.
+    DatasetError if none is found, ImageError at the first frame that is left out if ``strict``.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: is no folder, expected --root to hold City/Route/Sequence/...")
@@ -76,6 +87,8 @@ def find_sources(
         path = locate(frame.image_path, root, follow_symlinks=follow_symlinks)
         if path is None:
             return "missing"
+        if len(os.fsencode(image_name(frame.image_path, frame.sequence, None, ".jpeg"))) > LONGEST_NAME_BYTES:
+            return f"unreadable: its name is too long: those of its images may have {LONGEST_NAME_BYTES} bytes"
         try:
             return path, image_size(path)
         except ImageError as error:
@@ -95,8 +108,9 @@ def find_sources(
                     found.append((frame, name, sizes.setdefault(seen[1], seen[1])))
                     continue
                 tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
-                if strict and seen == "missing":
-                    raise ImageError(f"{frame.image_path}: no such file, tried {tried}; leave out --strict to skip it")
+                if strict:
+                    reason = f"no such file, tried {tried}" if seen == "missing" else seen
+                    raise ImageError(f"{frame.image_path}: {reason}; leave out --strict to skip it")
                 skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
     if not found:
         first = skipped[0]
@@ -113,7 +127,16 @@ def find_sources(
         for frame, name, size_wh in found:
             yield Source(here / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
 
-    return sources, skipped
+    return Found(sources, skipped, _notes(found))
+
+
+def _notes(found: Sequence[tuple[Frame, str, tuple[int, int]]]) -> list[str]:
+    """One line on frames that lie under another ending than their labels say."""
+    others = [(frame, name) for frame, name, _ in found if not name.endswith(PurePosixPath(frame.image_path).name)]
+    if not others:
+        return []
+    frame, name = others[0]
+    return [f"{len(others)} frames have another ending than in the labels, such as {name} for {frame.image_path}"]
 
 
 def _in_batches(
@@ -146,20 +169,13 @@ def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Ru
 
 
 def dataset_sources(root: Path) -> Iterator[Source]:
-    """The frames of a full-frame dataset on disk. Raises DatasetError if it is tiled or augmented."""
-    for frame, images in dataset.read_frames_with_images(root):
+    """The frames of a full-frame dataset on disk. Raises DatasetError for a tiled, augmented or inconsistent one."""
+    for frame, images in read_consistent(root):
         for image in images:
             whole = image_name(image.frame, image.sequence, None, image.name)
             if image.augmentation is not None or image.name != whole:
                 raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
             yield Source(dataset.image_path(root.absolute(), image), frame)
-
-
-def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:
-    """``<City>_<Route>_<Sequence>_<stem>[_x<X>_y<Y>].<suffix>``; of ``suffix`` only its ending counts."""
-    stem = PurePosixPath(frame).stem
-    place = "" if window is None else f"_x{window.x}_y{window.y}"
-    return f"{'_'.join(sequence)}_{stem}{place}.{suffix.rpartition('.')[2]}"
 
 
 def _repeats(light: Light, earlier: Sequence[Light]) -> bool:

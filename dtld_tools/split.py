@@ -137,7 +137,7 @@ def _from_cities(frames_per_sequence: Mapping[SequenceId, int], spec: SplitSpec)
 def _from_file(frames_per_sequence: Mapping[SequenceId, int], path: Path) -> dict[SequenceId, Split]:
     """Lines ``City/Route/Sequence split``; blank lines and lines that begin with # are skipped."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: {error}; expected lines 'City/Route/Sequence train'") from error
     listed: dict[SequenceId, Split] = {}

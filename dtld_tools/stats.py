@@ -6,6 +6,7 @@ No pixel is read; with a root, the frames' headers are, for missing images and b
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -17,6 +18,7 @@ import numpy as np
 from dtld_tools.collapse import Rules
 from dtld_tools.errors import ImageError, UsageError
 from dtld_tools.images import image_size
+from dtld_tools.outputs import whole_file
 from dtld_tools.parse import VOCABULARY, Labels, locate
 from dtld_tools.types import Frame, Light
 
@@ -62,10 +64,19 @@ def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
     """Draw sizes, places in the frame, states and classes as one picture. Raises UsageError on an unknown ending."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtld-kd"
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # its list of fonts, else in ~/.config
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    from matplotlib import rc_context
 
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise UsageError(f"--plot: got the ending {path.suffix!r}, expected {', '.join(PLOT_SUFFIXES)}")
+    # Values and names are shown as they are: '$' begins no formula, and a glyph that the font lacks is no news.
+    with whole_file(path) as whole, rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _draw_labels(labels, rules).savefig(whole, dpi=120)
+
+
+def _draw_labels(labels: Labels, rules: Rules) -> Any:
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
     lights = [light for frame in labels.frames for light in frame.lights]
     names = (*rules.class_names, "drop")
     by_class: dict[str, list[Light]] = {name: [] for name in names}
@@ -102,7 +113,13 @@ def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
     heat.set(title="Where in the frame are they?", xlabel="x, px", ylabel="y, px")
     _bars(states, by_class, "state", colours)
     _bars(pictograms, by_class, "pictogram", colours)
-    figure.savefig(path, dpi=120)
+    return figure
+
+
+def frames_called(name: str, labels: Labels, root: Path) -> list[Path]:
+    """The frames below ``root`` whose file has this name: what a picture of that name might replace."""
+    called = [frame.image_path for frame in labels.frames if frame.image_path.rpartition("/")[2] == name]
+    return [path for path in (locate(frame, root, follow_symlinks=True) for frame in called) if path]
 
 
 def _boxes(lights: Sequence[Light]) -> np.ndarray:

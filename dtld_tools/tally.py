@@ -30,6 +30,7 @@ class Tally:
         self.frames[frame.split] += 1
         self.dropped.update(dropped.reason for dropped in frame.dropped)
         self.lights.update(light.class_id for light in frame.lights)
+        self.sums["equal"] += len(frame.lights) - len({(light.class_id, light.box) for light in frame.lights})
         class_of = {light.light_id: light.class_id for light in frame.lights}
         padded = False
         for image in images:
@@ -50,6 +51,16 @@ class Tally:
         for name, counts in vars(part).items():
             if isinstance(counts, Counter):
                 getattr(self, name).update(counts)
+
+    def notes(self) -> list[str]:
+        """What the counts alone do not tell: lights whose label lines a trainer takes for one."""
+        equal = self.sums["equal"]
+        if not equal:
+            return []
+        return [
+            f"{equal} lights have the class and the box of another of their frame under another id: "
+            "Ultralytics counts equal label lines once"
+        ]
 
     def counts(self, skipped_lights: int) -> dict[str, Any]:
         """The counts as they stand in report.json; see schemas/report.schema.json."""

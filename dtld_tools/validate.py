@@ -18,7 +18,8 @@ import orjson
 from tqdm import tqdm
 
 from dtld_tools import dataset
-from dtld_tools.duplicates import check_options, find_near_duplicates, is_own
+from dtld_tools.consistency import report_defects
+from dtld_tools.duplicates import NOTHING, check_options, find_near_duplicates, is_own
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.lenient import read_data_yaml, read_lines, read_report
 from dtld_tools.proof import Proof
@@ -36,9 +37,11 @@ def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet
     if distance is None:
         return _prove(root, workers, quiet)
     check_options(distance)
-    found = _prove(root, workers, quiet) if is_own(root) else {"dataset": str(root)}
-    # Of a dataset of dtld the proof has already told which images cannot be read.
-    return find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet) | found
+    proven = _prove(root, workers, quiet) if is_own(root) else {"dataset": str(root)}
+    found = find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet)
+    if "defects" in proven:  # the proof has already told which images cannot be read
+        found["defects"] = [*proven["defects"], *(line for line in found["defects"] if line.startswith(NOTHING))]
+    return found | {key: value for key, value in proven.items() if key != "defects"}
 
 
 def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
@@ -85,8 +88,7 @@ def _read_report(root: Path, defects: list[str]) -> tuple[dict[str, Any], tuple[
         except (DatasetError, ValueError):
             return report, (), None
     made_with = report["configuration"]
-    if report["seed"] != made_with["seed"]:
-        defects.append(f"report.json: seed: got {report['seed']}, expected {made_with['seed']} as in configuration")
+    defects += (f"report.json: {text}" for text in report_defects(report))
     spec = None
     try:
         spec = TileSpec(**made_with["tiles"])
@@ -108,7 +110,8 @@ def _data_yaml_defects(root: Path, class_names: tuple[str, ...]) -> Iterator[str
     if "path" in document:
         yield f"data.yaml: path: got {document['path']!r}, expected no such key: images are looked for there"
     names = document.get("names")
-    if names != dict(enumerate(class_names)) and names != list(class_names):
+    as_numbered = dict(enumerate(names)) if isinstance(names, list) else names
+    if not dataset.is_names(as_numbered) or as_numbered != dict(enumerate(class_names)):
         yield f"data.yaml: names: got {names!r}, expected {dict(enumerate(class_names))} as in report.json"
 
 

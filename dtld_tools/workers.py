@@ -51,8 +51,11 @@ class Executor:
             raise UsageError("--ray-address: is for --executor ray, which is not given")
 
     @contextmanager
-    def started(self, used: Any = None) -> Iterator[Map]:
-        """A `Map` to be used once. Processes start at once and import where ``used`` stands while the caller plans."""
+    def started(self, used: Any = None, name_of: Callable[[Any], str] | None = None) -> Iterator[Map]:
+        """A `Map` to be used once. Processes start at once and import where ``used`` stands while the caller plans.
+
+        ``name_of(item)`` is what the error calls the item of a worker that died; its frame's path otherwise.
+        """
         if self.kind == "ray":
             yield lambda work, items: _map_on_ray(work, items, self.workers, self.ray_address)
         elif self.workers == 1:
@@ -63,7 +66,7 @@ class Executor:
                 for _ in range(self.workers):
                     with _no_interrupt():
                         workers.append(_start(used))
-                yield lambda work, items: _map_in_processes(work, items, workers)
+                yield lambda work, items: _map_in_processes(work, items, workers, name_of or _frame_of)
             finally:
                 _stop(workers)
 
@@ -114,7 +117,13 @@ def _stop(workers: list[_Worker]) -> None:
         worker.pipe.close()
 
 
-def _map_in_processes(work: Callable[[Any], Any], items: Iterable[Any], workers: list[_Worker]) -> Iterator[Any]:
+def _frame_of(item: Any) -> str:
+    return item.frame.frame
+
+
+def _map_in_processes(
+    work: Callable[[Any], Any], items: Iterable[Any], workers: list[_Worker], name_of: Callable[[Any], str]
+) -> Iterator[Any]:
     answers: dict[int, _Answer] = {}
     taken = given_back = 0
     try:
@@ -122,7 +131,7 @@ def _map_in_processes(work: Callable[[Any], Any], items: Iterable[Any], workers:
             _send(worker, work)
         for taken, item in enumerate(items, 1):
             worker = min(workers, key=lambda worker: len(worker.given))
-            worker.given.append((taken - 1, item.frame.frame))
+            worker.given.append((taken - 1, name_of(item)))
             _send(worker, item)
             while taken - given_back >= AHEAD * len(workers):
                 _receive(workers, answers)

@@ -8,7 +8,6 @@ imitated but Ultralytics' few lines that join forward, backward and optimizer.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import statistics
 import tempfile
@@ -29,7 +28,7 @@ from kd import ultra  # isort: skip  sets Ultralytics' environment before the ne
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import autocast
 
-from kd.config import DEFAULT_WEIGHTS, TrainConfig
+from kd.config import DEFAULT_WEIGHTS, TrainConfig, require_number, require_side
 from kd.errors import DistillationError
 from kd.masks import Grid, imitation_masks
 from kd.teacher import Teacher, load_detector
@@ -64,6 +63,8 @@ def bench(
     Linux' CPUs the growth of resident memory; else None. Raises ModelError, UsageError or DistillationError.
     """
     found = ultra.check_device(device)
+    for option, value in (("batch", batch), ("steps", steps)):
+        require_number(option, value)
     named = dict(methods)
     with tempfile.TemporaryDirectory(prefix="kd-bench-") as scratch, ultra.silence():
         pair = Pair.draw(Path(scratch), student, teacher, imgsz=imgsz, batch=batch, device=device)
@@ -114,16 +115,14 @@ class Pair:
     def draw(cls, folder: Path, student: str, teacher: str, *, imgsz: int, batch: int, device: str | None) -> Pair:
         """Check both models, write a teacher of fresh weights as the checkpoint that the built-in expects, draw data.
 
-        The image size becomes a multiple of the student's largest stride, as in training.
+        Raises UsageError for an image size that is no multiple of the student's largest stride, as training does.
         """
         loaded, taught = load_detector(teacher), ultra.load_model(student)
         ultra.require_student(taught, student)
-        config = TrainConfig(data="", student=student, out="", teachers=(teacher,), imgsz=imgsz, batch=batch)
+        require_side("imgsz", imgsz, ultra.grid_px(taught))
         if not teacher.lower().endswith(".pt"):
             teacher = str(folder / "teacher.pt")
             torch.save({"model": loaded.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
-        step = max(int(taught.model.stride.max()), 32)
-        imgsz = math.ceil(config.imgsz / step) * step
         draw_batch(folder, loaded.names, side=imgsz, images=batch)
         return cls(folder, taught.overrides["model"], teacher, imgsz, batch, device)
 

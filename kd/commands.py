@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperCommand
 
-from kd.show import count, print_groups, print_json, print_scores, warn
+from kd.show import count, print_groups, print_json, print_scores, say, warn
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -25,7 +24,9 @@ SeveralOption = Annotated[
     typer.Option("--device", metavar="cpu|0|0,1", help="Processor, GPU, or several GPUs.  [default: a GPU if any]"),
 ]
 DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
-SizeOption = Annotated[int | None, typer.Option("--imgsz", help="Image size in pixels.  [default: as trained]")]
+SizeOption = Annotated[
+    int | None, typer.Option("--imgsz", help="Image size in pixels, a multiple of 32.  [default: as trained]")
+]
 SkipOption = Annotated[
     bool, typer.Option("--skip-bad-labels", help="Go on without images or labels that cannot be used, and count them.")
 ]
@@ -114,7 +115,7 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
-    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels, a multiple of 32.")] = 640,
     batch: BatchOption = 16,
     device: SeveralOption = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
@@ -154,33 +155,18 @@ def train(
     from kd.config import TrainConfig
     from kd.distillation import named_weights
     from kd.errors import UsageError
-    from kd.options import parse_fgfi, parse_methods, parse_settings, parse_teachers, read_priors
+    from kd.options import train_values
     from kd.run_folder import own_config
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
-    teachers, teacher_weights = parse_teachers(teacher or ())
-    asked = {
-        "data": str(data),
-        "student": student,
-        "teachers": teachers,
-        "teacher_weights": teacher_weights,
-        "combine": combine,
-        "teacher_imgsz": teacher_imgsz,
-        "methods": parse_methods(method or ["fgfi"], weight, balance),
-        "epochs": epochs,
-        "imgsz": imgsz,
-        "batch": batch,
-        "device": device,
-        "seed": seed,
-        "freeze": freeze,
-        "settings": parse_settings(settings or [], DEFAULT_CFG_DICT),
-        "fgfi": parse_fgfi(fgfi or (), read_priors(priors) if priors else None),
-        "schedules": tuple(schedule or ()),
-        "balance": balance,
-        "unlabeled": str(unlabeled) if unlabeled else None,
-        "skip_bad_labels": skip_bad_labels,
-    }
+    options = {
+        "data": data, "student": student, "teacher": teacher, "combine": combine, "teacher-imgsz": teacher_imgsz,
+        "method": method, "weight": weight, "balance": balance, "schedule": schedule, "unlabeled": unlabeled,
+        "fgfi": fgfi, "priors": priors, "epochs": epochs, "imgsz": imgsz, "batch": batch, "device": device,
+        "seed": seed, "freeze": freeze, "skip-bad-labels": skip_bad_labels, "set": settings,
+    }  # fmt: skip
+    asked = train_values(options, DEFAULT_CFG_DICT)
     if resume and not overwrite:
         given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
         told = {field: value for field, value in asked.items() if given & OPTIONS_OF.get(field, {field})}
@@ -208,9 +194,9 @@ def train(
         for split, scores in result["metrics"]["last"].items():
             print_scores(f"{split}, last epoch", scores)
         if config.balance:
-            print(f"balanced weights: {named_weights(result['kd']['balanced_weights'])}")
-        print(f"{out}: {count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
-        print(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
+            say(f"balanced weights: {named_weights(result['kd']['balanced_weights'])}")
+        say(f"{out}: {count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
+        say(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 
 
 @app.command(epilog="Example: kd evaluate --data tiles/data.yaml --model student/weights/best.pt --split test")
@@ -282,8 +268,8 @@ def predict(
         return
     for row in found["models"]:
         detections = count(row["detections"], "detection")
-        print(f"{row['name']}: {detections}, {row['mean_ms']:.1f} ms per image on {found['device']}")
-    print(f"{out}: {count(found['images'], 'image')}")
+        say(f"{row['name']}: {detections}, {row['mean_ms']:.1f} ms per image on {found['device']}")
+    say(f"{out}: {count(found['images'], 'image')}")
 
 
 @app.command(epilog="Example: kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu")
@@ -298,7 +284,7 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME", help="As in kd train.  [default: every method that this pair allows]"),
     ] = None,
-    imgsz: Annotated[int, typer.Option(help="Image size in pixels.")] = 640,
+    imgsz: Annotated[int, typer.Option(help="Image size in pixels, a multiple of 32.")] = 640,
     batch: BatchOption = 16,
     device: DeviceOption = None,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Timed steps of each kind, in turns.")] = 10,
@@ -316,19 +302,19 @@ def bench(
     if as_json:
         print_json(found)
         return
-    print(
+    say(
         f"{student} <- {teacher}, {found['imgsz']} px, batches of {batch} with {found['boxes']} boxes, "
         f"median of {count(steps, 'step')} on {found['device']}"
     )
-    print(f"  {'':<20}{'ms':>9}{'(step - plain) / teacher':>27}{'peak MiB':>11}")
+    say(f"  {'':<20}{'ms':>9}{'(step - plain) / teacher':>27}{'peak MiB':>11}")
     for name, arm in found["arms"].items():
         share = "-" if arm["over_teacher"] is None else f"{arm['over_teacher']:.2f}"
         peak = "-" if arm["peak_mib"] is None else f"{arm['peak_mib']:.0f}"
-        print(f"  {name:<20}{1000 * arm['seconds']:>9.1f}{share:>27}{peak:>11}")
+        say(f"  {name:<20}{1000 * arm['seconds']:>9.1f}{share:>27}{peak:>11}")
     if found["mask_share"] is not None:
-        print(f"fgfi's masks: {found['mask_share']:.2%} of its step")
+        say(f"fgfi's masks: {found['mask_share']:.2%} of its step")
     for name, reason in found["left_out"].items():
-        print(f"left out: {name}: {reason}")
+        say(f"left out: {name}: {reason}")
 
 
 @app.command(epilog="Example: kd report runs --out report.md")
@@ -355,7 +341,7 @@ def report(
         return
     runs, pairs = count(written["runs"], "run"), count(written["pairs"], "pair")
     left = f", {written['unfinished']} unfinished or failed" if written["unfinished"] else ""
-    print(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
+    say(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
 
 
 class Baselines(TyperCommand):
@@ -398,11 +384,12 @@ def compare(
 
     found = pair_up(runs, baseline or (), checkpoint=checkpoint, any_epochs=any_epochs)
     for line in (*found["warnings"], *(line for result in found["comparisons"] for line in result["warnings"])):
-        print(f"warning: {line}", file=sys.stderr)
+        warn(line)
     if as_json:
         print_json(found)
     else:
-        print("\n".join(lines(found)))
+        for line in lines(found):
+            say(line)
 
 
 @app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
@@ -439,10 +426,10 @@ def sweep(
         for row in found["plan"]:
             seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
             teacher = f", teacher {row['teacher']}" if row["teacher"] else ""
-            print(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
+            say(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
     if not as_json:
         left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
-        print(f"{out}: {count(found['runs'], 'run')}, {found['finished']} finished{left}")
+        say(f"{out}: {count(found['runs'], 'run')}, {found['finished']} finished{left}")
     if found["failed"]:
         name, reason = next(iter(found["failed"].items()))
         raise RunError(

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from kd.errors import RunError
-from kd.runs import Pair, Run, find_pairs, read_runs
+from kd.runs import Pair, Run, comparable_settings, find_pairs, read_runs
 
 LEAST_PAIRS = 5
 METRICS = ("map50_95", "map50")
@@ -174,13 +174,14 @@ def _facts(run: Run) -> dict[str, Any]:
         "epochs": run.config["epochs"],
         "imgsz": run.config["imgsz"],
         "student": run.record["student_sha256"] or run.config["student"],
+        "optimizer": run.optimizer,  # None: of before run.json said so
     }
 
 
 def _require_alike(run: Run, other: Run, any_epochs: bool) -> None:
     for name, expected in _facts(other).items():
         got = _facts(run)[name]
-        if got != expected and not (any_epochs and name == "epochs"):
+        if got != expected and None not in (got, expected) and not (any_epochs and name == "epochs"):
             hint = ", or --any-epochs for a comparison at equal time" if name == "epochs" else ""
             raise RunError(
                 f"{run.folder}: {name}: got {got}, expected {expected} as in {other.folder}: "
@@ -192,7 +193,8 @@ def _differences(run: Run, other: Run) -> Iterable[tuple[str, Any, Any]]:
     """What keeps a distilled run and a plain one from being twins: name, its value, the other's."""
     sides = [_facts(side) | {key: side.config[key] for key in ("batch", "freeze", "settings", "seed")} for side in
              (run, other)]  # fmt: skip
-    return ((key, value, sides[1][key]) for key, value in sides[0].items() if value != sides[1][key])
+    both = ((key, value, sides[1][key]) for key, value in sides[0].items())
+    return (row for row in both if row[1] != row[2] and None not in row)
 
 
 # ---------------------------------------------------------------- the figures
@@ -315,6 +317,7 @@ def _warnings(pairs: list[Pair], alone: list[Run]) -> list[str]:
     seen = set()
     for pair in pairs:
         own, base = ({**side.config, **side.record} for side in _sides(pair))
+        own["settings"], base["settings"] = comparable_settings(*_sides(pair))
         for key in ("epochs", "batch", "freeze", "settings", "device", "versions"):
             if own[key] != base[key] and key not in seen:
                 seen.add(key)

@@ -6,7 +6,6 @@ Invariant: standard library only, and a TrainConfig survives the way through JSO
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -37,6 +36,21 @@ MASKS = ("anchors", "boxes")  # what says where fgfi imitates
 COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
 HEAD_METHODS = frozenset({"logits", "box", "ld", "score-l2"})  # they look at what the heads say, others at features
 BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
+
+GRID_PX = 32  # image sides are multiples of this, or of the largest stride: Ultralytics rounds others up
+# Option -> least and most. Below the most stands whatever is in use; beyond it memory or time end first, or 32 bits.
+NUMBERS: dict[str, tuple[int, int]] = {
+    "epochs": (1, 100_000),
+    "imgsz": (GRID_PX, 8192),  # one image of 8192 px takes 0.8 GB; a DTLD frame is 2048 px wide
+    "teacher-imgsz": (GRID_PX, 8192),
+    "batch": (1, 65_536),
+    "seed": (0, 2**31 - 1),  # numpy's generator takes 32 bits, and Ultralytics adds the rank
+    "freeze": (0, 10_000),
+    "steps": (1, 100_000),
+}
+
+MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
+WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
 SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
@@ -112,18 +126,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
-        for name, least in (("epochs", 1), ("imgsz", 32), ("batch", 1), ("seed", 0), ("freeze", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"--{name}: got {value!r}, expected a whole number from {least}")
+        for name in ("epochs", "batch", "seed", "freeze"):
+            require_number(name, getattr(self, name))
+        require_side("imgsz", self.imgsz)
+        for key, value in self.settings:
+            for number in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(number, int) and abs(number) > MOST_WHOLE:
+                    raise UsageError(f"--set {key}: got {_short(number)}, expected at most {MOST_WHOLE}")
         self._check_teachers()
         self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
             if name not in WEIGHTS:
                 raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(WEIGHTS)}")
-            if not (math.isfinite(weight) and weight > 0):
-                raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0")
+            if not _is_weight(weight):
+                raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0, {_RANGE}")
         if self.teachers and not names:
             raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
@@ -146,8 +163,10 @@ class TrainConfig:
                 raise UsageError(f"--schedule: got {schedule!r}, expected one of: {', '.join(SCHEDULES)}")
         if len(set(self.schedules)) < len(self.schedules):
             raise UsageError(f"--schedule: got {', '.join(self.schedules)}, expected each schedule once")
-        if self.balance is not None and not (math.isfinite(self.balance) and self.balance > 0):
-            raise UsageError(f"--balance: got {self.balance}, expected a ratio of gradients above 0, such as 0.1")
+        if self.balance is not None and not _is_weight(self.balance):
+            raise UsageError(
+                f"--balance: got {self.balance}, expected a ratio of gradients above 0, such as 0.1, {_RANGE}"
+            )
         if self.unlabeled and set(names) <= BOXES_ONLY:
             others = ", ".join(name for name in DEFAULT_WEIGHTS if name not in BOXES_ONLY)
             raise UsageError(
@@ -177,12 +196,14 @@ class TrainConfig:
         if self.combine not in COMBINE:
             raise UsageError(f"--combine: got {self.combine!r}, expected {' or '.join(COMBINE)}")
         weights, size = self.teacher_weights, self.teacher_imgsz
-        if weights and (len(weights) != len(self.teachers) or not all(math.isfinite(w) and w > 0 for w in weights)):
-            raise UsageError(f"--teacher: weights: got {list(weights)}, expected a number above 0 for each teacher")
+        if weights and (len(weights) != len(self.teachers) or not all(map(_is_weight, weights))):
+            raise UsageError(
+                f"--teacher: weights: got {list(weights)}, expected a number above 0 for each teacher, {_RANGE}"
+            )
         if self.combine == "best" and len(set(weights)) > 1:
             raise UsageError("--combine best: got teachers with weights, expected none: their scores choose")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 32):
-            raise UsageError(f"--teacher-imgsz: got {size!r}, expected a whole number from 32")
+        if size is not None:
+            require_side("teacher-imgsz", size)
         if size is not None and not self.teachers:
             raise UsageError(f"--teacher-imgsz: got {size} without a teacher, expected --teacher beside it")
 
@@ -284,6 +305,47 @@ class TrainConfig:
                 if getattr(self.fgfi, key) == getattr(FgfiConfig(), key):
                     del values["fgfi"][key]  # as runs have it from before there was a choice
         return values
+
+
+def _is_weight(value: float) -> bool:
+    return WEIGHT[0] <= value <= WEIGHT[1]
+
+
+_RANGE = "from {:g} to {:g}".format(*WEIGHT)
+
+
+def require_number(option: str, value: Any) -> None:
+    """Raise UsageError unless a value is a whole number within the bounds of its option (`NUMBERS`)."""
+    least, most = NUMBERS[option]
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"--{option}: got {_short(value)}, expected a whole number from {least} to {most}")
+
+
+def require_side(option: str, value: Any, grid: int = GRID_PX) -> None:
+    """Raise UsageError unless a value is an image side in pixels that a network of this largest stride sees as it is.
+
+    >>> require_side("imgsz", 100)
+    UsageError: --imgsz: got 100, expected a multiple of 32, the largest stride, ...: choose 96 or 128
+    """
+    require_number(option, value)
+    if value % grid:
+        below, above = value // grid * grid, (value // grid + 1) * grid
+        near = " or ".join(str(side) for side in (below, above) if NUMBERS[option][0] <= side <= NUMBERS[option][1])
+        raise UsageError(
+            f"--{option}: got {value}, expected a multiple of {grid}, the largest stride, or Ultralytics rounds it up: "
+            f"choose {near}"
+        )
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it; whole numbers of thousands of digits have no text in Python.
+
+    >>> _short(12), _short(2**200)
+    ('12', 'a number of 201 bits')
+    """
+    return (
+        f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**64 else repr(value)[:80]
+    )
 
 
 def _place(spec: str) -> str:

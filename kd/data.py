@@ -49,7 +49,9 @@ def resolve_data(data_yaml: str | Path, split: str | None = None) -> dict[str, A
         view["kpt_shape"] = _kpt_shape(file, content["kpt_shape"])
     _require_read_alike(file, content)
     for name in SPLITS:
-        view[name] = _entries(file, name, content.get(name), root, looked_at=split in (None, name))
+        view[name] = _entries(
+            file, name, content.get(name), root, looked_at=split in (None, name) or not content.get(split)
+        )
     for name in ("train", "val") if split is None else (split,):
         if not view[name] and (split is None or _nothing(content, name) != "got nothing"):
             raise DataError(f"{file}: {name}: {_nothing(content, name)}, expected a folder or list of images")
@@ -188,6 +190,8 @@ def _names(file: Path, content: Mapping[Any, Any]) -> dict[int, str]:
         if isinstance(names, dict) and len({int(key) for key in names if not isinstance(key, bool)}) < len(names):
             raise ValueError("two equal ids")
         found = check_class_names(names)
+        if min(found) < 0:
+            raise ValueError(f"the id {min(found)}")
     except Exception as error:
         raise refuse(
             f"got {ultra.first_line(error)}, expected class names as a list or as a mapping from 0, 1"
@@ -268,6 +272,11 @@ def label_file(image: Path) -> Path:
     return Path(img2label_paths([image])[0])
 
 
+def size_of(file: Path) -> int | None:
+    """The bytes of a file, None for a link to nowhere."""
+    return file.stat().st_size if file.exists() else None
+
+
 def hash_data(data_yaml: str | Path, data: Mapping[str, Any]) -> str:
     """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
 
@@ -276,7 +285,7 @@ def hash_data(data_yaml: str | Path, data: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(Path(data_yaml).read_bytes())
     for split in SPLITS:
         for image in sorted(image_files(data[split])):
-            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
+            digest.update(f"{split} {image.name} {size_of(image)}\n".encode())
             label = label_file(image)
             digest.update(label.read_bytes() if label.is_file() else b"-")
     return digest.hexdigest()

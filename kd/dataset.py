@@ -6,8 +6,7 @@ Invariant: boxes are in frame pixels, never taken from rounded label files; augm
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 import schemas
 from kd.errors import DataError
+from schemas.strict import StrictError, load_json, read_json
 
 # Real lights that no image has as a target: too small or too much cut off, or left out by a quota.
 UNSEEN = ("min_side", "min_visible", "max_images")
@@ -35,7 +35,8 @@ class View:
 class Frame:
     """A frame with its truth: ``boxes_xyxy`` [M, 4] in frame pixels, ``class_ids`` [M], ``counted`` [M].
 
-    A light that is not counted was dropped for a reason in `UNSEEN`: to find it is neither right nor wrong.
+    A light that is not counted was dropped for a reason in `UNSEEN`: to find it is neither right nor wrong. One that
+    has class and box of another is left out, as Ultralytics does with label rows; ``repeated`` counts those.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Frame:
     class_ids: np.ndarray
     counted: np.ndarray
     views: tuple[View, ...]
+    repeated: int = 0
 
 
 def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) -> list[Frame]:
@@ -67,12 +69,9 @@ def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) ->
     frames = []
     for line in _lines(root / "frames.jsonl", "frame"):
         if line["split"] == split and (seen := windows.pop(line["frame"], None)):
+            for reason in _contradictions(line, seen, classes):
+                raise DataError(f"{root / 'frames.jsonl'}: {line['frame']}: {reason}")
             frames.append(_frame(line, seen, files))
-            if len(ids := frames[-1].class_ids) and ids.max() >= classes:
-                raise DataError(
-                    f"{root / 'frames.jsonl'}: {line['frame']}: got class {ids.max()}, "
-                    f"expected those of data.yaml, 0 to {classes - 1}"
-                )
     if windows:
         raise DataError(
             f"{manifest}: got images of {next(iter(windows))}, expected a frame of split '{split}' in "
@@ -83,10 +82,52 @@ def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) ->
     return frames
 
 
+def require_names_of_report(root: Path, names: Mapping[int, str]) -> None:
+    """Raise DataError if the report.json of dtld beside a data.yaml gives its classes other names, or in other order.
+
+    The numbers in frames.jsonl and in the label files are those of the report.
+    """
+    path = root / "report.json"
+    try:
+        listed = list(read_json(path)["classes"])
+    except (OSError, StrictError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path}: got no classes ({error}), expected the report of dtld: make the dataset again"
+        ) from error
+    if listed != [names[number] for number in sorted(names)]:
+        raise DataError(
+            f"{root / 'data.yaml'}: names: got {', '.join(map(str, names.values()))}, expected {', '.join(listed)} "
+            "in this order, as in report.json: undo what was changed, or make the dataset again"
+        )
+
+
+def _contradictions(line: dict[str, Any], images: Sequence[dict[str, Any]], classes: int) -> Iterator[str]:
+    """What a frame's line and its images' lines cannot all be: what `dtld validate` would tell of them."""
+    width, height = line["width"], line["height"]
+    listed = [light["id"] for light in (*line["lights"], *line["dropped"])]
+    if len(set(listed)) < len(listed):
+        yield "got a light twice, expected each once: see dtld validate"
+    for light in (*line["lights"], *line["dropped"]):
+        if light.get("class", 0) >= classes:
+            yield f"got class {light['class']}, expected those of data.yaml, 0 to {classes - 1}"
+        x1, y1, x2, y2 = light.get("box", (0, 0, width, height))
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+            yield (
+                f"light {light['id']}: got box {light['box']}, expected one inside {width} x {height} pixels: "
+                "see dtld validate"
+            )
+    for image in images:
+        x, y, w, h = (image["window"][key] for key in "xywh")
+        if any(start > 0 and start + side > whole for start, side, whole in ((x, w, width), (y, h, height))):
+            yield f"got {image['name']} at {x}, {y} with {w} x {h} pixels, expected it inside {width} x {height}"
+
+
 def _frame(line: dict[str, Any], images: Sequence[dict[str, Any]], files: dict[str, Path]) -> Frame:
     width, height = line["width"], line["height"]
     unseen = [light for light in line["dropped"] if light["reason"] in UNSEEN and {"class", "box"} <= light.keys()]
-    lights = [*line["lights"], *unseen]
+    distinct = {(light["class"], *light["box"]): light for light in reversed(line["lights"])}  # the first one stays
+    targets = list(reversed(distinct.values()))
+    lights = [*targets, *unseen]
     views = []
     for image in images:
         x, y, w, h = (image["window"][key] for key in "xywh")
@@ -97,8 +138,9 @@ def _frame(line: dict[str, Any], images: Sequence[dict[str, Any]], files: dict[s
         size_wh=(width, height),
         boxes_xyxy=np.array([light["box"] for light in lights], float).reshape(-1, 4),
         class_ids=np.array([light["class"] for light in lights], int),
-        counted=np.arange(len(lights)) < len(line["lights"]),
+        counted=np.arange(len(lights)) < len(targets),
         views=tuple(views),
+        repeated=len(line["lights"]) - len(targets),
     )
 
 
@@ -108,9 +150,8 @@ def _lines(path: Path, schema: str) -> Iterator[dict[str, Any]]:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield check(json.loads(line))
-                # ValueError: no JSON, or no UTF-8; a number of 5000 digits is one too.
-                except (ValueError, RecursionError, fastjsonschema.JsonSchemaValueException) as error:
+                    yield check(load_json(line))
+                except (StrictError, fastjsonschema.JsonSchemaValueException) as error:
                     reason = str(error).replace("data", "line", 1)
                     raise DataError(f"{path}: line {number}: {reason}; make the dataset again") from error
     except OSError as error:

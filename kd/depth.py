@@ -29,14 +29,14 @@ def bits_per_channel(image: Path) -> int:
                 file.seek(directory.next)
                 directory.load(file)
                 return max(directory.get(BITS_PER_SAMPLE, (8,)))
+            if head.startswith(b"\x89PNG\r\n\x1a\n"):
+                return head[24]
+            if head.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000, bare
+                return (head[42] & 0x7F) + 1
+            if head[4:8] == b"jP  ":
+                return (head[head.index(b"ihdr") + 14] & 0x7F) + 1
     except Exception:  # whatever a damaged file makes of it
-        return 8
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) > 24:
-        return head[24]
-    if head.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000, bare
-        return (head[42] & 0x7F) + 1
-    if head[4:8] == b"jP  " and b"ihdr" in head:
-        return (head[head.index(b"ihdr") + 14] & 0x7F) + 1
+        pass
     return 8
 
 

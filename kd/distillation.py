@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from kd.adapters import Adapters
 from kd.balance import BATCHES, Balance
-from kd.config import TrainConfig
+from kd.config import GRID_PX, TrainConfig, require_side
 from kd.errors import DistillationError
 from kd.losses import METHODS, Batch, Prediction
 from kd.teacher import (
@@ -221,6 +221,8 @@ def load_tutors(config: TrainConfig, student: nn.Module, names: dict[int, str], 
     tutors = []
     for spec, share in zip(config.teachers, config.shares, strict=True):
         teacher = Teacher(spec, device, speaks=config.looks_at_heads or config.chooses, ratio=ratio)
+        if config.teacher_imgsz:
+            require_side("teacher-imgsz", config.teacher_imgsz, max(GRID_PX, *teacher.levels))
         require_comparable(teacher, methods, names, student.model[-1].reg_max)
         levels = match_levels(own, teacher.levels, spec, ratio)
         if config.looks_at_heads:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from kd.config import SINGLE_CLASS
+from kd.config import NUMBERS, SINGLE_CLASS, require_number, require_side
 from kd.data import SPLITS, image_files, resolve_data, write_data
 from kd.errors import DataError, ModelError
 from kd.labels import check_splits
-from kd.ultra import TORCH_THREADS, check_device, load_model, silence
+from kd.ultra import TORCH_THREADS, check_device, grid_px, load_model, model_files, silence
 
 if TYPE_CHECKING:
     from ultralytics import YOLO
@@ -45,11 +45,13 @@ def evaluate(
     no detector, DataError where there is no such split, nothing labelled in it, or an image that cannot be used.
     """
     check_device(device)
+    require_number("batch", batch)
     yolo = load_model(str(model))
-    imgsz = imgsz or trained_imgsz(yolo)
+    imgsz = image_size(yolo, imgsz)
     content = resolve_data(data, split)
     images_of(content, data, split)
     require_known_classes(yolo, content["names"], data)
+    require_same_channels(yolo, content["channels"], data)
     merged = bool(yolo.overrides.get("single_cls"))
     options = {"skip_bad": skip_bad_labels, "single_cls": merged, "tell": tell, "quiet": quiet}
     check_splits(data, content, [split], needed=[split], **options)
@@ -82,6 +84,7 @@ def score(
     content = resolve_data(data, split)
     images = images_of(content, data, split)
     names = require_known_classes(yolo, content["names"], data, single_cls)
+    require_same_channels(yolo, content["channels"], data)
     objects = {"single_cls": names is SINGLE_CLASS, "classes": classes}
     validator = validate(
         yolo, content, images, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet, objects=objects
@@ -105,8 +108,10 @@ def validate(
     """Run Ultralytics' validator, or a class made from it, over some images; the only place of kd that does.
 
     ``view`` is that of a data.yaml, for the classes, ``split`` a name for the images, and ``objects`` are the settings
-    that decide which objects there are. What Ultralytics reads is a data.yaml of kd's own.
+    that decide which objects there are. What Ultralytics reads is a data.yaml of kd's own. Raises ModelError for
+    classes without a name.
     """
+    model_files.require_names(yolo.model, yolo.model_name or "model")
     make = validator or yolo.task_map[yolo.task]["validator"]
     with (
         silence(),
@@ -151,6 +156,20 @@ def require_known_classes(
     return SINGLE_CLASS
 
 
+def channels_of(yolo: YOLO) -> int:
+    """The image channels that a model takes: those of its first convolution."""
+    return next(part.in_channels for part in yolo.model.modules() if isinstance(part, torch.nn.Conv2d))
+
+
+def require_same_channels(yolo: YOLO, channels: int, data: str | Path) -> None:
+    """Raise ModelError unless the model takes images of as many channels as the dataset's are read with."""
+    if channels_of(yolo) != channels:
+        raise ModelError(
+            f"{yolo.model_name or 'model'}: channels: got a model of {channels_of(yolo)}, expected {channels} as "
+            f"{data} has them: give a model trained on this dataset"
+        )
+
+
 def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path) -> None:
     """Raise ModelError unless the model's classes are those of the dataset, in the same order.
 
@@ -165,10 +184,30 @@ def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path)
         )
 
 
+def image_size(yolo: YOLO, asked: int | None = None) -> int:
+    """The longer image side in pixels at which a model is run: as asked, else as it was trained.
+
+    Raises UsageError for a side that is no multiple of the model's largest stride, which Ultralytics would round up.
+    """
+    if asked is not None:
+        require_side("imgsz", asked, grid_px(yolo))
+        return asked
+    return -(-trained_imgsz(yolo) // grid_px(yolo)) * grid_px(yolo)
+
+
 def trained_imgsz(yolo: YOLO) -> int:
-    """The image size a checkpoint was trained at, in pixels; 640 where it does not say."""
+    """The image size a checkpoint was trained at, in pixels; 640 where it does not say.
+
+    Raises ModelError for what is no size.
+    """
     imgsz = yolo.overrides.get("imgsz", 640)
-    return imgsz if isinstance(imgsz, int) else max(imgsz)
+    sides = imgsz if isinstance(imgsz, (list, tuple)) and imgsz else [imgsz]
+    if not all(type(side) is int and 1 <= side <= NUMBERS["imgsz"][1] for side in sides):
+        raise ModelError(
+            f"{yolo.model_name or 'model'}: got {str(imgsz)[:60]} as the image size that it was trained at, expected "
+            f"pixels: give --imgsz"
+        )
+    return max(sides)
 
 
 def _metrics(validator: object, names: Mapping[int, str], images: int) -> dict:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from kd.config import require_number
 from kd.data import resolve_data
-from kd.dataset import Frame, View, read_frames
+from kd.dataset import Frame, View, read_frames, require_names_of_report
 from kd.detection_metrics import SIZES, Detections, Outcome, box_iou, judge, recall_at, scores
 from kd.errors import DataError
-from kd.evaluate import images_of, require_same_classes, trained_imgsz, validate
+from kd.evaluate import image_size, images_of, require_same_channels, require_same_classes, validate
 from kd.labels import check_splits
 from kd.ultra import YOLO, check_device, load_model
 
@@ -40,17 +41,21 @@ def evaluate_frames(
 
     Truth is every light in ``lights`` of frames.jsonl, whole. Lights dropped because they are too small or cut off
     (`kd.dataset.UNSEEN`) are ignored: finding them is neither right nor wrong. Returns ``{model, data, split, imgsz,
-    frames, images, instances, ignored, merged, map50, map50_95, precision, recall, confidence, per_class, per_size,
-    per_city}``; ``merged`` counts the detections that merging took away. ``tell`` gets a line of what counts once
-    though it stands twice. Raises ModelError and DataError.
+    frames, images, instances, repeated, ignored, merged, map50, map50_95, precision, recall, confidence, per_class,
+    per_size, per_city}``; ``merged`` counts the detections that merging took away, ``repeated`` the lights that have
+    class and box of another one and do not count. ``tell`` gets a line of label rows that do not. Raises ModelError and
+    DataError.
     """
     check_device(device)
+    require_number("batch", batch)
     yolo = load_model(str(model))
-    imgsz = imgsz or trained_imgsz(yolo)
+    imgsz = image_size(yolo, imgsz)
     content = resolve_data(data, split)
     images = images_of(content, data, split)
     require_same_classes(yolo, content["names"], data)
+    require_same_channels(yolo, content["channels"], data)
     frames = read_frames(content["path"], split, images, len(content["names"]))
+    require_names_of_report(content["path"], content["names"])
     if not any(frame.counted.any() for frame in frames):
         raise DataError(
             f"{data}: split '{split}': got {len(frames)} frames without one light: nothing to score against"
@@ -70,6 +75,7 @@ def evaluate_frames(
         "imgsz": imgsz,
         "frames": len(frames),
         "images": len(views),
+        "repeated": sum(frame.repeated for frame in frames),
         "ignored": int(sum((~frame.counted).sum() for frame in frames)),
         "merged": merged,
         **score_frames(frames, on_frames, content["names"]),

@@ -16,12 +16,14 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.data import utils as image_checks
 from ultralytics.utils import NUM_THREADS
+from ultralytics.utils.patches import imread
 
 from kd.data import image_files, label_file
 from kd.depth import bits_per_channel, require_8_bit
@@ -65,30 +67,23 @@ def check_splits(
     are counted instead of refused; ``tell`` gets a line of what is dropped. Raises DataError for images of more than 8
     bits, for unusable ones, and for a split of those ``needed`` without an object.
     """
-    found, faults = {}, []
+    found, faults, told = {}, [], []
     for split in splits:
-        images = used_images(view, split, fraction)
-        with ultra.silence(), ThreadPool(NUM_THREADS) as pool:
-            judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
-            judged = list(tqdm(judged, f"check {split}", len(images), unit="image", leave=False, disable=quiet or None))
-        require_8_bit(f"{file}: {split}", images, [bits for bits, _ in judged])
-        verdicts = dict(zip(images, (verdict for _, verdict in judged), strict=True))
-        faults += [(image, verdict) for image, verdict in verdicts.items() if verdict[0] is None]
+        verdicts = _judge_all(f"{file}: {split}", used_images(view, split, fraction), view, single_cls, quiet)
         found[split] = _count(verdicts, classes)
+        faults += [(image, verdict) for image, verdict in verdicts if verdict[0] is None]
         if found[split].repeated:
-            tell(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
+            told.append(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
     if faults:
-        lines = [
-            f"{_name(image, view)}: {_reason(image, verdict, view, single_cls)}" for image, verdict in faults[:NAMED]
-        ]
-        text = f"{'; '.join(lines)}{'; ...' if len(faults) > NAMED else ''}"
-        total = sum(one.images + one.skipped for one in found.values())
+        reasons = [f"{_name(image, view)}: {_reason(image, bad, view, single_cls)}" for image, bad in faults[:NAMED]]
+        text = f"{'; '.join(reasons)}{'; ...' if len(faults) > NAMED else ''}"
+        count = f"{len(faults)} of {sum(one.images + one.skipped for one in found.values())} images"
         if not skip_bad:
             raise DataError(
-                f"{file}: got {len(faults)} of {total} images that cannot be used ({text}), expected sound images and "
-                f"labels: mend or remove them, or leave them out by --skip-bad-labels"
+                f"{file}: got {count} that cannot be used ({text}), expected sound images and labels: mend or remove "
+                f"them, or leave them out by --skip-bad-labels"
             )
-        tell(f"{file}: {len(faults)} of {total} images are left out: {text}")
+        told.append(f"{file}: {count} are left out: {text}")
     for split in needed:
         if not found[split].objects:
             which = "" if classes is None else f" of classes={classes}"
@@ -97,6 +92,8 @@ def check_splits(
                 f"expected label files beside the images (labels/ for images/): nothing to "
                 f"{'learn from' if split == 'train' else 'score against'}"
             )
+    for line in told:  # an error would stand alone
+        tell(line)
     return found
 
 
@@ -110,19 +107,38 @@ def used_images(view: Mapping[str, Any], split: str, fraction: float | Sequence[
     return images[: fraction if isinstance(fraction, int) else max(1, round(len(images) * fraction))]
 
 
+def _require_channels(where: str, images: Sequence[Path], channels: int) -> None:
+    """Raise DataError where the first image is not of so many channels; Ultralytics makes 1 or 3 of any."""
+    image = None if channels in (1, 3) or not images else imread(images[0], flags=cv2.IMREAD_UNCHANGED)
+    if image is not None and image.shape[2] != channels:
+        raise DataError(f"{where}: got {images[0].name} of {image.shape[2]} channels, expected channels: {channels}")
+
+
 def usable_images(view: Mapping[str, Any], split: str, single_cls: bool = False) -> list[Path]:
     """The images of a split that Ultralytics can use."""
     return [image for image in image_files(view[split]) if _judge(image, view, single_cls)[0] is not None]
 
 
-def _count(verdicts: Mapping[Path, Verdict], classes: Sequence[int] | int | None) -> Found:
-    rows = [verdict[1] for verdict in verdicts.values() if verdict[0] is not None]
+def _judge_all(
+    where: str, images: Sequence[Path], view: Mapping[str, Any], single_cls: bool, quiet: bool
+) -> list[tuple[Path, Verdict]]:
+    """Images with Ultralytics' verdicts. Raises DataError for some of more than 8 bits, or of other channels."""
+    with ultra.silence(), ThreadPool(NUM_THREADS) as pool:
+        judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
+        judged = list(tqdm(judged, "check images", len(images), unit="image", leave=False, disable=quiet or None))
+    require_8_bit(where, images, [bits for bits, _ in judged])
+    _require_channels(where, images, view["channels"])
+    return [(image, verdict) for image, (_, verdict) in zip(images, judged, strict=True)]
+
+
+def _count(verdicts: Sequence[tuple[Path, Verdict]], classes: Sequence[int] | int | None) -> Found:
+    rows = [verdict[1] for _, verdict in verdicts if verdict[0] is not None]
     wanted = None if classes is None else np.atleast_1d(classes)
     return Found(
         images=len(rows),
         objects=sum(len(row) if wanted is None else int(np.isin(row[:, 0], wanted).sum()) for row in rows),
         skipped=len(verdicts) - len(rows),
-        repeated=sum(map(_repeated, verdicts.values())),
+        repeated=sum(_repeated(verdict) for _, verdict in verdicts),
     )
 
 
@@ -132,11 +148,12 @@ def _repeated(verdict: Verdict) -> int:
     return int(told[1]) if told else 0
 
 
-def _repeats(verdicts: Mapping[Path, Verdict], count: int) -> str:
-    names = [label_file(image).name for image, verdict in verdicts.items() if _repeated(verdict)]
+def _repeats(verdicts: Sequence[tuple[Path, Verdict]], count: int) -> str:
+    names = [label_file(image).name for image, verdict in verdicts if _repeated(verdict)]
+    words = "equals another one of its file and is" if count == 1 else "equal another one of their file and are"
     return (
-        f"{count} label row{'' if count == 1 else 's'} that equal another one of the same file are not counted, here "
-        f"and by Ultralytics: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        f"{count} label row{'' if count == 1 else 's'} {words} not counted, here and by Ultralytics: "
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     )
 
 
@@ -171,7 +188,8 @@ def first_fault(label: Path, classes: int | None, kpt_shape: Sequence[int] | Non
         posed = 5 + kpt_shape[0] * kpt_shape[1]
         rows = [(number, row[:5] if len(row) == posed else row) for number, row in rows]
     polygons = any(len(row) > 6 for _, row in rows)
-    faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
+    with np.errstate(all="ignore"):  # 1e40 is no number of 32 bits
+        faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
     told = [(number, fault) for number, fault in faults if fault]
     told.sort(key=lambda pair: pair[1] == FLAT)  # what Ultralytics minds goes first
     return f"line {told[0][0]}: {told[0][1]}" if told else None
@@ -185,8 +203,7 @@ def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str
         hint = "; the sixth of save_conf is no label" if columns == 6 else ""
         return f"{columns} columns, expected 5: class, x, y, width, height{hint}"
     try:
-        with np.errstate(over="ignore"):
-            numbers = np.array(words, dtype=np.float32)
+        numbers = np.array(words, dtype=np.float32)
     except ValueError:
         return f"{' '.join(words)[:60]!r}, expected numbers"
     if polygons:
@@ -221,7 +238,8 @@ def judged(args: tuple) -> Verdict:
     key = (image, label, keypoint, None if single_cls else classes, *shape)
     before, verdict = _known.get(key, (None, None))
     if before != state:
-        verdict = _verify(args)
+        with np.errstate(all="ignore"):
+            verdict = _verify(args)
         if verdict[0] is not None and len(verdict[1]) and verdict[1][:, 3:5].min() <= 0:
             verdict = [*[None] * 5, *verdict[5:8], 1, f"{image}: ignoring corrupt image/label: {FLAT}"]
         if not verdict[3]:  # polygons are large

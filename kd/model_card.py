@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.report_tables import gflops, percent, table, text
-from kd.runs import Run, title
+from kd.runs import Run, optimizer_settings, title
 
 
 def model_card(record: dict[str, Any]) -> str:
@@ -40,6 +40,7 @@ def model_card(record: dict[str, Any]) -> str:
     if run.distils:
         parts += ["## Teachers", f"Methods and weights: {text(run.method)}.", _teachers(config, record["kd"])]
     rest = {**config["settings"], **({"freeze": config["freeze"]} if config["freeze"] else {})}
+    rest |= optimizer_settings(record)
     if rest:
         parts += ["## Settings", ", ".join(f"{text(key)} {text(str(value))}" for key, value in sorted(rest.items()))]
     versions = ", ".join(f"{text(key)} {text(value)}" for key, value in record["versions"].items())

@@ -1,13 +1,13 @@
-"""Words of the command line as values of `kd.config`: `--method`, `--teacher`, `--set`, `--fgfi`, `--priors`' file.
+"""Options of `kd train` as values of `kd.config`: those of the command line, and those of a plan's jobs.
 
-In: `name=value` strings, a JSON file. Out: plain values, or an error that names the option or the place in the file.
-Invariant: standard library only.
+In: options by name, `name=value` strings, a JSON file. Out: plain values, or an error that names the option or the
+place in the file.
+Invariant: what the command line refuses, a plan refuses, and in the same words; no torch.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -16,6 +16,7 @@ from typing import Any
 
 from kd.config import WEIGHTS, FgfiConfig, Priors, are_priors
 from kd.errors import DataError, UsageError
+from schemas.strict import StrictError, read_json
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
 OPTION_OF_SETTING = {
@@ -26,28 +27,90 @@ OPTION_OF_SETTING = {
 }  # fmt: skip
 DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic"})
 
+# Options of kd train by the kind of their value. A plan may give SEVERAL as one, as a list, or as name -> value.
+TEXTS = frozenset({"data", "student", "combine", "device", "unlabeled", "priors"})
+WHOLE = frozenset({"epochs", "imgsz", "teacher-imgsz", "batch", "seed", "freeze"})
+REALS = frozenset({"weight", "balance"})
+SEVERAL = frozenset({"teacher", "method", "schedule", "fgfi", "set", "log"})
+FLAGS = frozenset({"allow-weak-teacher", "skip-bad-labels", "allow-overlap"})
+OPTIONS = TEXTS | WHOLE | REALS | SEVERAL | FLAGS
+
+
+def train_values(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What options of kd train, without their dashes, make of a `TrainConfig`, its ``out`` aside; None is as absent.
+
+    ``known`` as in `parse_settings`. Raises UsageError, and DataError for a file of priors that holds none.
+
+    >>> train_values({"data": "d.yaml", "student": "yolov5n", "epochs": 3, "method": {"cwd": 2}}, {})["methods"]
+    (('cwd', 2.0),)
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        _require_kind(key, value)
+    several = {key: words_of(given.get(key)) for key in SEVERAL}
+    weight, balance, priors = (given.get(key) for key in ("weight", "balance", "priors"))
+    teachers, weights = parse_teachers(several["teacher"])
+    plain = {key.replace("-", "_"): given[key] for key in (*WHOLE, "combine", "skip-bad-labels") if key in given}
+    return {
+        **plain,
+        **{key: str(given[key]) for key in ("data", "student", "device", "unlabeled") if key in given},
+        "teachers": teachers,
+        "teacher_weights": weights,
+        "methods": parse_methods(several["method"] or ["fgfi"], weight, balance),
+        "settings": parse_settings(several["set"], known),
+        "fgfi": parse_fgfi(several["fgfi"], read_priors(Path(priors)) if priors else None),
+        "schedules": tuple(several["schedule"]),
+        "balance": balance,
+    }
+
+
+def _require_kind(key: str, value: Any) -> None:
+    """Raise UsageError for what is no option of kd train, or a value of another kind."""
+    if key not in OPTIONS:
+        near = get_close_matches(key, OPTIONS, n=1) or sorted(OPTIONS)
+        raise UsageError(f"got {key}, expected an option of kd train such as {', '.join(near)}")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    kinds = (
+        (TEXTS, isinstance(value, (str, Path)) or (key == "device" and type(value) is int), "a text"),
+        (WHOLE, type(value) is int, "a whole number"),
+        (REALS, is_number, "a number"),
+        (FLAGS, isinstance(value, bool), "true or false"),
+        (SEVERAL, isinstance(value, (str, list, tuple, dict)), "a text, a list of them, or names with values"),
+    )
+    for names, right, expected in kinds:
+        if key in names and not right:
+            raise UsageError(f"--{key}: got {str(value)[:60]}, expected {expected}")
+
+
+def words_of(value: Any) -> list[str]:
+    """An option that may be given several times, as the words that a command line would have."""
+    if isinstance(value, dict):
+        return [f"{name}={part}" for name, part in value.items()]
+    return [str(part) for part in ([value] if isinstance(value, str) else value or ())]
+
 
 def read_priors(path: Path) -> Priors:
     """Anchor priors from the key ``anchors`` of a JSON file, {stride: [[width, height], ...]} in pixels.
 
     `dtld inspect --anchors K --json` prints such a file. Raises DataError that names the place.
     """
+    expected = "expected the output of dtld inspect --anchors 3 --json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}, expected the output of dtld inspect --anchors 3 --json") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: got no JSON, expected the output of dtld inspect --anchors 3 --json") from error
+        raise DataError(f"{path}: {error.strerror}, {expected}") from error
+    except StrictError as error:
+        raise DataError(f"{path}: {error}, {expected}") from error
     anchors = document.get("anchors") if isinstance(document, dict) else None
     if not isinstance(anchors, dict) or not anchors:
-        raise DataError(f"{path}: anchors: got none, expected the output of dtld inspect --anchors 3 --json")
+        raise DataError(f"{path}: anchors: got none, {expected}")
     priors = []
     for key, sizes in anchors.items():
-        stride = int(key) if key.isdecimal() else 0
+        stride = int(key) if key.isdecimal() and len(key) < 6 else 0
         if not are_priors(stride, sizes):
             raise DataError(
-                f"{path}: anchors.{key}: got {str(sizes)[:80]}, expected [[width, height], ...] in pixels above 0, "
-                f"under a stride such as 8"
+                f"{path}: anchors.{key[:80]}: got {str(sizes)[:80]}, expected [[width, height], ...] in pixels "
+                f"above 0, under a stride such as 8"
             )
         priors.append((stride, tuple((float(width), float(height)) for width, height in sizes)))
     return tuple(sorted(priors))
@@ -105,7 +168,7 @@ def parse_fgfi(texts: Iterable[str], priors: Priors | None = None) -> FgfiConfig
             raise UsageError(f"--fgfi: got {text!r}, expected KEY=VALUE such as {known}")
         if key in values:
             raise UsageError(f"--fgfi {key}: got it twice, expected it once")
-        values[key] = _typed(word)
+        values[key] = _option(f"--fgfi {key}", word)
         kind = type(_typed(forms[key]))
         if type(values[key]) is not kind and not (kind is float and type(values[key]) is int):
             raise UsageError(f"--fgfi {key}: got {word!r}, expected a value such as {forms[key]}")
@@ -159,15 +222,36 @@ def parse_settings(texts: Iterable[str], known: Mapping[str, Any]) -> tuple[tupl
             raise UsageError(f"--set {key}: got no training argument of Ultralytics, expected one: {hint}")
         if key in values:
             raise UsageError(f"--set {key}: got it twice, expected it once")
-        values[key] = _typed(value.strip())
+        values[key] = _option(f"--set {key}", value.strip())
     return tuple(sorted(values.items()))
 
 
+def _option(place: str, text: str) -> Any:
+    try:
+        return _typed(text)
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from None
+
+
 def _typed(text: str) -> Any:
+    """None, a boolean, a number, a text or lists of them. Raises UsageError for what JSON has not.
+
+    >>> _typed("1e-3"), _typed("[0, 2]"), _typed("SGD"), _typed("none")
+    (0.001, [0, 2], 'SGD', None)
+    """
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last three of its parser
         return text
+    if not _is_plain(value):
+        raise UsageError(f"got {text[:60]!r}, expected a finite number, a text, true, false, or a list of them")
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))

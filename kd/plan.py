@@ -2,12 +2,14 @@
 
 In: a plan's file or the name of a shipped one, and changes from the command line. Out: Jobs in the order in which they
 are started, each the options of one `kd train`.
-Invariant: expansion is pure: the same plan (schemas/plan.schema.json) gives the same jobs under the same names.
+Invariant: expansion is pure: the same plan (schemas/plan.schema.json) gives the same jobs under the same names, every
+name stays below OUT, and what a run would refuse of its options is refused before the first one starts.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -18,12 +20,15 @@ import fastjsonschema
 import yaml
 
 import schemas
-from kd.config import BUILT_IN
-from kd.errors import PlanError, UsageError
+from kd.config import BUILT_IN, TrainConfig
+from kd.errors import KdError, PlanError, UsageError
+from kd.options import OPTIONS, train_values, words_of
+from schemas import strict
 
 SHIPPED = Path(__file__).parent / "plans"
 PLAIN = "plain"  # the arm that the others are held against
-DECIDED = frozenset({"data", "student", "teacher", "out", "seed", "resume", "overwrite", "dry-run", "json", "help"})
+DECIDED = frozenset({"data", "student", "teacher", "seed"})  # options of kd train that the sweep gives
+MOST_RUNS = 10_000  # a week of runs of a minute each
 TEACHER_KEYS = frozenset({"student", "weights", "plain", "seed"})
 ARM_KEYS = frozenset({"teacher", "students", "wall_time_of"})
 
@@ -72,11 +77,9 @@ def read_plan(spec: str | Path, data: str | Path | None = None, changes: Sequenc
         if str(spec) not in shipped:
             raise PlanError(f"{spec}: no such file, expected a plan, or the name of one: {', '.join(shipped)}")
     try:
-        plan = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f"line {place.line + 1}: " if place else ""
-        raise PlanError(f"{file}: {where}got no YAML, expected a plan: {_one_line(error)}") from error
+        plan = strict.read_yaml(file)
+    except strict.StrictError as error:
+        raise PlanError(f"{file}: {error}: expected a plan, as schemas/plan.schema.json has it") from error
     if isinstance(plan, dict):
         for change in changes:
             _change(plan, change)
@@ -85,7 +88,28 @@ def read_plan(spec: str | Path, data: str | Path | None = None, changes: Sequenc
     _check(plan, str(spec))
     plan = _with_paths(plan, file.resolve().parent)
     _check_references(plan, str(spec))
+    _check_runs(plan, str(spec))
     return plan
+
+
+def to_yaml(plan: Mapping[str, Any]) -> str:
+    """A plan as a file that the strict reader reads back as it is."""
+    return yaml.dump(dict(plan), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that the strict reader would take for numbers: PyYAML writes 1e-3 bare, for YAML 1.1 has no such."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        bare = strict.word(text) == text
+    except strict.StrictError:
+        bare = False
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if bare else "'")
+
+
+_Dumper.add_representer(str, _text)
 
 
 def expand(plan: Mapping[str, Any]) -> list[Job]:
@@ -105,7 +129,6 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
             for arm, own in plan["arms"].items():
                 if spec not in own.get("students", plan["students"]):
                     continue
-                place = f"runs/{student}/{{}}/seed{seed}"
                 options = {**data, **_merged(settings, own), "student": spec, "seed": seed}
                 teacher = own.get("teacher")
                 if isinstance(teacher, dict):
@@ -115,10 +138,10 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
                 longer = own.get("wall_time_of")
                 jobs.append(
                     Job(
-                        place.format(arm),
+                        f"runs/{student}/{arm}/seed{seed}",
                         options,
                         taught.get(teacher) if isinstance(teacher, str) else None,
-                        (place.format(longer), place.format(PLAIN)) if longer else None,
+                        tuple(f"runs/{student}/{other}/seed{seed}" for other in (longer, PLAIN)) if longer else None,
                     )
                 )
     order = {name: i for i, name in enumerate(_in_order(jobs))}
@@ -166,8 +189,19 @@ def arguments(options: Mapping[str, Any]) -> list[str]:
 
 
 def student_name(spec: str) -> str:
-    """The folder of a student's runs: its model name, or its file's without the ending."""
-    return Path(spec).stem if Path(spec).suffix in (".pt", ".yaml", ".yml") else spec
+    """The folder of a student's runs: its model name, or its file's without the ending.
+
+    >>> student_name("yolov5n"), student_name("../models/N5.YAML")
+    ('yolov5n', 'N5')
+    """
+    return Path(spec).stem if Path(spec).suffix.lower() in (".pt", ".yaml", ".yml") else spec
+
+
+def _is_component(name: str) -> bool:
+    """Whether a text names one folder of its own, on every system that runs may be copied to."""
+    return (
+        bool(name) and name.isprintable() and not re.search(r'[\\/:*?"<>|]|^[.\s-]|[.\s]$', name) and len(name) <= 100
+    )
 
 
 def _merged(settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,9 +237,11 @@ def _change(plan: dict[str, Any], text: str) -> None:
     if not equals or not last:
         raise UsageError(f"--set: got {text!r}, expected KEY=VALUE such as settings.epochs=10")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {key}: got {value!r}, expected a YAML value such as 10 or [0, 1]") from error
+        parsed = strict.load_yaml(value)
+    except strict.StrictError as error:
+        raise UsageError(
+            f"--set {key}: got {value[:60]!r}, expected a YAML value such as 10 or [0, 1]: {error}"
+        ) from error
     for i, step in enumerate(path):
         plan = plan.setdefault(step, {})
         if not isinstance(plan, dict):
@@ -234,9 +270,15 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
         refuse("data", "none", "a data.yaml: name it there or by --data")
     if not Path(plan["data"]).is_file():
         refuse("data", plan["data"], "a file that is there")
+    if not plan["data"].isprintable():
+        refuse("data", repr(plan["data"]), "a path of printable characters, for plan.yaml holds it")
     folders = [student_name(spec) for spec in plan["students"]]
-    if len(set(folders)) < len(folders):
-        refuse("students", ", ".join(folders), "different names, for each has a folder")
+    for folder in folders:
+        if not _is_component(folder):
+            refuse("students", repr(folder), "the name of a model or a .yaml or .pt, for its runs have a folder of it")
+    for place, names in (("students", folders), ("teachers", plan.get("teachers", {})), ("arms", plan["arms"])):
+        if len({name.lower() for name in names}) < len(names):
+            refuse(place, ", ".join(names), "different names, also without regard to case, for each has a folder")
     teachers, arms, students = plan.get("teachers", {}), plan["arms"], plan["students"]
     _check_options("settings", plan.get("settings", {}), frozenset(), refuse)
     plain = arms[PLAIN]
@@ -278,22 +320,36 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
 
 def _check_options(place: str, options: Mapping[str, Any], own: frozenset[str], refuse: Callable[..., None]) -> None:
     """Refuse what is no option of kd train, or one that the sweep decides."""
-    known = train_options() - DECIDED
+    known = OPTIONS - DECIDED
     for key in options.keys() - own:
         word = key.replace("_", "-")
         if word not in known:
             near = get_close_matches(word, known, n=1) or sorted(known)
             refuse(place, key, f"an option of kd train such as {', '.join(near)}")
+        if key != word and word in options:
+            refuse(place, f"both {key} and {word}", "one of them: they are the same option")
 
 
-def train_options() -> set[str]:
-    """The long options of kd train, without their dashes."""
-    import typer
+def _check_runs(plan: Mapping[str, Any], name: str) -> None:
+    """Raise PlanError where a run would refuse its options: each job's become a configuration, as kd train makes it."""
+    from kd import ultra
+    from kd.checks import require_closing
 
-    from kd.commands import app
-
-    command = typer.main.get_command(app).commands["train"]
-    return {word.removeprefix("--") for parameter in command.params for word in parameter.opts}
+    runs = len(plan["students"]) * len(plan["arms"]) * len(plan["seeds"]) + len(plan.get("teachers", {}))
+    if runs > MOST_RUNS:
+        raise PlanError(f"{name}: got {runs} runs, expected at most {MOST_RUNS}: make several plans of it")
+    for job in expand(plan):
+        options = dict(job.options)
+        if job.taught_by:
+            options["teacher"] = f"{job.taught_by}/weights/best.pt"
+        try:
+            config = TrainConfig(**train_values(options, ultra.DEFAULT_CFG_DICT), out=job.name)
+            ultra.check_settings(dict(config.settings))
+            ultra.check_logs(words_of(options.get("log")))
+            if not job.time_of:  # whose epochs are not known yet
+                require_closing(config)
+        except KdError as error:
+            raise PlanError(f"{name}: {job.name}: {error}") from error
 
 
 # ---------------------------------------------------------------- paths
@@ -315,7 +371,3 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 def _located(text: str, folder: Path) -> str:
     """The absolute path of a file that is there, else the text: names of models and methods have no ending."""
     return str((folder / text).resolve()) if Path(text).suffix and (folder / text).is_file() else text
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "problem", None) or error).split())

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from kd.errors import DataError, UsageError
-from kd.evaluate import trained_imgsz
-from kd.ultra import TORCH_THREADS, check_device, device_name, load_model, silence
+from kd.evaluate import image_size
+from kd.ultra import TORCH_THREADS, check_device, device_name, load_model, model_files, silence
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -142,7 +142,8 @@ def detect(
 ) -> Column:
     """Run one model over BGR pictures [H, W, 3]: once to find (and to warm up), once more to time."""
     yolo = load_model(str(model))
-    imgsz = imgsz or trained_imgsz(yolo)
+    model_files.require_names(yolo.model, str(model))
+    imgsz = image_size(yolo, imgsz)
     params = sum(weight.numel() for weight in yolo.model.parameters())
     with silence(), tqdm(total=2 * len(pictures), desc=model_title(model), leave=False, disable=quiet or None) as bar:
 

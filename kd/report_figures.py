@@ -253,7 +253,7 @@ def _draw_detections(run: Run, weights: Sequence[Path], names: Sequence[str], co
     shown = [labelled[len(labelled) * i // count] for i in range(min(count, len(labelled)))]
     pictures = [predict.read_image(path) for path in shown]
     columns = [
-        replace(predict.detect(path, pictures, imgsz=run.config["imgsz"], quiet=True), name=name)
+        replace(predict.detect(path, pictures, quiet=True), name=name)
         for path, name in zip(weights, names, strict=True)
     ]
     page, image = predict.draw(columns, pictures, [path.name for path in shown], CONFIDENCE), io.BytesIO()

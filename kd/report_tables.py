@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from kd.compare import LEAST_PAIRS, interval95
 from kd.published import Published
-from kd.runs import Pair, Run
+from kd.runs import Pair, Run, comparable_settings, optimizers_agree
 
 MANY_CLASSES = 8  # beyond this a column per class is no table any more
 Arm = list[Run]  # runs that differ in nothing but the seed, by seed
@@ -73,7 +73,7 @@ def contrasts_of(arms: Sequence[Arm]) -> list[Contrast]:
     for arm in arms:
         mine = []
         for plain in arms:
-            if arm[0].distils and not plain[0].distils and _kin(arm[0]) == _kin(plain[0]):
+            if arm[0].distils and not plain[0].distils and _are_kin(arm[0], plain[0]):
                 by_seed = {run.config["seed"]: run for run in plain}
                 seeds = [run for run in arm if run.config["seed"] in by_seed]
                 if seeds:
@@ -82,11 +82,14 @@ def contrasts_of(arms: Sequence[Arm]) -> list[Contrast]:
     return found
 
 
-def _kin(run: Run) -> str:
-    """What a distilled run shares with a plain one that it may be held against."""
-    start = run.record["student_sha256"] or run.config["student"]
-    same = [run.config[key] for key in ("imgsz", "batch", "freeze", "settings")]
-    return json.dumps([run.record["data_sha256"], start, same], sort_keys=True)
+def _are_kin(run: Run, plain: Run) -> bool:
+    """Whether a distilled run may be held against a plain one: they differ in nothing but teacher and epochs."""
+    own, theirs = (
+        [side.record["data_sha256"], side.record["student_sha256"] or side.config["student"], settings]
+        + [side.config[key] for key in ("imgsz", "batch", "freeze")]
+        for side, settings in zip((run, plain), comparable_settings(run, plain), strict=True)
+    )
+    return own == theirs and optimizers_agree(run, plain)
 
 
 def _asked(run: Run, *but: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,22 @@ import fastjsonschema
 
 import schemas
 from kd.config import FgfiConfig
+from kd.errors import RunError
+from schemas.strict import StrictError, read_json
+
+OPTIMIZER = ("optimizer", "lr0", "momentum", "warmup_bias_lr")  # settings that `optimizer=auto` decides
+
+
+def optimizer_of(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer as run.json has it, of training arguments in which Ultralytics' choice stands (`kd.trainer`)."""
+    return {"name": args["optimizer"], **{key: args[key] for key in OPTIMIZER[1:]}}
+
+
+def optimizer_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make the optimizer of a run.json again, however long one trains; none of a run of before."""
+    found = dict(record.get("optimizer", {}))
+    return {"optimizer": found.pop("name"), **found} if found else {}
+
 
 REPLACED = ".replaced"  # in a run's folder: the one that it takes the place of (kd/run_folder.py)
 
@@ -68,6 +85,12 @@ class Run:
         """Whether it had a teacher."""
         return bool(self.config["teachers"])
 
+    @property
+    def optimizer(self) -> str | None:
+        """What trained it, None for a run of before run.json said so: 'AdamW, lr0 0.001667, momentum 0.9, ...'."""
+        found = self.record.get("optimizer")
+        return found and ", ".join([found["name"], *(f"{key} {found[key]}" for key in OPTIMIZER[1:])])
+
     def scores(self, checkpoint: str = "last") -> dict[str, Any]:
         """A checkpoint's scores on test, or on val where there is no test split."""
         by_split = self.record["metrics"][checkpoint]
@@ -101,9 +124,38 @@ class Pair:
         return None if after is None or before is None else after - before
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """The content of a finished run's run.json. Raises RunError where it is none of kd train."""
+    path = folder / "run.json"
+    try:
+        record = _check()(read_json(path))
+    except OSError as error:
+        raise RunError(f"{path}: got {error.strerror}, expected a file that kd train wrote") from error
+    except StrictError as error:
+        raise RunError(f"{path}: {error}, expected a file that kd train wrote") from error
+    except fastjsonschema.JsonSchemaValueException as error:
+        place = ".".join(map(str, error.path[1:])) or "all of it"
+        reason = error.message.removeprefix(error.name or "").strip()
+        raise RunError(
+            f"{path}: {place}: got {str(error.value)[:60]!r}, which {reason[:160]}: expected a file that kd train wrote"
+        ) from error
+    config, taught = record["config"], record["kd"]["teachers"] if record["kd"] else []
+    shares = config.get("teacher_weights", taught)
+    if not len(config["teachers"]) == len(taught) == len(shares):
+        raise RunError(
+            f"{path}: teachers: got {len(config['teachers'])} with {len(shares)} weights, of which {len(taught)} "
+            f"taught, expected one number: a file that kd train wrote"
+        )
+    return record
+
+
+@lru_cache
+def _check() -> Callable[[Any], Any]:
+    return fastjsonschema.compile(schemas.load("run"), use_default=False)
+
+
 def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
-    check = fastjsonschema.compile(schemas.load("run"), use_default=False)
     runs, unfinished = [], {}
     files = [path for name in ("run.json", "config.json") for path in folder.rglob(name)]
     folders = {path.parent for path in files if REPLACED not in path.relative_to(folder).parts}
@@ -111,21 +163,47 @@ def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
         name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
         try:
             if (place / "run.json").exists():
-                runs.append(Run(place, name, check(json.loads((place / "run.json").read_bytes()))))
+                runs.append(Run(place, name, read_run(place)))
             else:
-                asked = json.loads((place / "config.json").read_bytes())["config"]["epochs"]
-                unfinished[name] = f"{_epochs_done(place)} of {asked} epochs done"
-        except (ValueError, fastjsonschema.JsonSchemaValueException) as error:
-            unfinished[name] = f"run.json is none of kd train ({str(error).splitlines()[0]})"
+                asked = read_json(place / "config.json")["config"]["epochs"]
+                unfinished[name] = f"{epochs_done(place)} of {asked} epochs done"
+        except RunError as error:
+            unfinished[name] = str(error).removeprefix(f"{place}/")
+        except (OSError, StrictError) as error:
+            unfinished[name] = f"config.json: {getattr(error, 'strerror', None) or error}"
         except (KeyError, TypeError):
             continue  # another program's config.json
     return runs, unfinished
 
 
+def epochs_done(folder: Path) -> int:
+    """Rows of a run's results.csv; 0 without one."""
+    try:
+        return max(0, len((folder / "results.csv").read_bytes().splitlines()) - 1)
+    except OSError:
+        return 0
+
+
 def find_pairs(runs: Iterable[Run]) -> list[Pair]:
     """Each distilled run with its plain twin, where there is one."""
     plain = {run.twin_key: run for run in runs if not run.distils}
-    return [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+    pairs = [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+    return [pair for pair in pairs if optimizers_agree(pair.distilled, pair.plain)]
+
+
+def optimizers_agree(run: Run, other: Run) -> bool:
+    """Whether two runs had the same optimizer, as far as it is known."""
+    return run.optimizer == other.optimizer or None in (run.optimizer, other.optimizer)
+
+
+def comparable_settings(run: Run, other: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The further arguments of both runs, without those that their optimizers say, where both are known.
+
+    What `optimizer=auto` chose may be asked for by name elsewhere, as in a sweep's runs of equal time.
+    """
+    said = OPTIMIZER if run.optimizer and other.optimizer else ()
+    own, theirs = ({k: v for k, v in side.config["settings"].items() if k not in said} for side in (run, other))
+    return own, theirs
 
 
 def _variant(fgfi: dict[str, Any]) -> str:
@@ -144,11 +222,6 @@ def _variant(fgfi: dict[str, Any]) -> str:
 def _taught_by(spec: str) -> str:
     is_file = Path(spec).suffix.lower() == ".pt"  # as `kd.ultra.load_model` tells weights from an architecture
     return title(spec) if is_file else f"random {title(spec)}"
-
-
-def _epochs_done(place: Path) -> int:
-    results = place / "results.csv"
-    return max(0, len(results.read_text(encoding="utf-8").splitlines()) - 1) if results.exists() else 0
 
 
 def title(spec: str) -> str:

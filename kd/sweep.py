@@ -6,6 +6,7 @@ Invariant: a finished run is never repeated, OUT holds the runs of one plan, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,12 +19,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from kd.errors import PlanError
-from kd.plan import Job, arguments, expand, read_plan, require_extends
+from kd.errors import PlanError, RunError, UsageError
+from kd.files import write_all
+from kd.locks import LOCK, hold
+from kd.plan import Job, arguments, expand, read_plan, require_extends, to_yaml
+from kd.runs import OPTIMIZER, epochs_done, optimizer_settings, read_run
+from schemas.strict import StrictError, read_json
 
 DEFAULT_EPOCHS = 30  # of kd train
 POLL_S = 0.2
@@ -51,19 +54,14 @@ def sweep(
     out = Path(out).resolve()
     content = read_plan(plan, data, changes)
     jobs = expand(content)
-    _require_ours(out, jobs)
-    crew = Crew(out, jobs, at_once, tell)
-    if dry_run:
-        return {**crew.summary(), "plan": [crew.describe(job) for job in jobs]}
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=5):  # the processes of a killed sweep end within moments
-            _require_ours(out, jobs)  # another sweep may have begun here since
-            _write(out / "plan.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-            (out / "failures.json").unlink(missing_ok=True)
-            crew.work(quiet or not sys.stderr.isatty())
-    except Timeout as error:
-        raise PlanError(f"{out}: got a sweep that is at work there, expected none: wait for it, or stop it") from error
+    with contextlib.nullcontext() if dry_run else hold(out):
+        _require_ours(out, jobs, Path(plan))
+        crew = Crew(out, jobs, at_once, tell)
+        if dry_run:
+            return {**crew.summary(), "plan": [crew.describe(job) for job in jobs]}
+        write_all({out / "plan.yaml": to_yaml(content)})
+        (out / "failures.json").unlink(missing_ok=True)
+        crew.work(quiet or not sys.stderr.isatty())
     return crew.summary()
 
 
@@ -75,7 +73,8 @@ def equal_epochs(distilled: Mapping[str, Any], plain: Mapping[str, Any]) -> int:
     >>> equal_epochs({"wall_time_s": 90.0, "epochs": 30}, {"wall_time_s": 60.0, "epochs": 30})
     45
     """
-    return max(plain["epochs"], round(distilled["wall_time_s"] * plain["epochs"] / plain["wall_time_s"]))
+    seconds = max(plain["wall_time_s"], 0.1)  # what run.json says of less than half of that is 0
+    return max(plain["epochs"], round(distilled["wall_time_s"] * plain["epochs"] / seconds))
 
 
 def follow_parent() -> None:
@@ -187,8 +186,7 @@ class Crew:
         return ", ".join([*parts, *_left(self.seconds_left())])
 
     def _epochs_done(self, name: str) -> int:
-        results = self.out / name / "results.csv"
-        return max(0, len(results.read_text(encoding="utf-8").splitlines()) - 1) if results.exists() else 0
+        return epochs_done(self.out / name)
 
     # ------------------------------------------------------------ processes
 
@@ -199,9 +197,14 @@ class Crew:
         if job.taught_by:
             options["teacher"] = str(self.out / job.taught_by / "weights" / "best.pt")
         if job.time_of and begun.exists():
-            options["epochs"] = json.loads(begun.read_bytes())["config"]["epochs"]  # times may have changed since
+            config = _begun(begun)
+            options["epochs"] = config["epochs"]  # times may have changed since
+            given = {key: value for key, value in config.get("settings", {}).items() if key in OPTIMIZER}
         elif job.time_of:
             options["epochs"] = equal_epochs(*map(self._record, job.time_of))
+            given = optimizer_settings(self._record(job.time_of[1]))  # `auto` would choose by the number of epochs
+        if job.time_of and given:
+            options["set"] = {**options.get("set", {}), **given}
         words = [*arguments(options), "--out", str(folder), "--quiet"]
         if begun.exists():
             words.append("--resume" if job.resumable else "--overwrite")
@@ -237,26 +240,47 @@ class Crew:
 
     def _fail(self, job: Job, reason: str, bar: tqdm) -> None:
         self.failed[job.name] = reason
-        _write(self.out / "failures.json", json.dumps(self.failed, indent=2) + "\n")
+        write_all({self.out / "failures.json": json.dumps(self.failed, indent=2) + "\n"})
         bar.update()
         self.tell(f"failed: {job.name}: {reason}")
 
     def _record(self, name: str) -> dict[str, Any]:
         if name not in self.records:
-            self.records[name] = json.loads((self.out / name / "run.json").read_bytes())
+            self.records[name] = read_run(self.out / name)
         return self.records[name]
 
     def _log(self, name: str) -> Path:
         return self.out / "logs" / f"{name.replace('/', '_')}.log"
 
 
-def _require_ours(out: Path, jobs: Sequence[Job]) -> None:
+def _require_ours(out: Path, jobs: Sequence[Job], plan: Path) -> None:
     """Raise PlanError unless ``out`` is empty, new, or holds runs of a plan that this one continues."""
     before = out / "plan.yaml"
+    names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if before.is_file() and plan.is_file() and before.samefile(plan) and names <= {plan.name}:
+        raise UsageError(f"--out: got {out}, where the plan itself would be written over, expected another folder")
     if before.is_file():
-        require_extends(expand(yaml.safe_load(before.read_text(encoding="utf-8"))), jobs, out)
-    elif out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {".lock"}):
+        try:
+            recorded = expand(read_plan(before))
+        except (PlanError, UsageError) as error:
+            raise PlanError(
+                f"{error} (the plan that was begun here: bring it back as it was, or choose another --out)"
+            ) from error
+        require_extends(recorded, jobs, out)
+    elif names or (out.exists() and not out.is_dir()):
         raise PlanError(f"{out}: got something that is no sweep, expected a new folder: choose another --out")
+
+
+def _begun(path: Path) -> dict[str, Any]:
+    """What a run that was begun was asked to do. Raises RunError for a config.json that does not say."""
+    try:
+        config = read_json(path)["config"]
+        if type(config["epochs"]) is int and isinstance(config.get("settings", {}), dict):
+            return config
+        reason = "got no number of epochs"
+    except (StrictError, TypeError, KeyError, AttributeError) as error:
+        reason = f"got no configuration ({error})"
+    raise RunError(f"{path}: {reason}, expected what kd train wrote: remove the folder to start this run again")
 
 
 def _reason(log: Path, code: int) -> str:
@@ -281,9 +305,3 @@ def _left(seconds: float | None) -> Iterable[str]:
     """
     if seconds:
         yield f"about {seconds / 60:.0f} min left" if seconds >= 120 else f"about {seconds:.0f} s left"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -24,15 +24,14 @@ from ultralytics import YOLO
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import PoseModel, RTDETRDetectionModel, SegmentationModel
 
-from kd.config import HEAD_METHODS, SINGLE_CLASS, TrainConfig
+from kd.config import GRID_PX, HEAD_METHODS, SINGLE_CLASS, TrainConfig
 from kd.data import resolve_data, write_data
 from kd.errors import DistillationError, ModelError
-from kd.evaluate import score
+from kd.evaluate import channels_of, require_same_channels, score
 from kd.labels import usable_images
 from kd.losses import Prediction
 
 WORTH_IMAGES = 100  # validation images that a teacher is scored on
-LEAST_GRID = 32  # image sides are multiples of this, or of the largest stride: Ultralytics' own rule
 LEAST_MAP50 = 0.05  # below this a teacher has learned next to nothing about the data
 
 
@@ -139,7 +138,7 @@ class Teacher:
         return dict(zip(self.levels, features, strict=True)), heads
 
     def _resized(self, images: Tensor) -> Tensor:
-        step = max(LEAST_GRID, *self.levels)
+        step = max(GRID_PX, *self.levels)
         size = [max(math.floor(side * self.ratio / step + 0.5), 1) * step for side in images.shape[2:]]
         return images if size == list(images.shape[2:]) else F.interpolate(images, size, mode="bilinear")
 
@@ -204,7 +203,7 @@ def require_equal_grids(config: TrainConfig, own: Collection[int], theirs: Colle
 
     ``own`` and ``theirs`` are the strides of the student and the teacher, in pixels of the images that each sees.
     """
-    grid, step = (max(LEAST_GRID, *strides) for strides in (own, theirs))
+    grid, step = (max(GRID_PX, *strides) for strides in (own, theirs))
     varies = any(dict(config.settings).get(key) for key in ("rect", "multi_scale"))
     side = grid if varies else math.ceil(config.imgsz / grid) * grid
 
@@ -273,6 +272,10 @@ def check_worth(
 
         def map50(spec: str, imgsz: int, *known: list[str]) -> float | None:
             yolo = load_detector(spec)
+            if spec in teachers:
+                require_same_channels(yolo, content["channels"], data)
+            elif channels_of(yolo) != content["channels"]:
+                return None
             if list(yolo.names.values()) not in known:
                 return None
             options = {"imgsz": imgsz, "batch": batch, "device": device, "single_cls": single_cls, "classes": classes}

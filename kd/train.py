@@ -28,7 +28,7 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
 from kd.checks import require_closing, require_outside, require_trainable
-from kd.config import SINGLE_CLASS, TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.data import SPLITS, hash_data, resolve_data
 from kd.disk import writing
 from kd.distillation import load_tutors, term
@@ -53,6 +53,7 @@ from kd.run_folder import (
     write_json,
     write_text,
 )
+from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
@@ -128,11 +129,12 @@ class _Asked:
 def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None], quiet: bool) -> _Asked:
     """Look at everything that a run reads. Raises ModelError, DataError, UsageError or DistillationError."""
     data = resolve_data(config.data)
-    shared = require_apart(config.data, data, allow_overlap)
     found = _check(config, data, tell, quiet)
+    shared = require_apart(config.data, data, allow_overlap)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
+    require_side("imgsz", config.imgsz, ultra.grid_px(student))
     pretrained = dict(config.settings).get("pretrained")
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
@@ -359,8 +361,11 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    model = ultra.load_model(str(checkpoint)).model
+    """What a checkpoint says of itself: the optimizer it was trained with, parameters, GFLOPs."""
+    yolo = ultra.load_model(str(checkpoint))
+    model = yolo.model
     return {
+        "optimizer": optimizer_of(yolo.ckpt["train_args"]),
         "params": sum(p.numel() for p in model.parameters()),
         "gflops": round(get_flops(model, imgsz), 3) or None,  # None: Ultralytics could not measure
     }
@@ -373,6 +378,7 @@ def _plan(config: TrainConfig, model: str, record: dict[str, Any]) -> dict[str, 
         _translated(trainer._setup_train, Path(scratch))
         steps = len(trainer.train_loader)
         plan = {**record, "out": config.to_json()["out"], "steps_per_epoch": steps}
+        plan["optimizer"] = optimizer_of(vars(trainer.args))
         if trainer.distillation:
             plan["first_batch"] = _first_batch(trainer)
     torch.set_num_threads(ultra.TORCH_THREADS)

@@ -77,6 +77,7 @@ class Trainer(ResumableTrainer):
             self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
             self.add_callback("on_train_batch_start", Trainer._schedule)
         super()._setup_train()
+        _tell_optimizer(self.args, self.optimizer)
         if self.device.type == "cpu":
             torch.set_num_threads(ultra.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
         if self.distillation:
@@ -134,6 +135,20 @@ class Trainer(ResumableTrainer):
         finally:
             if adapters is not None:
                 model.add_module(ADAPTERS, adapters)
+
+
+def _tell_optimizer(args: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Make the arguments, which checkpoints carry, say which optimizer there is, where Ultralytics chose it.
+
+    Given as `--set` they would make it again. `auto` takes a momentum of its own and leaves the argument: Adam's kinds
+    train with the former, all others with the argument, at which their warm-up ends, unless they have none.
+    """
+    args.optimizer = type(optimizer).__name__
+    group = optimizer.param_groups[0]
+    if "betas" in group:
+        args.momentum = group["betas"][0]
+    elif not args.warmup_epochs > 0:
+        args.momentum = group["momentum"]
 
 
 def trainer_class(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[Trainer]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.cache import cache_dir
+from kd.config import GRID_PX
 from kd.errors import KdError, ModelError, UsageError
 
 EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
@@ -90,13 +91,16 @@ import torch  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
 from ultralytics.cfg import check_cfg  # noqa: E402
 from ultralytics.data import dataset as label_reader  # noqa: E402
+from ultralytics.nn import tasks as networks  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load  # noqa: E402
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, ROOT, SAFE_LOAD  # noqa: E402
+from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, ROOT  # noqa: E402
 from ultralytics.utils.callbacks import get_default_callbacks  # noqa: E402
 from ultralytics.utils.checks import check_yolov5u_filename  # noqa: E402
 from ultralytics.utils.metrics import ap_per_class, smooth  # noqa: E402, F401  for kd.detection_metrics
 from ultralytics.utils.torch_utils import get_cpu_info, select_device  # noqa: E402
+
+from kd import model_files  # noqa: E402
 
 TORCH_THREADS = torch.get_num_threads()
 LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # package -> Ultralytics' module for it
@@ -118,6 +122,8 @@ def _read_labels_anew() -> None:
 
 
 _read_labels_anew()
+# It reads ULTRALYTICS_SAFE_LOAD when it is first imported, which may have been before kd was.
+networks.SAFE_LOAD = True
 
 
 @contextlib.contextmanager
@@ -154,7 +160,9 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
     if suffix == ".pt":
         require_safe(spec)
         source, kind = str(path.resolve()), "a checkpoint that Ultralytics 8 wrote"
-    elif suffix in {".yaml", ".yml"} and path.is_file():
+    elif suffix in {".yaml", ".yml"} and model_files.is_there(path):
+        with silence():
+            model_files.require_model_yaml(spec)
         source, kind = spec, "a model yaml of Ultralytics 8"
     else:
         source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
@@ -164,33 +172,41 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
             yolo = (RTDETR if by_name else YOLO)(source)
     except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
         raise ModelError(f"{spec}: got no usable model ({first_line(error)}), expected {kind}") from error
+    model_files.require_detector(yolo.model, spec)
     if yolo.task not in tasks:
         head = type(yolo.model.model[-1]).__name__
         raise ModelError(f"{spec}: got a model for {yolo.task} ({head} head), expected a detector")
+    if suffix == ".pt":
+        model_files.require_running(yolo.model, spec)
     return yolo
 
 
 def require_student(yolo: YOLO, spec: str) -> None:
-    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head."""
+    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head.
+
+    Of a checkpoint the module must be what its yaml makes, since Ultralytics' trainer builds that.
+    """
     head = yolo.model.model[-1]
     if type(yolo.model) is not DetectionModel or not isinstance(head, Detect):
         raise ModelError(
             f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
             f"YOLO detector with a Detect head, from yolov3 to yolo26"
         )
+    if Path(spec).suffix.lower() == ".pt":
+        with silence():
+            model_files.require_unchanged(yolo.model, spec)
+
+
+def grid_px(yolo: YOLO) -> int:
+    """What image sides have to be multiples of: the largest stride, and at least 32."""
+    strides = getattr(yolo.model, "stride", None)
+    return max(GRID_PX, int(max(strides))) if strides is not None and len(strides) else GRID_PX
 
 
 def require_safe(spec: str) -> None:
-    """Raise ModelError unless the file is a checkpoint that the restricted unpickler accepts; none of it runs.
-
-    The load is done here as well because Ultralytics reads ULTRALYTICS_SAFE_LOAD only when it is first
-    imported, which may have been before kd was.
-    """
+    """Raise ModelError for what is no file, and for files that Ultralytics would take for others or cannot load."""
     path = Path(spec)
-    if not path.is_file():
-        raise ModelError(
-            f"{spec}: no such file, expected a .pt or .yaml file, or a model name such as yolov5n or yolo26n"
-        )
+    model_files.require_archive(spec)
     if _is_classic(path):
         raise ModelError(
             f"{spec}: got a classic anchor-based YOLOv5 checkpoint, expected an anchor-free one of Ultralytics "
@@ -200,14 +216,6 @@ def require_safe(spec: str) -> None:
         raise ModelError(
             f"{spec}: got a file name that Ultralytics reads as {path.stem}u.pt, expected another: rename it"
         )
-    if not SAFE_LOAD:
-        try:
-            with silence():
-                torch_safe_load(str(path), safe_only=True)
-        except Exception as error:
-            raise ModelError(
-                f"{spec}: got no usable model ({first_line(error)}), expected a checkpoint that Ultralytics 8 wrote"
-            ) from error
 
 
 def _is_classic(path: Path) -> bool:
@@ -224,10 +232,12 @@ def _packaged(spec: str) -> str:
     >>> _packaged("yolov5n")
     'yolov5n.yaml'
     """
-    stem = Path(spec).stem if spec.endswith((".yaml", ".yml")) else spec
+    stem = spec.removesuffix(".yaml").removesuffix(".yml")
     known = {path.stem for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
     if stem not in known and re.sub(r"^(yolov?\d+)[nslmx](?=$|-)", r"\1", stem) not in known:
         scaled = {f"{name}{scale}" for name in known if re.fullmatch(r"yolov?\d+", name) for scale in "nsmlx"}
+        if found := model_files.what_it_is(spec):
+            raise ModelError(f"{spec}: {found}")
         near = get_close_matches(stem, sorted(known | scaled), n=3) or ["yolov5n", "yolo11s", "yolo26n"]
         raise ModelError(
             f"{spec}: got neither a file nor a model name that Ultralytics knows, expected a .pt, a .yaml, or a "

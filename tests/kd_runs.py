@@ -9,6 +9,8 @@ import jsonschema
 import schemas
 
 DATA, OTHER_DATA, WEIGHTS = "a" * 64, "b" * 64, "c" * 64
+ADAMW = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}
+MUSGD = {"name": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}
 
 
 def scores(map50, map50_95, classes=("relevant", "not_relevant"), images=20):
@@ -20,7 +22,19 @@ def scores(map50, map50_95, classes=("relevant", "not_relevant"), images=20):
     }  # fmt: skip
 
 
-def write_run(folder, last, *, seed=0, teacher=None, student="yolov5n", data=DATA, test=True, gflops=None, **config):
+def write_run(
+    folder,
+    last,
+    *,
+    seed=0,
+    teacher=None,
+    student="yolov5n",
+    data=DATA,
+    test=True,
+    gflops=None,
+    optimizer=None,
+    **config,
+):
     """A finished run whose last checkpoint has these shares (mAP50, mAP50-95); its best ones are 0.01 higher."""
     folder.mkdir(parents=True)
     best = tuple(share + 0.01 for share in last)
@@ -47,6 +61,8 @@ def write_run(folder, last, *, seed=0, teacher=None, student="yolov5n", data=DAT
         "versions": {"dtld-kd": "0.1.0", "python": "3.11", "torch": "2.15", "ultralytics": "8.4.190"},
         "device": "cpu x86_64, 2 threads", "epochs": 30, "resumed": False, "wall_time_s": 61.4,
     }  # fmt: skip
+    if optimizer:
+        record["optimizer"] = optimizer
     jsonschema.validate(record, schemas.load("run"))
     (folder / "config.json").write_text(json.dumps({"config": asked}))
     (folder / "run.json").write_text(json.dumps(record))

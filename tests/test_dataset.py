@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import orjson
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtld_tools import dataset
-from dtld_tools.errors import DatasetError
+from dtld_tools.errors import DatasetError, ImageError
 from dtld_tools.preview import read_boxes
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
 
@@ -179,7 +180,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
 )
 def test_a_data_yaml_without_numbered_names(tmp_path, text):
     (tmp_path / "data.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DatasetError, match="got no class names numbered from 0"):
+    with pytest.raises(DatasetError, match=r"yaml: (got no class names numbered from 0|line 2: got no YAML|byte 0)"):
         dataset.read_class_names(tmp_path)
 
 
@@ -243,18 +244,68 @@ def test_the_same_plan_continues_and_another_is_refused(tmp_path, make):
         assert (out / "images/train/a.jpg").exists()
 
 
-def test_overwrite_removes_the_other_dataset_and_nothing_foreign(tmp_path):
+def test_overwrite_replaces_the_other_dataset_and_nothing_foreign(tmp_path):
     out = tmp_path / "out"
     finish(out)
     (out / "notes.txt").write_text("mine")
     (out / "runs").mkdir()
     (out / "runs" / "best.pt").write_bytes(b"weights")
     with dataset.output(out, "two", overwrite=True):
-        assert tree_bytes(out, without=(".unfinished/lock",)) == {
+        # The old one stands aside until the new one is finished: the input may turn out to be wrong.
+        aside = {name: data for name, data in tree_bytes(out, without=()).items() if "/replaced/" in name}
+        assert set(aside) == {".unfinished/replaced/images/train/a.jpg", ".unfinished/replaced/report.json"}
+        assert tree_bytes(out, without=(".unfinished/lock", *aside)) == {
             ".unfinished/identity": b"two",
             "notes.txt": b"mine",
             "runs/best.pt": b"weights",
         }
+        dataset.finish(out, {"identity": "two"})
+    assert set(tree_bytes(out, without=())) == {"notes.txt", "runs/best.pt", "report.json"}
+
+
+def replace_and_fail(out, error):
+    with dataset.output(out, "two", overwrite=True):
+        assert not (out / "images/train/a.jpg").exists()  # an image of the old one is none of the new one
+        (out / "images/train/b.jpg").write_bytes(b"of the new one")
+        (out / "frames.jsonl").write_bytes(b"of the new one")
+        raise error("a frame cannot be read")
+
+
+@pytest.mark.parametrize("error", [DatasetError, ImageError])
+def test_a_replaced_dataset_comes_back_when_the_input_is_wrong(tmp_path, error):
+    out = tmp_path / "out"
+    finish(out)
+    (out / "notes.txt").write_text("mine")
+    before = tree_bytes(out, without=())
+    with pytest.raises(error):
+        replace_and_fail(out, error)
+    assert tree_bytes(out, without=()) == before
+    with dataset.output(out, "one", overwrite=False):  # it is as it was
+        pass
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_a_replaced_dataset_is_there_however_the_run_was_killed(tmp_path, monkeypatch, moves):
+    """Killed before, between and after the moves aside; then the same command goes on, or its input is wrong."""
+    out, left = tmp_path / "out", [moves]
+    finish(out)
+    before = tree_bytes(out, without=())
+    replace = Path.replace
+
+    def replace_or_die(self, target):
+        if ".unfinished/replaced" in str(target):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_die)
+    with pytest.raises(KeyboardInterrupt), dataset.output(out, "two", overwrite=True):
+        raise KeyboardInterrupt
+    monkeypatch.undo()
+    with pytest.raises(DatasetError):
+        replace_and_fail(out, DatasetError)
+    assert tree_bytes(out, without=()) == before
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

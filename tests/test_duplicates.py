@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import yaml
 from dtld_data import REPOSITORY, image, light, make_tree, read_lines, write_v2
+from PIL import Image
 
 from dtld_tools import pipeline
 from dtld_tools.augment import AugmentSpec
 from dtld_tools.duplicates import LEAST_DETAIL, detail, find_near_duplicates, nearest
 from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.images import decode_bayer
 from dtld_tools.pipeline import Selection
 from dtld_tools.sample import sample
 from dtld_tools.split import SplitSpec
@@ -112,9 +114,81 @@ def test_plain_images_are_left_out_and_counted(tmp_path):
     skies = [np.full_like(ramp, 128), ramp, ramp.T, (ramp + noise).clip(0, 255).astype(np.uint8)]
     for number, sky in enumerate(skies):
         write(tmp_path / f"train/{number}.png", cv2.cvtColor(sky, cv2.COLOR_GRAY2BGR))
-        write(tmp_path / f"val/{number}.png", cv2.cvtColor(sky, cv2.COLOR_GRAY2BGR))
+        write(tmp_path / f"val/{number}.png", cv2.cvtColor(np.roll(sky, 1) ^ 1, cv2.COLOR_GRAY2BGR))
     found = find_near_duplicates(data_yaml(tmp_path, train="train", val="val"))
     assert (found["compared"], found["plain"], found["near_duplicates"]) == (0, 8, [])
+    assert found["defects"] == [
+        "nothing was compared: got 0 images to compare in all splits and 8 plain ones, expected some in two splits at "
+        "least"
+    ]
+
+
+# --- the same picture in other files ------------------------------------------------------------------------
+
+
+def raw_frame(seed, side=256):
+    """12-bit Bayer data of a smooth scene, HxW uint16."""
+    coarse = np.random.default_rng(seed).integers(0, 4096, (12, 12)).astype(np.float32)
+    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 4095).astype(np.uint16)
+
+
+def both_splits(tmp_path, first, second, *others):
+    """One picture in train and, in another form, in val, beside others that are no pair."""
+    write(tmp_path / f"train/{first[0]}", first[1])
+    write(tmp_path / f"val/{second[0]}", second[1])
+    for number, pixels in enumerate(others):
+        write(tmp_path / f"val/other{number}.png", pixels)
+    return find_near_duplicates(data_yaml(tmp_path, train="train", val="val"))
+
+
+def test_raw_frames_of_16_bits_are_hashed_as_decoded(tmp_path):
+    others = [raw_frame(seed) for seed in range(2, 12)]
+    found = both_splits(tmp_path, ("a.tiff", raw_frame(1)), ("b.tiff", neighbour_raw(raw_frame(1))), *others)
+    assert (found["compared"], found["plain"], found["defects"]) == (12, 0, [])
+    (pair,) = found["near_duplicates"]
+    assert (pair["a"], pair["b"]) == ("train/a.tiff", "val/b.tiff")
+
+
+def neighbour_raw(frame):
+    noise = np.random.default_rng(0).integers(-30, 30, frame.shape)
+    return (frame + noise).clip(0, 4095).astype(np.uint16)
+
+
+@pytest.mark.parametrize("form", ["decoded", "float"])
+def test_a_raw_frame_and_another_form_of_it(tmp_path, form):
+    raw = raw_frame(1)
+    other = decode_bayer(raw) if form == "decoded" else (raw / np.float32(4095)).astype(np.float32)
+    name = "b.jpg" if form == "decoded" else "b.tiff"
+    found = both_splits(tmp_path, ("a.tiff", raw), (name, other), texture(2), texture(3))
+    assert found["defects"] == []
+    assert [(pair["a"], pair["b"]) for pair in found["near_duplicates"]] == [("train/a.tiff", f"val/{name}")]
+
+
+def test_a_picture_and_its_turned_copy_with_exif(tmp_path):
+    """As they are shown they are one: EXIF's Orientation 6 turns the second back."""
+    scene = texture(1)
+    write(tmp_path / "train/a.png", scene)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "val").mkdir()
+    turned = Image.fromarray(np.rot90(scene, 1)[..., ::-1])
+    turned.save(tmp_path / "val/b.jpg", exif=exif, quality=95)
+    turned.save(tmp_path / "val/c.jpg", quality=95)  # without the tag it is another picture
+    found = find_near_duplicates(data_yaml(tmp_path, train="train", val="val"))
+    assert [pair["b"] for pair in found["near_duplicates"]] == ["val/b.jpg"]
+
+
+def test_files_of_the_same_bytes_are_found_though_they_are_plain(tmp_path):
+    grey = np.full((64, 64, 3), 120, np.uint8)
+    for name in ("train/a.png", "val/a.png", "test/a.png", "train/b.png"):
+        write(tmp_path / name, grey)
+    found = find_near_duplicates(data_yaml(tmp_path, train="train", val="val", test="test"))
+    assert (found["compared"], found["plain"], found["defects"]) == (0, 4, [])
+    assert {(pair["a"], pair["b"], pair["distance"]) for pair in found["near_duplicates"]} == {
+        ("train/a.png", "val/a.png", 0),
+        ("train/a.png", "test/a.png", 0),
+        ("val/a.png", "test/a.png", 0),
+    }
 
 
 def test_detail_by_hand():
@@ -162,15 +236,12 @@ def test_an_image_that_cannot_be_read_is_a_defect(by_frame):
     [
         ({"train": "images/train", "val": "nowhere"}, "got nowhere, which is not below .*; expected images there"),
         ({"train": "images/train"}, "got images in fewer than two splits"),
-        ({"train": "images/train", "val": "data.yaml"}, None),
+        ({"train": "images/train", "val": "data.yaml"}, r"data.yaml: line 1: got .*, expected the path of an image"),
         ({"train": "images/train", "val": 7}, "val: got 7, expected"),
     ],
 )
 def test_a_data_yaml_that_leads_nowhere(by_frame, entries, message):
     data_yaml(by_frame, **entries)
-    if message is None:  # a list of paths that are none
-        assert len(validate(by_frame, distance=6)["defects"]) > 0
-        return
     with pytest.raises(DatasetError, match=message):
         validate(by_frame, distance=6)
 
@@ -236,7 +307,10 @@ def test_a_broken_line_hides_neither_defects_nor_duplicates(made, tmp_path):
 def test_one_split_alone_has_nothing_to_compare(tmp_path):
     select = Selection((write_v2(tmp_path / "all.json", make_tree(tmp_path, frames=1)),), tmp_path)
     pipeline.convert(select, tmp_path / "out", SplitSpec(0, 0))
-    assert validate(tmp_path / "out", distance=6)["near_duplicates"] == []
+    found = validate(tmp_path / "out", distance=6)
+    assert found["near_duplicates"] == []
+    (defect,) = found["defects"]
+    assert defect.startswith("nothing was compared: got ")
 
 
 def test_a_sequence_wise_split_of_sample_data_has_none(tmp_path):

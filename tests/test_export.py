@@ -137,7 +137,8 @@ def test_the_same_dataset_gives_the_same_bytes_and_an_existing_file_is_replaced(
 
 def test_without_images_the_file_is_still_one(tiles, tmp_path):
     root = Path(shutil.copytree(tiles, tmp_path / "tiles"))
-    (root / "manifest.jsonl").write_text("")
+    for name in ("frames.jsonl", "manifest.jsonl"):
+        (root / name).write_text("")
     assert to_coco(root, tmp_path / "a.json")["images"] == 0
     assert load(tmp_path / "a.json").dataset["annotations"] == []
     assert to_yolo(tmp_path / "a.json", tmp_path / "out")["images"] == 0
@@ -177,7 +178,7 @@ def rewrite(root, name, change):
             lambda lines: [
                 line.replace('"targets":[', '"targets":[424242,') for line in lines if '"targets":[]' not in line
             ],
-            "of which frames.jsonl has",
+            "light 424242 is listed, but its window does not show it; see dtld validate",
         ),
     ],
 )  # fmt: skip
@@ -202,9 +203,10 @@ def test_back_to_the_datasets_own_label_files(tiles, exported, tmp_path):
 
 @st.composite
 def scenes(draw):
-    """A frame with lights at any places, and an image of any window and scale."""
+    """A frame with lights at any places, and an image of any window, inside it or padded, and of any scale."""
     width, height, side = draw(st.integers(64, 2048)), draw(st.integers(64, 1920)), draw(st.integers(32, 2048))
-    window = Window(draw(st.integers(0, width - 32)), draw(st.integers(0, height - 32)), side, side)
+    x, y = (draw(st.integers(0, max(0, length - side))) for length in (width, height))
+    window = Window(x, y, side, side)
     lights = []
     for number in range(draw(st.integers(1, 5))):
         x1, y1 = draw(st.floats(0, width - 1)), draw(st.floats(0, height - 1))
@@ -220,23 +222,26 @@ TIE = ((1920, 1920), Window(0, 0, 1920, 1920), 640 / 1920, [Target(0, Box(7, 0, 
 @settings(max_examples=80, deadline=None)
 @example(TIE)
 @given(scenes())
-def test_there_and_back_whatever_the_window(tmp_path_factory, scene):
+def test_there_and_back_whatever_the_window(tiles, tmp_path_factory, scene):
     (width, height), window, scale, lights = scene
     root = tmp_path_factory.mktemp("d")
     targets = [
         target for target in targets_in(window, scale, lights) if min(target.box.width, target.box.height) > 1e-5
     ]
     sequence = SequenceId("A", "1", "s")
-    frame = FrameRecord("A/1/s/a.tiff", sequence, "train", width, height, tuple(lights), ())
     shown = tuple(target.light_id for target in targets)
-    image = ImageRecord("a.b.jpg", "train", frame.frame, sequence, window, scale, None, shown, ())
+    kept = tuple(light for light in lights if light.light_id in shown)
+    frame = FrameRecord("A/1/s/a.b.tiff", sequence, "train", width, height, kept, ())
+    name = f"A_1_s_a.b_x{window.x}_y{window.y}"
+    image = ImageRecord(f"{name}.jpg", "train", frame.frame, sequence, window, scale, None, shown, ())
     (root / "frames.jsonl").write_bytes(orjson.dumps(dataset.frame_to_json(frame)))
     (root / "manifest.jsonl").write_bytes(orjson.dumps(dataset.image_to_json(image)))
-    (root / "data.yaml").write_text("names: {0: a, 1: b}")
+    for file in ("data.yaml", "report.json"):
+        shutil.copy(tiles / file, root)
     to_coco(root, root / "a.json")
     to_yolo(root / "a.json", root / "back")
     size_wh = (round(window.w * scale), round(window.h * scale))
-    assert (root / "back/labels/train/a.b.txt").read_text() == dataset.label_text(targets, size_wh)
+    assert (root / f"back/labels/train/{name}.txt").read_text() == dataset.label_text(targets, size_wh)
 
 
 def test_the_tie_is_one():
@@ -273,13 +278,17 @@ def write(folder, document):
 def test_a_foreign_file_by_hand(tmp_path):
     made = to_yolo(write(tmp_path, FOREIGN), tmp_path / "out")
     # 20..60 of 200 and 10..30 of 100; then 190..230 and 90..110, clipped to 190..200 and 90..100
-    assert (tmp_path / "out/labels/000001.txt").read_text() == (
+    assert (tmp_path / "out/labels/val2017/000001.txt").read_text() == (
         "1 0.200000 0.200000 0.200000 0.200000\n0 0.975000 0.950000 0.050000 0.100000\n"
     )
     assert (tmp_path / "out/labels/b.txt").read_text() == ""
-    assert yaml.safe_load((tmp_path / "out/data.yaml").read_text()) == {"names": {0: "car", 1: "toothbrush"}}
+    assert yaml.safe_load((tmp_path / "out/data.yaml").read_text()) == {
+        "val": "images/val2017",
+        "names": {0: "car", 1: "toothbrush"},
+    }
     assert made["left_out"] == {"crowd": 1, "without_area": 2}
     assert (made["images"], made["annotations"]) == (2, 2)
+    assert (made["splits"], made["in_no_split"]) == ({"val": 1}, 1)
 
 
 def test_a_box_that_somebody_changed_is_taken_as_it_stands(tmp_path):
@@ -287,7 +296,7 @@ def test_a_box_that_somebody_changed_is_taken_as_it_stands(tmp_path):
     for corners, expected in (([20, 10, 60, 30], "0.2"), ([0, 0, 60, 30], "0.2"), ("odd", "0.2")):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         to_yolo(write(tmp_path, FOREIGN | {"annotations": [entry | {"corners": corners}]}), tmp_path / "out")
-        assert (tmp_path / "out/labels/000001.txt").read_text().split()[1].startswith(expected)
+        assert (tmp_path / "out/labels/val2017/000001.txt").read_text().split()[1].startswith(expected)
 
 
 def test_images_may_lie_in_the_folder_but_no_labels(tmp_path):
@@ -337,7 +346,7 @@ def planted(part, index, **changes):
         (planted("images", 0, file_name="..\\a.jpg"), r"expected a relative path without '\.\.'"),
         (planted("images", 0, file_name="a\0.jpg"), r"expected a relative path without '\.\.'"),
         (planted("images", 0, file_name=""), r"expected a relative path without '\.\.'"),
-        (planted("images", 0, file_name="c/b.jpg"), r"images\[1\]\.file_name: its labels would be labels/b\.txt"),
+        (planted("images", 0, file_name="./b.jpg"), r"images\[1\]\.file_name: its labels would be labels/b\.txt"),
         (planted("annotations", 0, image_id=8), r"annotations\[0\]\.image_id: got 8, expected the id of an image"),
         (planted("annotations", 0, category_id=4), r"annotations\[0\]\.category_id: got 4, expected one of \[3, 90\]"),
         (planted("annotations", 1, bbox=None), r"annotations\[1\]\.bbox: is missing"),

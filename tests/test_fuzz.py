@@ -4,7 +4,6 @@
 others through `prepare`; 300 TIFF and 150 JPEG frames with mutated bytes go through `prepare` beside a whole one.
 """
 
-import copy
 import json
 import random
 import re
@@ -14,15 +13,10 @@ import numpy as np
 import pytest
 import yaml
 from dtld_data import frame_path, image, light, random_raw, read_lines, write_raw, write_v1, write_v2
+from mutators import mutate_bytes, mutate_structure
 
 from dtld_tools.errors import ImageError
 from dtld_tools.images import image_size, read_image
-
-NASTY = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 1e308, -1e308, 5e-324, 0.1, float("inf"),
-    float("nan"), "", " ", "red", "0", "\0", "\ud7ff", "a" * 10_000, "../../../../etc/passwd", "/etc/passwd",
-    "C:\\a\\b", "./a/b/c/d", "a/b/../d", "Köln/K/s/ä.tiff", "%s%n", [], {}, [[]], [None], {"": None}, {"x": {"y": []}},
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,63 +30,6 @@ def raw(tmp_path_factory):
         lights = [light(5, 5, 9, 20, 1), light(-4, 2, 12, 9, 2, state="red")]
         images.append(image(f"./{path}", *lights[: number % 3]) | {"velocity": 3.5, "longitude": 9.9})
     return root, images
-
-
-def nodes(value, path=()):
-    """The places of a tree of dicts and lists, the tree itself left out."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield (*path, key)
-        yield from nodes(child, (*path, key))
-
-
-def mutate_structure(rng, document):
-    """Replace, remove, repeat or rename up to three places of a tree."""
-    document = copy.deepcopy(document)
-    for _ in range(rng.randint(1, 3)):
-        places = list(nodes(document))
-        if not places:
-            break
-        *parents, key = rng.choice(places)
-        holder = document
-        for parent in parents:
-            holder = holder[parent]
-        change = rng.choice(("replace", "replace", "replace", "remove", "repeat", "rename", "wrap"))
-        if change == "remove":
-            del holder[key]
-        elif change == "repeat" and isinstance(holder, list):
-            holder.insert(key, copy.deepcopy(holder[key]))
-        elif change == "rename" and isinstance(holder, dict):
-            holder[rng.choice(["", "x", key.upper(), " " + key])] = holder.pop(key)
-        elif change == "wrap":
-            holder[key] = rng.choice(([holder[key]], {"a": holder[key]}))
-        else:
-            holder[key] = rng.choice(NASTY)
-    return document
-
-
-def mutate_bytes(rng, data, most=4):
-    """Flip, cut, repeat, insert or truncate in up to ``most`` places."""
-    data = bytearray(data)
-    for _ in range(rng.randint(1, most)):
-        if not data:
-            break
-        at = rng.randrange(len(data))
-        length = min(rng.choice((1, 1, 2, 5, 40)), len(data) - at)
-        change = rng.choice(("flip", "flip", "flip", "cut", "repeat", "insert", "truncate"))
-        if change == "flip":
-            data[at] = rng.randrange(256)
-        elif change == "cut":
-            del data[at : at + length]
-        elif change == "repeat":
-            data[at:at] = data[at : at + length] * rng.choice((1, 3))
-        elif change == "insert":
-            data[at:at] = rng.choice(
-                (b"\0", b"\xff\xfe", b"{", b"]", b'"', b"&a *a", b"!!python/name:os.system", b"\n")
-            )
-        else:
-            del data[at:]
-    return bytes(data)
 
 
 def broken_labels(rng, images, folder, number):

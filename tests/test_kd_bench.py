@@ -50,6 +50,23 @@ def kd_bench(capfd):
     return run
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"imgsz": 33}, "--imgsz: got 33, expected a multiple of 32, .* choose 32 or 64"),
+        ({"student": "yolov5n-p6", "imgsz": 96}, "--imgsz: got 96, expected a multiple of 64, .* choose 64 or 128"),
+        ({"imgsz": 2**200}, "--imgsz: got a number of 201 bits"),
+        ({"batch": 0}, "--batch: got 0"),
+        ({"batch": 2**200}, "--batch: got a number of 201 bits"),
+        ({"steps": 2**200}, "--steps: got a number of 201 bits"),
+    ],
+)
+def test_numbers_beyond_sense_are_refused(changes, expected):
+    arguments = {"student": "yolov5n", "teacher": "yolov5s", **TINY, **changes}
+    with pytest.raises(UsageError, match=expected):
+        bench(**arguments, quiet=True)
+
+
 @pytest.mark.train
 def test_every_arm_has_its_turn(found):
     assert list(found["arms"]) == [PLAIN, TEACHER, FEATURES, *DEFAULT_WEIGHTS, BUILT_IN, MASKS]

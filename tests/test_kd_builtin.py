@@ -54,6 +54,7 @@ def test_a_run_ends_with_plain_students_and_its_own_column(tmp_path):
     record = train(config, allow_weak_teacher=True, quiet=True)
     jsonschema.validate(record, schemas.load("run"))
     assert record["config"]["methods"] == {"built-in": 6.0}
+    assert (record["optimizer"]["name"], record["optimizer"]["momentum"]) == ("AdamW", 0.9)
     assert record["kd"]["teachers"][0]["adapter_params"] > 0
     for name in ("last.pt", "best.pt"):
         yolo = ultra.load_model(str(tmp_path / "run" / "weights" / name))

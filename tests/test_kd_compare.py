@@ -6,12 +6,14 @@ import json
 import math
 
 import pytest
-from kd_runs import OTHER_DATA, write_run
+from kd_runs import ADAMW, MUSGD, OTHER_DATA, write_run
 from typer.testing import CliRunner
 
 from kd.commands import app
 from kd.compare import compare, interval95, lines, t975
 from kd.errors import RunError
+from kd.report_tables import arms_of, contrasts_of
+from kd.runs import find_pairs, read_runs
 
 PLAIN, TAUGHT = (0.30, 0.32, 0.34, 0.30, 0.31), (0.33, 0.33, 0.36, 0.29, 0.34)
 
@@ -112,6 +114,34 @@ def test_runs_that_cannot_be_compared_are_refused_with_the_first_difference(tmp_
     for arguments in (([tmp_path],), ([tmp_path / "fgfi"], [tmp_path / "plain"])):
         with pytest.raises(RunError, match=rf"fgfi/seed\d: {name}: got .+, expected .+ as in .+plain/seed\d"):
             compare(*arguments)
+
+
+@pytest.mark.parametrize("other", [MUSGD, {**ADAMW, "lr0": 0.001666}, {**ADAMW, "momentum": 0.937}])
+def test_runs_of_unequal_optimizers_are_refused(tmp_path, other):
+    write_arm(tmp_path / "plain", PLAIN, optimizer=other)
+    write_arm(tmp_path / "fgfi", TAUGHT, teacher="m", optimizer=ADAMW)
+    for arguments in (([tmp_path],), ([tmp_path / "fgfi"], [tmp_path / "plain"])):
+        with pytest.raises(RunError, match=rf"fgfi/seed\d: optimizer: got AdamW, lr0 .+ expected {other['name']}, lr"):
+            compare(*arguments)
+    assert not find_pairs(read_runs(tmp_path)[0])
+
+
+@pytest.mark.parametrize("other", [None, ADAMW])
+def test_an_optimizer_that_is_the_same_or_not_known_is_no_difference(tmp_path, other):
+    write_arm(tmp_path / "plain", PLAIN, optimizer=other)
+    write_arm(tmp_path / "fgfi", TAUGHT, teacher="m", optimizer=ADAMW)
+    for arguments in (([tmp_path],), ([tmp_path / "fgfi"], [tmp_path / "plain"])):
+        assert compare(*arguments)["pairs"] == 5
+
+
+def test_an_optimizer_asked_for_by_name_is_the_one_that_auto_chose(tmp_path):
+    pinned = {"optimizer": "AdamW", **{key: ADAMW[key] for key in ("lr0", "momentum", "warmup_bias_lr")}}
+    write_arm(tmp_path / "longer", PLAIN, epochs=36, optimizer=ADAMW, settings={"cos_lr": True, **pinned})
+    write_arm(tmp_path / "fgfi", TAUGHT, teacher="m", optimizer=ADAMW, settings={"cos_lr": True})
+    found = compare([tmp_path / "fgfi"], [tmp_path / "longer"], any_epochs=True)["comparisons"][0]
+    assert (found["pairs"], [line for line in found["warnings"] if "settings" in line]) == (5, [])
+    (contrast,) = contrasts_of(arms_of(read_runs(tmp_path)[0])[0])
+    assert contrast.longer
 
 
 def test_other_epochs_are_compared_when_asked_to_and_said(tmp_path):

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 import schemas
-from kd.config import FgfiConfig, TrainConfig
+from kd.config import FgfiConfig, TrainConfig, require_side
 from kd.errors import UsageError
 
 BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
@@ -21,6 +21,25 @@ BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
         ({"batch": 1.5}, "--batch: got 1.5"),
         ({"imgsz": 16}, "--imgsz"),
         ({"seed": -1}, "--seed"),
+        ({"seed": 2**31}, "--seed: got 2147483648, expected a whole number from 0 to 2147483647"),
+        ({"seed": 2**200}, "--seed: got a number of 201 bits, expected a whole number"),
+        ({"seed": 10**5000}, "--seed: got a number of 16610 bits"),
+        ({"epochs": 100_001}, "--epochs: got 100001, expected a whole number from 1 to 100000"),
+        ({"batch": 2**200}, "--batch: got a number of"),
+        ({"batch": True}, "--batch: got True"),
+        ({"freeze": 2**200}, "--freeze: got a number of"),
+        ({"imgsz": 2**200}, "--imgsz: got a number of"),
+        ({"imgsz": 8224}, "--imgsz: got 8224, expected a whole number from 32 to 8192"),
+        ({"imgsz": 33}, "--imgsz: got 33, expected a multiple of 32, .* choose 32 or 64"),
+        ({"imgsz": 640.0}, "--imgsz: got 640.0"),
+        ({"imgsz": 8190}, "--imgsz: got 8190, expected a multiple of 32, .* choose 8160 or 8192"),
+        ({"teachers": ("a.pt",), "teacher_imgsz": 100}, "--teacher-imgsz: got 100, .* choose 96 or 128"),
+        ({"settings": (("nbs", 2**200),)}, "--set nbs: got a number of 201 bits, expected at most 9007199254740992"),
+        ({"settings": (("classes", (0, -(2**54))),)}, "--set classes: got -18014398509481984, expected at most"),
+        ({"methods": (("fgfi", 1e308),)}, "weight: got 1e[+]308, expected a number above 0, from 1e-06 to 1e[+]06"),
+        ({"teachers": ("a.pt",), "balance": 1e308}, "--balance: got 1e[+]308"),
+        ({"teachers": ("a", "b"), "teacher_weights": (1e308, 1e308)}, "weights: got"),
+        ({"teachers": ("a", "b"), "teacher_weights": (1e-320, 1.0)}, "weights: got"),
         ({"methods": (("fgfi", 0.0),)}, "weight: got 0.0"),
         ({"methods": (("fgfi", float("nan")),)}, "weight: got nan"),
         ({"methods": (("mgd", 1.0),)}, "expected one of: fgfi, cwd"),
@@ -43,6 +62,20 @@ BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
 def test_values_out_of_range_are_refused(changes, expected):
     with pytest.raises(UsageError, match=expected):
         TrainConfig(**BASE, **changes)
+
+
+def test_the_bounds_themselves_are_accepted():
+    least = TrainConfig(**BASE, epochs=1, imgsz=32, batch=1, seed=0, freeze=0)
+    most = TrainConfig(**BASE, epochs=100_000, imgsz=8192, batch=65_536, seed=2**31 - 1, freeze=10_000)
+    for config in (least, most):
+        jsonschema.validate(config.to_json(), schemas.load("run")["properties"]["config"])
+
+
+def test_a_larger_stride_asks_for_its_own_multiples():
+    require_side("imgsz", 96)
+    require_side("imgsz", 128, 64)
+    with pytest.raises(UsageError, match=r"--imgsz: got 96, expected a multiple of 64, .*: choose 64 or 128$"):
+        require_side("imgsz", 96, 64)
 
 
 @pytest.mark.parametrize(

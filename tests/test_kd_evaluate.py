@@ -10,11 +10,14 @@ pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd_fixtures import write_dataset
 from kd_models import save_detector
+from torch import nn
 
 from kd import ultra
-from kd.data import label_file
-from kd.errors import DataError, ModelError
-from kd.evaluate import evaluate, score, trained_imgsz
+from kd.data import image_files, label_file, resolve_data
+from kd.dataset import View
+from kd.errors import DataError, ModelError, UsageError
+from kd.evaluate import evaluate, image_size, score, trained_imgsz
+from kd.full_frame import detect, evaluate_frames
 
 NAMES = {0: "red", 1: "green"}
 
@@ -116,3 +119,52 @@ def test_nothing_is_printed_or_left_and_the_model_stays_as_it_was(tmp_path, monk
 def test_the_image_size_is_the_trained_one(tmp_path):
     assert trained_imgsz(ultra.load_model(save_detector(tmp_path / "a.pt", NAMES, imgsz=160))) == 160
     assert trained_imgsz(ultra.load_model("yolov5n")) == 640  # an architecture does not say
+
+
+def test_a_model_runs_at_the_size_that_is_reported(tmp_path):
+    plain = ultra.load_model(save_detector(tmp_path / "a.pt", NAMES, imgsz=160))
+    sixth = ultra.load_model(save_detector(tmp_path / "b.pt", NAMES, imgsz=96, architecture="yolov5n-p6"))
+    assert (image_size(plain), image_size(plain, 96), image_size(sixth), image_size(sixth, 192)) == (160, 96, 128, 192)
+    for yolo, size, near in ((plain, 33, "32 or 64"), (plain, 100, "96 or 128"), (sixth, 96, "64 or 128")):
+        with pytest.raises(UsageError, match=f"--imgsz: got {size}, expected a multiple of .*: choose {near}$"):
+            image_size(yolo, size)
+    for size in (0, -32, 2**200):
+        with pytest.raises(UsageError, match=r"--imgsz: got .*, expected a whole number from 32 to 8192"):
+            image_size(plain, size)
+
+
+@pytest.mark.parametrize("imgsz", ["large", None, [], [640, "x"], 0, -1, 2**200, 640.5, True])
+def test_a_checkpoint_without_a_size_asks_for_one(tmp_path, imgsz):
+    yolo = ultra.load_model(save_detector(tmp_path / "a.pt", NAMES, imgsz=imgsz))
+    with pytest.raises(ModelError, match=r"a\.pt: got .* as the image size that it was trained at, .*give --imgsz"):
+        image_size(yolo)
+    assert image_size(yolo, 96) == 96
+
+
+@pytest.mark.parametrize("module", ["evaluate", "full_frame"])
+def test_numbers_beyond_sense_are_refused_before_anything_runs(tmp_path, module):
+    run = evaluate if module == "evaluate" else evaluate_frames
+    model = save_detector(tmp_path / "a.pt", NAMES)
+    for option in ({"batch": 0}, {"batch": 2**200}, {"imgsz": 33}, {"imgsz": 2**200}):
+        with pytest.raises(UsageError, match=f"--{next(iter(option))}: got"):
+            run(tmp_path / "data.yaml", model, device="cpu", quiet=True, **option)
+
+
+@pytest.mark.parametrize("architecture", ["yolov10n", "yolo26n"])
+def test_of_two_heads_the_one_to_many_is_scored(data, tmp_path, architecture):
+    def found(*silenced):
+        """How many boxes the validator keeps, per image, when these branches give no class a score."""
+        path = save_detector(tmp_path / "m.pt", NAMES, architecture=architecture)
+        yolo = ultra.load_model(path)
+        for branch in silenced:
+            for layers in getattr(yolo.model.model[-1], branch):
+                nn.init.zeros_(layers[-1].weight)
+                nn.init.constant_(layers[-1].bias, -50.0)
+        views = [View(image, (0, 0, 96, 96), 1.0) for image in image_files(resolve_data(data)["val"])]
+        return [
+            len(boxes) for boxes in detect(yolo, views, {"names": NAMES}, imgsz=96, device="cpu", quiet=True).values()
+        ]
+
+    assert all(found())
+    assert found("one2one_cv3") == found()
+    assert not any(found("cv3"))

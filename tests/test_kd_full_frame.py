@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -316,7 +317,7 @@ def test_data_without_a_manifest_is_refused(damaged, model):
     [
         ("manifest.jsonl", "{", r"manifest.jsonl: line 1: .*; make the dataset again"),
         ("manifest.jsonl", '{"name": "a.jpg"}', r"manifest.jsonl: line 1: line must contain"),
-        ("manifest.jsonl", "\xff", r"manifest.jsonl: line 1: .*utf-8"),
+        ("manifest.jsonl", "\xff", r"manifest.jsonl: line 1: .*UTF-8"),
         ("frames.jsonl", "[" * 100_000, r"frames.jsonl: line 1: "),
         ("frames.jsonl", None, r"manifest.jsonl: got images of .*, expected a frame of split 'test' in frames.jsonl"),
     ],
@@ -341,6 +342,27 @@ def test_images_that_are_missing_or_damaged_are_named(damaged, model):
         evaluate_frames(damaged / "data.yaml", model, device="cpu")
 
 
+def test_raw_frames_are_refused(damaged, model):
+    first = sorted((damaged / "images" / "test").iterdir())[0]
+    cv2.imwrite(str(first), np.zeros((SIDE, SIDE), np.uint16))
+    with pytest.raises(DataError, match=r"got 1 of 6 images that are not 8-bit .*dtld convert"):
+        evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
+def test_lights_of_one_class_and_box_count_once_in_frames_and_in_tiles(damaged, model):
+    before = evaluate_frames(damaged / "data.yaml", model, device="cpu")
+    lines = [json.loads(line) for line in (damaged / "frames.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["lights"] += [{**light, "id": light["id"] + 1000} for light in line["lights"][:2]]
+    (damaged / "frames.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for label in (damaged / "labels" / "test").iterdir():
+        label.write_text(label.read_text() * 2)
+    after = evaluate_frames(damaged / "data.yaml", model, device="cpu")
+    assert before["repeated"] == 0 < after["repeated"]
+    assert {**after, "repeated": 0} == before
+    assert evaluate(damaged / "data.yaml", model, device="cpu")["instances"] == after["instances"]
+
+
 def test_other_classes_are_refused(damaged, model, tmp_path):
     with pytest.raises(ModelError, match=r"classes: got 1 \(car\), expected those of"):
         evaluate_frames(damaged / "data.yaml", save_detector(tmp_path / "a.pt", {0: "car"}), device="cpu")
@@ -349,6 +371,34 @@ def test_other_classes_are_refused(damaged, model, tmp_path):
     (damaged / "frames.jsonl").write_text(lines.replace('"class": 0', '"class": 1'))
     with pytest.raises(DataError, match=r"got class 1, expected those of data.yaml, 0 to 0"):
         evaluate_frames(damaged / "data.yaml", save_detector(tmp_path / "b.pt", {0: "relevant"}), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("class", 2, "got class 2, expected those of data.yaml, 0 to 1"),
+        ("class", 2**63, f"got class {2**63}, expected those of data.yaml, 0 to 1"),
+        ("box", [-1, 0, 9, 9], "expected one inside 384 x 192 pixels"),
+        ("box", [0, 0, 385, 9], "expected one inside 384 x 192 pixels"),
+        ("box", [9, 0, 1, 9], "expected one inside 384 x 192 pixels"),
+        ("box", [1, 0, 9, 1e308], "expected one inside 384 x 192 pixels"),
+        ("box", [1, 0, 1, 9], "expected one inside 384 x 192 pixels"),
+    ],
+)
+def test_a_light_that_cannot_be_is_refused(damaged, model, key, value, message):
+    lines = [json.loads(line) for line in (damaged / "frames.jsonl").read_text().splitlines()]
+    next(line for line in lines if line["split"] == "test" and line["lights"])["lights"][0][key] = value
+    (damaged / "frames.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=rf"frames\.jsonl: .*{message}"):
+        evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
+def test_names_that_are_exchanged_against_the_report_are_refused(damaged, tmp_path):
+    data = damaged / "data.yaml"
+    data.write_text(data.read_text().partition("names:")[0] + "names: [not_relevant, relevant]\n")
+    model = save_detector(tmp_path / "b.pt", {0: "not_relevant", 1: "relevant"})
+    with pytest.raises(DataError, match=r"names: got not_relevant, relevant, expected relevant, not_relevant in this"):
+        evaluate_frames(data, model, device="cpu")
 
 
 def test_no_light_at_all_is_an_error(damaged, model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from kd_runs import write_run
+from kd_runs import ADAMW, write_run
 from markdown_it import MarkdownIt
 
 from kd.model_card import model_card
@@ -40,6 +40,11 @@ def test_a_card_names_teachers_methods_and_settings_but_no_path(tmp_path):
     assert "freeze 2, lr0 0.1" in card
     assert "/somewhere" not in card
     assert str(tmp_path) not in card
+
+
+def test_a_card_names_the_optimizer_that_was_chosen(tmp_path):
+    card = card_of(write_run(tmp_path / "run", (0.6, 0.3), settings={"optimizer": "auto"}, optimizer=ADAMW))
+    assert "lr0 0.001667, momentum 0.9, optimizer AdamW, warmup" in card
 
 
 def test_a_card_is_well_formed_markdown(tmp_path):

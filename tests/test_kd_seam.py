@@ -7,6 +7,7 @@ import subprocess
 import sys
 from copy import copy, deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,9 +23,11 @@ from ultralytics.data.build import build_dataloader
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn import tasks
 from ultralytics.nn.modules.head import Detect, v10Detect
-from ultralytics.nn.tasks import BaseModel, DetectionModel
+from ultralytics.nn.tasks import BaseModel, DetectionModel, _initialize_yolo_model
 from ultralytics.utils import loss, torch_utils
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.instance import Instances
 from ultralytics.utils.tqdm import TQDM
 
@@ -65,6 +68,45 @@ def test_attributes_are_set_before_optimizer_and_ema_are_made():
 
 def test_the_optimizer_takes_every_module_of_the_model():
     assert "named_modules()" in source(BaseTrainer.build_optimizer)
+
+
+def test_auto_changes_the_optimizer_above_ten_thousand_iterations(student):
+    trainer = SimpleNamespace(args=copy(utils.DEFAULT_CFG), data={"nc": 2})
+    for iterations, name in ((1, "AdamW"), (10_000, "AdamW"), (10_001, "MuSGD")):
+        optimizer = BaseTrainer.build_optimizer(trainer, student, iterations=iterations)
+        assert type(optimizer).__name__ == trainer.args.optimizer == name
+        assert {"betas", "momentum"} & optimizer.param_groups[0].keys() == {"betas" if name == "AdamW" else "momentum"}
+    assert trainer.args.warmup_bias_lr == 0.0
+    assert '"momentum" in x' in source(BaseTrainer._do_train)  # the warm-up leads to the argument
+    assert "self.args.warmup_momentum, self.args.momentum" in source(BaseTrainer._do_train)
+
+
+def test_an_architecture_is_parsed_without_its_values():
+    model = BaseModel()
+    with torch.device("meta"):
+        _initialize_yolo_model(model, tasks.yaml_model_load("yolov8n.yaml"), 3, 7, False)
+    assert isinstance(model.model, nn.Sequential)
+    assert (len(model.names), model.model[-1].nc, next(model.parameters()).device.type) == (7, 7, "meta")
+
+
+def test_the_trainer_builds_a_checkpoints_yaml_and_loads_what_fits():
+    code = source(BaseTrainer.setup_model)
+    assert_in_order(code, "weights, ckpt = load_checkpoint(self.model)", "cfg = weights.yaml", "self.get_model(cfg=cfg")
+    assert "model.load(weights)" in source(DetectionTrainer.get_model)
+
+
+def test_image_sides_are_rounded_up_to_the_largest_stride():
+    assert [check_imgsz(side, stride=32, floor=32, max_dim=1) for side in (32, 33, 640)] == [32, 64, 640]
+    assert "check_imgsz(self.args.imgsz, stride=gs, floor=gs, max_dim=1)" in source(BaseTrainer._setup_train)
+
+
+def test_a_name_of_before_is_read_as_a_p6_model():
+    assert tasks.yaml_model_load("yolov8n6.yaml")["yaml_file"].endswith("yolov8n-p6.yaml")
+
+
+def test_checkpoints_are_read_restricted_by_a_name_in_tasks():
+    assert tasks.SAFE_LOAD is True
+    assert "safe_only = SAFE_LOAD" in source(tasks.torch_safe_load)
 
 
 def test_checkpoints_null_the_criterion():

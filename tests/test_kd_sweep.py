@@ -46,7 +46,8 @@ out.mkdir(parents=True, exist_ok=True)
 with (home.parent / "calls.jsonl").open("a") as file:
     file.write(json.dumps([name, words]) + chr(10))
 epochs = int(words[words.index("--epochs") + 1])
-(out / "config.json").write_text(json.dumps({"config": {"epochs": epochs}}))
+settings = dict(words[i + 1].split("=") for i, word in enumerate(words) if word == "--set")
+(out / "config.json").write_text(json.dumps({"config": {"epochs": epochs, "settings": settings}}))
 if told("stay"):
     from kd.sweep import follow_parent
     follow_parent()
@@ -56,7 +57,8 @@ if told("fail"):
     sys.exit(1)
 seconds = (15 if "--teacher" in words else 10) * epochs
 scores = {"val": {"map50_95": 0.5}}
-record = {"metrics": {"last": scores}, "wall_time_s": seconds, "epochs": epochs}
+optimizer = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}
+record = {"metrics": {"last": scores}, "wall_time_s": seconds, "epochs": epochs, "optimizer": optimizer}
 (out / "run.json").write_text(json.dumps(record))
 """
 
@@ -108,6 +110,36 @@ def test_plain_at_equal_time_gets_the_epochs_that_fit(plan, tmp_path):
     made = calls(plan)
     assert value(made["runs/yolov5n/longer/seed0"], "--epochs") == "6"  # 4 epochs of 15 s are 6 of 10 s
     assert list(made).index("runs/yolov5n/fgfi/seed0") < list(made).index("runs/yolov5n/longer/seed0")
+
+
+PINNED = ["optimizer=AdamW", "lr0=0.001667", "momentum=0.9", "warmup_bias_lr=0.0"]
+
+
+def settings(words):
+    return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+
+
+def test_plain_at_equal_time_is_trained_by_the_optimizer_of_its_twin(plan, tmp_path):
+    out = tmp_path / "out"
+    sweep(plan, out, changes=["settings.set.cos_lr=true"], tell=list)
+    made = calls(plan)
+    assert settings(made["runs/yolov5n/plain/seed0"]) == settings(made["runs/yolov5n/fgfi/seed0"]) == ["cos_lr=True"]
+    for seed in (0, 1):
+        assert settings(made[f"runs/yolov5n/longer/seed{seed}"]) == ["cos_lr=True", *PINNED]
+
+
+@pytest.mark.parametrize("begun", [{}, {"optimizer": "MuSGD", "lr0": 0.02, "cos_lr": True}])
+def test_a_begun_run_at_equal_time_keeps_the_optimizer_that_it_began_with(plan, tmp_path, begun):
+    out = tmp_path / "out"
+    sweep(plan, out, tell=list)
+    calls(plan)
+    folder = out / "runs/yolov5n/longer/seed0"
+    (folder / "run.json").unlink()
+    (folder / "config.json").write_text(json.dumps({"config": {"epochs": 9, "settings": begun}}))
+    sweep(plan, out, tell=list)
+    (words,) = calls(plan).values()
+    assert settings(words) == [f"{key}={begun[key]}" for key in begun if key != "cos_lr"]
+    assert words[-1] == "--resume"
 
 
 def test_a_begun_run_is_resumed_and_ultralytics_own_starts_again(plan, tmp_path):

@@ -95,6 +95,8 @@ def test_run_json_satisfies_its_schema_and_tells_the_run(distilled):
     config, out, returned = distilled
     content = json.loads((out / "run.json").read_text())
     jsonschema.validate(content, schemas.load("run"))
+    chosen = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}  # by `optimizer=auto`
+    assert content["optimizer"] == chosen
     assert content == json.loads(json.dumps(returned))
     assert content["config"] == config.to_json()
     (taught,) = content["kd"]["teachers"]
@@ -202,6 +204,7 @@ def test_a_run_killed_midway_is_plain_and_resumes_the_distillation(data, tmp_pat
         )
     result = train(config, resume=True)
     jsonschema.validate(json.loads(json.dumps(result)), schemas.load("run"))
+    assert (result["optimizer"]["name"], result["optimizer"]["momentum"]) == ("AdamW", 0.9)
     assert result["resumed"]
     assert [row["epoch"] for row in rows(out)] == ["1", "2", "3"]
     assert all(float(row["train/kd_loss"]) > 0 for row in rows(out))

@@ -20,6 +20,7 @@ from kd.config import WEIGHTS  # noqa: E402
 from kd.distillation import Tutor  # noqa: E402
 from kd.errors import DistillationError  # noqa: E402
 from kd.losses import METHODS  # noqa: E402
+from kd.runs import optimizer_of, optimizer_settings  # noqa: E402
 from kd.teacher import Teacher  # noqa: E402
 from kd.train import _trainer  # noqa: E402
 
@@ -248,3 +249,36 @@ def test_torch_threads_are_given_back(data, tmp_path, monkeypatch):
     assert torch.get_num_threads() == 3
     monkeypatch.undo()
     torch.set_num_threads(ultra.TORCH_THREADS)
+
+
+# --- the optimizer that is trained with --------------------------------------------------------------------
+
+# Below 10,000 iterations auto takes AdamW, above MuSGD; six images are one iteration an epoch.
+AUTO = [
+    (1, 0.0, {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}),
+    (10_000, 3.0, {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}),
+    (10_001, 3.0, {"name": "MuSGD", "lr0": 0.01, "momentum": 0.937, "warmup_bias_lr": 0.0}),
+    (10_001, 0.0, {"name": "MuSGD", "lr0": 0.01, "momentum": 0.9, "warmup_bias_lr": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("epochs", "warmup", "expected"), AUTO)
+def test_the_chosen_optimizer_is_told_and_can_be_asked_for(data, tmp_path, epochs, warmup, expected):
+    usual = (("mosaic", 0.0), ("warmup_epochs", warmup))
+    auto = set_up(data, tmp_path / "auto", epochs=epochs, settings=usual)
+    assert optimizer_of(vars(auto.args)) == expected
+    pinned = optimizer_settings({"optimizer": expected})
+    asked = set_up(data, tmp_path / "asked", epochs=3, settings=(*usual, *pinned.items()))
+    assert optimizer_of(vars(asked.args)) == expected
+    groups = [[{**g, "params": len(g["params"])} for g in t.optimizer.param_groups] for t in (auto, asked)]
+    if expected["name"] == "MuSGD" and warmup:  # auto starts at another momentum; the first step of the warm-up sets it
+        assert {group.pop("momentum") for group in groups[0]} == {0.9}
+        assert {group.pop("momentum") for group in groups[1]} == {0.937}
+    assert groups[0] == groups[1]
+    assert auto.args.warmup_bias_lr == asked.args.warmup_bias_lr
+
+
+def test_an_optimizer_asked_for_is_told_by_its_name(data, tmp_path):
+    trainer = set_up(data, tmp_path, settings=(("mosaic", 0.0), ("optimizer", "sgd"), ("lr0", 0.03), ("momentum", 0.8)))
+    told = optimizer_of(vars(trainer.args))
+    assert told == {"name": "SGD", "lr0": 0.03, "momentum": 0.8, "warmup_bias_lr": trainer.args.warmup_bias_lr}

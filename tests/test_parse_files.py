@@ -189,7 +189,6 @@ def test_a_defect_of_json_is_named(tmp_path, old, new, message):
 @pytest.mark.parametrize(
     "content",
     [
-        WHOLE.encode("utf-8-sig"),
         WHOLE.encode("utf-16"),
         WHOLE.encode("utf-16-le"),
         WHOLE.replace("Berlin", "K\xf6ln").encode("latin-1"),
@@ -202,6 +201,24 @@ def test_a_defect_of_json_is_named(tmp_path, old, new, message):
 )
 def test_another_encoding_or_half_a_file_is_refused(tmp_path, content):
     assert "expected a whole v2.0 JSON file; copy it again" in error_of(tmp_path, content)
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    for name, text in (("all.json", WHOLE), ("all.yml", v1())):
+        (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
+        assert len(read_labels([tmp_path / name]).frames) == 1
+
+
+def test_a_whole_number_may_be_written_as_json_has_it(tmp_path):
+    """1.0 is an integer to JSON Schema, so it is one to the parser; beyond 2^53 a float is no certain number."""
+    for written, read in (("1.0", 1), ("-3.0", -3), ("9007199254740992.0", 2**53)):
+        path = tmp_path / "all.json"
+        path.write_text(WHOLE.replace('"unique_id": 1', f'"unique_id": {written}'))
+        (found,) = read_labels([path]).frames[0].lights
+        assert (type(found.unique_id), found.unique_id) == (int, read)
+    for written in ("1.5", "9007199254740994.0", '"1"', "true"):
+        text = WHOLE.replace('"unique_id": 1', f'"unique_id": {written}')
+        assert "labels[0].unique_id: got" in error_of(tmp_path, text)
 
 
 def test_memory_of_a_frame_is_small_because_frames_share_what_they_have_in_common(tmp_path):

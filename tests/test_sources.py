@@ -127,7 +127,8 @@ def tree(tmp_path):
 def find(root, images, **options):
     labels = read_labels([write_v2(root / "all.json", images)])
     options = {"strict": False, "follow_symlinks": False, **options}
-    sources, skipped = find_sources(labels.frames, root, RULES, all_train, **options)
+    found = find_sources(labels.frames, root, RULES, all_train, **options)
+    sources, skipped = found.sources, found.skipped
     assert list(sources()) == list(sources())  # as often as it is asked
     return list(sources()), skipped
 

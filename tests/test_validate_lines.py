@@ -210,7 +210,7 @@ def test_a_line_that_is_none_hides_no_other_defect(copy):
     report = json.loads((copy / "report.json").read_text())
     (copy / "report.json").write_text(json.dumps(report | {"seed": "x"}))
     found = defects(copy)
-    places = ["report.json: the report.seed must be integer", "data.yaml: while parsing"]
+    places = ["report.json: the report.seed must be integer", "data.yaml: line 2: got no YAML"]
     places += [f"manifest.jsonl: line {len((copy / 'manifest.jsonl').read_text().splitlines()) - n}: " for n in (1, 0)]
     places += [f"frames.jsonl: line {count + 1}: ", "labels/train/"]
     for place in places:

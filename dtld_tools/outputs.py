@@ -1,0 +1,121 @@
+"""Where a command writes: locked while it does, never an input, and nothing has its name before it is whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dtld_tools.errors import DatasetError
+
+UNFINISHED = ".unfinished"  # a folder in OUT: the lock, temporary files, and whose they are
+LOCK = "lock"
+IDENTITY = "identity"
+REPLACED = "replaced"  # the dataset that --overwrite replaces, until the new one is finished
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def held(out: Path, kind: str = "dataset") -> Iterator[Path]:
+    """OUT/.unfinished, made and locked against any other process; removed when no identity is left in it.
+
+    Raises DatasetError if OUT is a file or somebody else holds it.
+    """
+    refuse_file(out, kind)
+    scratch = out / UNFINISHED
+    scratch.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(scratch / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DatasetError(
+            f"{out}: another process is writing this {kind}; wait until it has ended, or choose another folder"
+        ) from error
+    try:
+        yield scratch
+    finally:
+        lock.release()
+        if not any((scratch / name).exists() for name in (IDENTITY, REPLACED)):  # finished, or nothing came of it
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def refuse_file(out: Path, kind: str = "dataset") -> None:
+    """Raise DatasetError if OUT, which should become a folder, is something else."""
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out}: is a file, expected a folder to write the {kind} into")
+
+
+def remove_temporary(scratch: Path) -> None:
+    """Delete what a killed run left half-written; call it only while the folder is held."""
+    for path in scratch.glob("*.tmp"):
+        path.unlink()
+
+
+@contextmanager
+def told_when_full(out: Path) -> Iterator[None]:
+    """Raise DatasetError in place of the OSError of a full disk: OUT keeps what is whole."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise DatasetError(
+                f"{out}: {error.strerror}; what is written is kept: make room and run the same command again"
+            ) from error
+        raise
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, with its ending, for a file that gets its own name when it is whole.
+
+    Raises DatasetError if ``path`` cannot be a file, or the disk is full.
+    """
+    if not path.parent.is_dir():
+        raise DatasetError(f"{path.parent}: No such file or directory, expected a folder to write {path.name} into")
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a folder, expected the name of a file to write")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DatasetError(f"{path}: {error.strerror}; nothing is written: make room and run it again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_inputs(out: Path, inputs: Iterable[Path | None], *, inside: bool = True, option: str = "--out") -> None:
+    """Raise DatasetError if OUT is an input or holds one, or lies in one unless not ``inside``.
+
+    Links are followed, hard links too: what counts is what would be overwritten or deleted.
+    """
+    place = out.resolve()
+    for given in inputs:
+        if given is None:
+            continue
+        path = given.resolve()
+        if place == path or (out.exists() and given.exists() and out.samefile(given)):
+            relation = "is the input"
+        elif path.is_relative_to(place):
+            relation = "holds the input"
+        elif inside and place.is_relative_to(path):
+            relation = "lies in the input"
+        else:
+            continue
+        raise DatasetError(f"{option}: {out}: {relation} {given}, expected another place to write into")
+
+
+def package_version(package: str) -> str:
+    """The installed version of a package, or ``unknown``."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
