@@ -5,6 +5,7 @@ No pixel is read; with a root, the frames' headers are, for missing images and b
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
 
 def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
     """Draw sizes, places in the frame, states and classes as one picture. Raises UsageError on an unknown ending."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtld-kd"
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # its list of fonts, else in ~/.config
     from matplotlib import rc_context
 
     if path.suffix.lower() not in PLOT_SUFFIXES:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kd.config import TrainConfig
+from kd.disk import writing
 from kd.errors import RunError, UsageError
 from kd.locks import LOCK
 from kd.resume import aside, sidecar_of
@@ -32,10 +33,16 @@ CONTENT_OF = {
 }  # fmt: skip
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole the moment it has its name. Raises RunError where that cannot be done."""
+    with writing(path):
+        aside(path).write_text(text, encoding="utf-8")
+        aside(path).replace(path)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is whole the moment it has its name."""
-    aside(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    aside(path).replace(path)
+    """The same for JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def entries(out: Path) -> list[Path]:

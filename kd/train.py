@@ -30,6 +30,7 @@ from kd.builtin import builtin_settings, builtin_trainer, nearest_own
 from kd.checks import require_closing, require_outside, require_trainable
 from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.data import SPLITS, hash_data, resolve_data
+from kd.disk import writing
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
@@ -50,6 +51,7 @@ from kd.run_folder import (
     require_unfinished,
     settle_earlier,
     write_json,
+    write_text,
 )
 from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
@@ -193,7 +195,7 @@ def _carry_out(
             raise RunError(f"{out}: training: got no best.pt, expected finite scores: lower the learning rate")
         for checkpoint in (last, best):  # a run that was cut off after its last epoch has this still to do
             if _epoch(checkpoint) >= 0:
-                with ultra.silence():
+                with ultra.silence(), writing(checkpoint):
                     strip_optimizer(checkpoint, str(aside(checkpoint)))
                 aside(checkpoint).replace(checkpoint)
         if config.balance:
@@ -212,7 +214,7 @@ def _carry_out(
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }
-        (out / "README.md").write_text(model_card(result), encoding="utf-8")
+        write_text(out / "README.md", model_card(result))
         write_json(out / RUN, result)
         finish(last)
     except BaseException:
@@ -315,15 +317,21 @@ def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None, logs
     if last:
         kept = ("data", "device", "save_dir")  # the rest comes from the checkpoint, optimizer choices included
         overrides = {key: overrides[key] for key in kept} | {"resume": str(last)}
+    make = builtin_trainer if config.built_in else trainer_class
+
+    def build() -> Trainer:
+        with writing(out / "args.yaml"):
+            return make(config, logs)(overrides=overrides)
+
     with ultra.silence():
-        make = builtin_trainer if config.built_in else trainer_class
-        return _translated(lambda: make(config, logs)(overrides=overrides), out)
+        return _translated(build, out)
 
 
 def _translated(work: Callable[[], Any], out: Path) -> Any:
     """Do the work; what Ultralytics or torch raise becomes one line of ours, the original as its cause."""
     try:
-        return work()
+        with writing(out):  # what of it has no name
+            return work()
     except KdError:
         raise
     except Exception as error:
