@@ -14,6 +14,8 @@ from typing import Any
 
 from kd.errors import RunError
 from kd.runs import Pair, Run, comparable_settings, find_pairs, read_runs
+from kd.show import NAME
+from schemas.text import one_line
 
 LEAST_PAIRS = 5
 METRICS = ("map50_95", "map50")
@@ -246,7 +248,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         rows = [("", "", "baseline", "runs", "difference", "95 % interval", "up")]
         for metric, name in zip(METRICS, ("mAP50-95", "mAP50"), strict=True):
             rows.append((name, "all", *_cells(result[metric])))
-            rows += [("", label, *_cells(row[metric])) for label, row in result["per_class"].items()]
+            rows += [("", one_line(label, NAME), *_cells(row[metric])) for label, row in result["per_class"].items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = [
@@ -254,7 +256,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             ]
             text.append(f"  {'  '.join(cells)}".rstrip())
         text += [result["verdict"], ""]
-    return text[:-1]
+    return [one_line(line) for line in text[:-1]]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -273,10 +273,10 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
     if not plan["data"].isprintable():
         refuse("data", repr(plan["data"]), "a path of printable characters, for plan.yaml holds it")
     folders = [student_name(spec) for spec in plan["students"]]
-    for folder in folders:
-        if not _is_component(folder):
-            refuse("students", repr(folder), "the name of a model or a .yaml or .pt, for its runs have a folder of it")
     for place, names in (("students", folders), ("teachers", plan.get("teachers", {})), ("arms", plan["arms"])):
+        for name in names:
+            if not _is_component(name):
+                refuse(place, repr(name), "the name of one folder, for that is where its runs go")
         if len({name.lower() for name in names}) < len(names):
             refuse(place, ", ".join(names), "different names, also without regard to case, for each has a folder")
     teachers, arms, students = plan.get("teachers", {}), plan["arms"], plan["students"]

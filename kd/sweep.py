@@ -21,12 +21,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kd.errors import PlanError, RunError, UsageError
+from kd.errors import KdError, PlanError, RunError, UsageError
 from kd.files import write_all
 from kd.locks import LOCK, hold
 from kd.plan import Job, arguments, expand, read_plan, require_extends, to_yaml
 from kd.runs import OPTIMIZER, epochs_done, optimizer_settings, read_run
 from schemas.strict import StrictError, read_json
+from schemas.text import one_line
 
 DEFAULT_EPOCHS = 30  # of kd train
 POLL_S = 0.2
@@ -57,6 +58,7 @@ def sweep(
     with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):
         _require_ours(out, jobs, Path(plan))
         crew = Crew(out, jobs, at_once, tell)
+        _require_models([job for job in jobs if not crew.finished(job.name)], plan)
         if dry_run:
             return {**crew.summary(), "plan": [crew.describe(job) for job in jobs]}
         write_all({out / "plan.yaml": to_yaml(content)})
@@ -246,7 +248,7 @@ class Crew:
         self.failed[job.name] = reason
         write_all({self.out / "failures.json": json.dumps(self.failed, indent=2) + "\n"})
         bar.update()
-        self.tell(f"failed: {job.name}: {reason}")
+        self.tell(one_line(f"failed: {job.name}: {reason}"))
 
     def _record(self, name: str) -> dict[str, Any]:
         if name not in self.records:
@@ -273,6 +275,20 @@ def _require_ours(out: Path, jobs: Sequence[Job], plan: Path) -> None:
         require_extends(recorded, jobs, out)
     elif names or (out.exists() and not out.is_dir()):
         raise PlanError(f"{out}: got something that is no sweep, expected a new folder: choose another --out")
+
+
+def _require_models(jobs: Iterable[Job], plan: str | Path) -> None:
+    """Raise PlanError where a student or a given teacher is no model: its runs would fail after others have trained."""
+    from kd import ultra
+
+    students = dict.fromkeys(job.options["student"] for job in jobs)
+    for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in jobs if "teacher" in job.options))):
+        try:
+            model = ultra.load_model(spec)
+            if spec in students:
+                ultra.require_student(model, spec)
+        except KdError as error:
+            raise PlanError(f"{plan}: {error}") from error
 
 
 def _begun(path: Path) -> dict[str, Any]:
