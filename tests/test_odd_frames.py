@@ -133,3 +133,10 @@ def test_damaged_pixels_bring_our_own_lines_alone_on_stderr(tmp_path, workers):
     lines = found.stderr.splitlines()
     assert lines, "the damage should be told of"
     assert [line for line in lines if not line.startswith(("skipped: ", "note: "))] == []
+
+
+def test_a_split_file_with_a_byte_order_mark(tmp_path, dtld):
+    labels = frames(tmp_path, ["a.jpg"])
+    (tmp_path / "splits.txt").write_text(f"{SEQUENCE} train\n", encoding="utf-8-sig")
+    options = ("--root", tmp_path, "--out", tmp_path / "out", "--split-file", tmp_path / "splits.txt")
+    assert dtld("convert", labels, *options)[0] == 0
