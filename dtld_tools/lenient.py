@@ -46,7 +46,8 @@ def read_report(path: Path, defects: list[str]) -> tuple[dict[str, Any], bool]:
     """report.json, empty where there is none, and whether it satisfies its schema; if not, ``defects`` says why."""
     try:
         report = strict.read_json(path)
-        validator("report")(report)
+        # The reports of earlier versions have no notes.
+        validator("report")({"notes": [], **report} if isinstance(report, dict) else report)
     except OSError as error:
         defects.append(f"{path.name}: {error.strerror}, expected the report of dtld")
         return {}, False

@@ -158,6 +158,12 @@ def test_without_its_report_a_dataset_is_no_finished_one(dtld, dataset, tmp_path
     refused_by_all(dtld, dataset, tmp_path, "report.json")
 
 
+def test_a_dataset_from_before_there_were_notes_is_sound(dtld, dataset, tmp_path):
+    edit_report(dataset, lambda report: report.pop("notes"))
+    assert defects(dataset) == []
+    assert dtld("tile", dataset, "--out", tmp_path / "out", "--tile-size", 64, "--workers", 1)[0] == 0
+
+
 def test_a_sound_dataset_is_read_as_it_is(sound, full):
     for root in (sound, full):
         assert len(list(read_consistent(root))) == len((root / "frames.jsonl").read_text().splitlines())
