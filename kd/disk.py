@@ -30,5 +30,5 @@ def writing(path: Path) -> Iterator[None]:
         free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.exists() else 0.0
         raise RunError(
             f"{path}: got '{reason}' when it was written, expected room on its disk, where {free:.0f} MB are free: "
-            f"make room, then --resume goes on from what was written before"
+            f"make room, then --resume, or begin again where no checkpoint was kept"
         ) from error
