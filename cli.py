@@ -7,10 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from schemas.text import one_line
+
+MESSAGE = 900  # characters of an error; what is left out of a longer one is in the middle
 GLOBAL_FLAGS = ("--quiet", "--debug")
 WITH_CHILDREN = frozenset({"train", "sweep"})  # commands of kd whose child processes speak for themselves
 
@@ -43,11 +48,20 @@ def run(
 ) -> None:
     """Run an app with the flags that both share, then leave with an exit code. Always raises SystemExit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Matplotlib would write its list of fonts into ~/.cache/matplotlib and make a folder in ~/.config.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "dtld-kd" / "matplotlib"))
+    # A name that the terminal's encoding lacks is printed in escapes; it is no reason to fail.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The shared flags may stand anywhere on the line; Typer wants them before the command.
     leading = [flag for flag in arguments if flag in GLOBAL_FLAGS]
     rest = [argument for argument in arguments if argument not in GLOBAL_FLAGS]
     app.callback()(_shared_flags(name))
     try:
+        for argument in arguments:
+            if "\0" in argument:
+                raise usage_error(f"{argument!r}: got NUL in an argument, expected text: no file has such a name")
         app([*leading, *rest], prog_name=name)
     except expected_error as error:
         _fail(error, 2 if isinstance(error, usage_error) else 1, leading)
@@ -82,7 +96,8 @@ def _hush_libraries() -> None:
 def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> None:
     if "--debug" in flags:
         raise error
-    print(f"error: {kind}{' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(one_line(f"error: {kind}{message}", MESSAGE), file=sys.stderr)
     sys.exit(code)
 
 

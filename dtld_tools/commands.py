@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from dtld_tools import options
-from dtld_tools.show import print_export, print_inspection, print_json, print_report
+from dtld_tools.show import print_export, print_inspection, print_json, print_report, say
 
 app = typer.Typer(
     help="DriveU Traffic Light Data to a clean, leak-free, traceable YOLO dataset.",
@@ -26,8 +26,8 @@ app = typer.Typer(
 def sample(
     context: typer.Context,
     out: Annotated[Path, typer.Argument(help="A new folder for the tree.", show_default=False)],
-    frames: Annotated[int, typer.Option(min=1, help="How many frames to draw.")] = 48,
-    seed: Annotated[int, typer.Option(help="Another seed draws other streets.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many frames to draw.")] = 48,
+    seed: Annotated[int, typer.Option(max=options.LARGEST, help="Another seed draws other streets.")] = 0,
     labels: Annotated[Literal["v1", "v2", "both"], typer.Option(help="Which label format to write.")] = "v2",
     workers: options.Workers = None,
 ) -> None:
@@ -35,7 +35,7 @@ def sample(
     from dtld_tools.sample import sample as draw
 
     made = draw(out, frames, seed, labels, workers=options.cores(workers), progress=not options.quiet(context))
-    print(f"{out}: {made['frames']} frames, {made['lights']} lights, {made['sequences']} sequences")
+    say(f"{out}: {made['frames']} frames, {made['lights']} lights, {made['sequences']} sequences")
 
 
 @app.command(epilog="Example: dtld inspect demo/raw/DTLD_Labels_v2.0/v2.0/DTLD_all.json --plot labels.png")
@@ -46,7 +46,8 @@ def inspect(
     rules: options.Rules = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the counts as a picture.")] = None,
     anchors: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Fit K anchor priors per stride to the lights in tiles.")
+        int | None,
+        typer.Option(min=1, max=100, metavar="K", help="Fit K anchor priors per stride to lights in tiles."),
     ] = None,
     tile_size: options.TileSize = 640,
     overlap: options.Overlap = 0.2,
@@ -284,7 +285,7 @@ def preview(
     from dtld_tools.preview import preview as draw
 
     shown = draw(dataset, out, count=count, split=split)
-    print(f"{out}: {shown['images']} images with {shown['boxes']} boxes")
+    say(f"{out}: {shown['images']} images with {shown['boxes']} boxes")
 
 
 @app.command(epilog="Example: dtld validate tiles --near-duplicates")
@@ -320,24 +321,24 @@ def validate(
     )
     pairs = found.get("near_duplicates", [])
     for defect in found["defects"]:
-        print(f"error: {dataset}: {defect}", file=sys.stderr)
+        say(f"error: {dataset}: {defect}", file=sys.stderr)
     for pair in pairs[:20]:
-        print(f"error: {dataset}: {pair['b']} is nearly {pair['a']}, {pair['distance']} bits differ", file=sys.stderr)
+        alike = "has the bytes of" if pair["identical"] else "is nearly"
+        bits = "" if pair["identical"] else f", {pair['distance']} bits differ"
+        say(f"error: {dataset}: {pair['b']} {alike} {pair['a']}{bits}", file=sys.stderr)
     if len(pairs) > 20:
-        print(f"error: {dataset}: {len(pairs) - 20} more near duplicates; --json names all", file=sys.stderr)
+        say(f"error: {dataset}: {len(pairs) - 20} more near duplicates; --json names all", file=sys.stderr)
     if as_json:
         print_json(found)
     else:
         verdict = f"{len(found['defects'])} defects" if found["defects"] else "sound"
         if "frames" in found:
             counts = f"{found['images']} images, {found['targets']} targets, {found['frames']} frames"
-            print(f"{dataset}: {verdict}; {counts}")
+            say(f"{dataset}: {verdict}; {counts}")
         else:
-            print(f"{dataset}: was not made by dtld, so only near duplicates were looked for")
+            say(f"{dataset}: was not made by dtld, so only near duplicates were looked for")
         if near_duplicates:
-            print(
-                f"{len(pairs)} near duplicates across splits among {found['compared']} images, {found['plain']} plain"
-            )
+            say(f"{len(pairs)} near duplicates across splits among {found['compared']} images, {found['plain']} plain")
     if found["defects"] or pairs:
         raise typer.Exit(1)
 
@@ -358,12 +359,15 @@ def export(
     split: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits (coco).  [default: all]")
     ] = None,
+    crowd: Annotated[
+        Literal["drop", "keep"], typer.Option(help="Boxes around many objects: left out, or objects too (yolo).")
+    ] = "drop",
     as_json: options.Json = False,
 ) -> None:
     """Write a dataset's boxes, unrounded, as COCO JSON; or a COCO JSON's boxes as YOLO label files."""
     from dtld_tools.export import to_coco, to_yolo
 
-    if form == "yolo":
-        options.refuse_without("--format coco", context, "split")
-    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out)
+    needed, other = ("--format coco", "split") if form == "yolo" else ("--format yolo", "crowd")
+    options.refuse_without(needed, context, other)
+    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out, crowd)
     print_json(made) if as_json else print_export(made)

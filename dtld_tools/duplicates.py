@@ -1,36 +1,57 @@
 """A YOLO dataset in, near-identical images across its splits out: the leak that no label shows.
 
-Images are compared by a perceptual hash of 64 bits (pHash); two images are near duplicates if at most ``distance``
-bits differ. The search is exact. Only pairs in different splits count, each image with its nearest in the other.
+Files of the same bytes are always found. Else images are compared by a perceptual hash of 64 bits (pHash); two images
+are near duplicates if at most ``distance`` bits differ. The search is exact. Only pairs in different splits count, each
+image with its nearest in the other. Neither the depth in bits nor an Orientation in the file makes a difference.
 
-Left out: images of hardly any detail such as sky, whose hash says nothing, and the changed copies of a dataset of
-dtld, whose originals are compared. Tiles are compared within one window: where a frame is nearly another, so are
-the tiles at the same place.
+Left out of the comparison by hashes: images of hardly any detail such as sky, whose hash says nothing. Left out at all:
+the changed copies of a dataset of dtld, whose originals are compared. Tiles are compared within one window: where a
+frame is nearly another, so are the tiles at the same place.
 """
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
+import imagesize
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from dtld_tools import dataset
 from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.images import MAX_PIXELS, SIGNATURES, decode_bayer
 from dtld_tools.lenient import read_data_yaml, read_lines
+from dtld_tools.orientation import read_orientation
 from dtld_tools.threads import map_in_order
 from dtld_tools.types import SPLITS, Split
+from schemas.lists import ListError, read_list
 
 # Of 64 bits. Shifted and noisy neighbours differ by 0 to 6, the nearest tiles of two of `dtld sample`'s streets by 10.
 DISTANCE = 6
 THUMB_PX = 32  # what pHash makes of an image before its cosine transform
 LEAST_DETAIL = 2.0  # grey levels; street scenes have 5 to 20, sky below 1.5
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_TURN = Image.Transpose
+#: Orientation -> from pixels as stored to as shown, and back: which of the two a decoder gives differs.
+TURNS: dict[int, tuple[Image.Transpose, ...]] = {
+    2: (_TURN.FLIP_LEFT_RIGHT,),
+    3: (_TURN.ROTATE_180,),
+    4: (_TURN.FLIP_TOP_BOTTOM,),
+    5: (_TURN.TRANSPOSE,),
+    6: (_TURN.ROTATE_270, _TURN.ROTATE_90),
+    7: (_TURN.TRANSVERSE,),
+    8: (_TURN.ROTATE_90, _TURN.ROTATE_270),
+}
 ROWS, COLUMNS = 8, 2**14  # of a block of pairs: 1 MiB, which stays in the processor's cache
 
 
@@ -43,45 +64,54 @@ class Compared(NamedTuple):
 
 
 def find_near_duplicates(
-    root: Path, *, distance: int = DISTANCE, workers: int = 1, quiet: bool = True
+    root: Path, *, distance: int = DISTANCE, workers: int = 1, quiet: bool = True, is_proven: bool = False
 ) -> dict[str, Any]:
-    """``near_duplicates`` [{a, b, splits, distance}], images ``compared`` and left out as ``plain``, and ``defects``.
+    """``near_duplicates`` [{a, b, splits, distance, identical}], images ``compared`` and ``plain``, and ``defects``.
 
-    The defects are the images that cannot be read. Works on any YOLO dataset with a data.yaml. Raises DatasetError, and
-    UsageError without the package imagehash.
+    ``compared`` are the images that have a hash. The defects are the images that cannot be read, unless ``is_proven``
+    says that they have been told of, and that there was nothing to compare. Works on any YOLO dataset with a data.yaml.
+    Raises DatasetError, and UsageError without the package imagehash.
     """
     check_options(distance)
     images = list(_own_images(root) if is_own(root) else _foreign_images(root))
-    hashes = np.zeros(len(images), np.uint64)
-    usable = np.zeros(len(images), bool)
-    plain, defects = 0, []
-    hash_of = _hasher()
+    prints, defects = [], []
     bar = tqdm(
-        map_in_order(hash_of, (root / image.name for image in images), workers),
+        map_in_order(_hasher(), (root / image.name for image in images), workers),
         total=len(images),
         unit="image",
         desc="hash",
         disable=True if quiet else None,
     )
-    for index, found in enumerate(bar):
-        if isinstance(found, str):
-            defects.append(f"{images[index].name}: {found}")
-        elif found is None:
-            plain += 1
-        else:
-            hashes[index], usable[index] = found, True
+    for image, found in zip(images, bar, strict=True):
+        prints.append(found)
+        if found.failure and not is_proven:
+            defects.append(f"{image.name}: {found.failure}")
+    pairs, compared = [], 0
+    for first, second in combinations(SPLITS, 2):
+        of_splits, count = _pairs(images, prints, first, second, distance)
+        pairs += of_splits
+        compared += count
+    usable = sum(bool(its.hashes) for its in prints)
+    plain = sum(not its.hashes and its.failure is None for its in prints)
+    if not pairs and not compared:
+        splits = ", ".join(sorted({image.split for image in images}, key=SPLITS.index)) or "no split"
+        defects.append(
+            f"near duplicates: nothing was compared: {usable} images with a hash and {plain} plain ones in {splits}, "
+            "expected images of some detail at the same place in two splits"
+        )
     return {
-        "compared": int(usable.sum()),
+        "compared": usable,
         "plain": plain,
         "defects": defects,
         "near_duplicates": [
             {
-                "a": images[a].name,
-                "b": images[b].name,
-                "splits": [images[a].split, images[b].split],
-                "distance": bits,
+                "a": images[pair.a].name,
+                "b": images[pair.b].name,
+                "splits": [images[pair.a].split, images[pair.b].split],
+                "distance": pair.bits,
+                "identical": pair.identical,
             }
-            for a, b, bits in _pairs(images, hashes, usable, distance)
+            for pair in pairs
         ],
     }
 
@@ -132,15 +162,14 @@ def _images_below(base: Path, entry: str, root: Path) -> Iterator[Path]:
     place = next((p for p in (base / entry, base / entry.removeprefix("../")) if p.exists()), None)
     if place is None:
         raise DatasetError(f"{root / 'data.yaml'}: got {entry}, which is not below {base}; expected images there")
-    if place.is_dir():
-        yield from sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if place.is_dir():  # as Ultralytics looks: links to folders are followed, hidden files are none
+        found = map(Path, glob.glob(f"{glob.escape(str(place))}/**/*.*", recursive=True))
+        yield from sorted(path for path in found if path.suffix.lower() in SUFFIXES)
         return
     try:
-        lines = place.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{place}: is no list of image paths, one a line") from error
-    for line in filter(None, map(str.strip, lines)):
-        yield place.parent / line
+        yield from read_list(place, [suffix[1:] for suffix in SUFFIXES])
+    except (OSError, ListError) as error:
+        raise DatasetError(f"{place}: {error}") from error
 
 
 def _name(path: Path, root: Path) -> str:
@@ -150,27 +179,89 @@ def _name(path: Path, root: Path) -> str:
 # --- hashes ------------------------------------------------------------------------------------------------
 
 
-def _hasher() -> Any:
-    """``path`` -> its hash as an integer, None for a plain image, or why it cannot be read."""
+@dataclass(frozen=True, slots=True)
+class _Prints:
+    """What is known of an image file: a digest of its bytes, its hashes, and why it cannot be decoded.
+
+    A plain image has no hash. One that is to be turned has several, as not all readers turn it: as stored and as shown.
+    """
+
+    digest: bytes = b""
+    hashes: frozenset[int] = frozenset()
+    failure: str | None = None
+
+
+def _hasher() -> Callable[[Path], _Prints]:
+    """A function that reads an image file; called in threads."""
     try:
         import imagehash  # with scipy and PyWavelets it takes 150 MB, so it is an extra
     except ModuleNotFoundError as error:
         raise UsageError("--near-duplicates: imagehash is not installed; pip install 'dtld-kd[duplicates]'") from error
 
-    def hash_of(path: Path) -> int | str | None:
-        try:
-            with Image.open(path) as image:
-                # A JPEG is decoded at 1/2 to 1/8 of its size, no smaller than 64 px: pHash looks at 32 x 32 pixels.
-                image.draft("L", (2 * THUMB_PX, 2 * THUMB_PX))
-                thumb = image.convert("L").resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-        # ImportError: Ultralytics, where it is loaded too, has Pillow look for a HEIF reader.
-        except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
-            return f"cannot be decoded ({' '.join(str(error).split())})"
-        if detail(np.asarray(thumb, np.float32)) < LEAST_DETAIL:
-            return None
+    def hash_of(thumb: Image.Image) -> int:
         return int.from_bytes(np.packbits(imagehash.phash(thumb).hash).tobytes(), "big")
 
-    return hash_of
+    def prints_of(path: Path) -> _Prints:
+        digest = b""
+        try:
+            data = path.read_bytes()
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            thumb = _thumb(data)
+        # ImportError: Ultralytics, where it is loaded too, has Pillow look for a HEIF reader.
+        except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError, cv2.error) as error:
+            return _Prints(digest, failure=f"cannot be decoded ({' '.join(str(error).split())})")
+        if detail(np.asarray(thumb, np.float32)) < LEAST_DETAIL:
+            return _Prints(digest)
+        turned = [thumb.transpose(turn) for turn in TURNS.get(read_orientation(io.BytesIO(data)), ())]
+        return _Prints(digest, frozenset(map(hash_of, (thumb, *turned))))
+
+    return prints_of
+
+
+def _thumb(data: bytes) -> Image.Image:
+    """An image file in grey at 32 x 32 pixels. Raises what Pillow and OpenCV raise, and ValueError."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if not (image.mode in ("I", "F") or any(";16" in str(tile.args) for tile in image.tile)):
+                # A JPEG is decoded at 1/2 to 1/8 of its size, no smaller than 64 px: pHash looks at 32 x 32 pixels.
+                image.draft("L", (2 * THUMB_PX, 2 * THUMB_PX))
+                return _small(image.convert("L"))
+    except UnidentifiedImageError:
+        if not data.startswith(SIGNATURES):
+            raise
+    # More than 8 bits: Pillow cuts grey off at 255, keeps 8 bits of colour, and knows no colour of floating point.
+    width, height = imagesize.get(io.BytesIO(data), exif_rotation=False)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"got {width} x {height} pixels, expected at most {MAX_PIXELS}")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("neither by Pillow nor by OpenCV")
+    pixels = in_8_bits(pixels)
+    if pixels.ndim == 3:
+        to_grey = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
+        code = to_grey.get(pixels.shape[2])
+        pixels = pixels[..., 0] if code is None else cv2.cvtColor(pixels, code)
+    return _small(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _small(image: Image.Image) -> Image.Image:
+    return image.resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
+
+
+def in_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """HxW or HxWxC of any type to uint8, so that a picture gives the same whatever it was stored in.
+
+    A raw frame is decoded as everywhere. Else white is the least of 1, 255, 4095 and 65535 that no pixel is above.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16 and pixels.ndim == 2 and 255 < pixels.max(initial=0) <= 4095:
+        return decode_bayer(pixels)
+    values = np.nan_to_num(pixels.astype(np.float64), nan=0, posinf=0, neginf=0)
+    values -= min(values.min(initial=0), 0)
+    most = float(values.max(initial=0))
+    white = next((level for level in (1, 255, 4095, 65535) if most <= level), most)
+    return np.rint(values * (255 / white)).astype(np.uint8)
 
 
 def detail(thumb: np.ndarray) -> float:
@@ -181,21 +272,46 @@ def detail(thumb: np.ndarray) -> float:
 # --- pairs -------------------------------------------------------------------------------------------------
 
 
+class _Pair(NamedTuple):
+    """An image of the earlier split, one of the later, and how alike they are."""
+
+    a: int
+    b: int
+    bits: int
+    identical: bool
+
+
 def _pairs(
-    images: Sequence[Compared], hashes: np.ndarray, usable: np.ndarray, distance: int
-) -> Iterator[tuple[int, int, int]]:
-    """Indices (a, b) and bits: for each image of the later split its nearest of the earlier one, if near enough."""
-    members: dict[tuple[str, Split], list[int]] = {}
-    for index in np.flatnonzero(usable):
-        members.setdefault((images[index].group, images[index].split), []).append(int(index))
-    groups = sorted({group for group, _ in members})
-    for first, second in combinations(SPLITS, 2):
-        for group in groups:
-            ours, theirs = members.get((group, second), []), members.get((group, first), [])
-            if ours and theirs:
-                at, bits = nearest(hashes[ours], hashes[theirs])
-                for row in np.flatnonzero(bits <= distance):
-                    yield theirs[at[row]], ours[row], int(bits[row])
+    images: Sequence[Compared], prints: Sequence[_Prints], first: Split, second: Split, distance: int
+) -> tuple[list[_Pair], int]:
+    """For each image of the second split the first of the same bytes, or else its nearest of the same group if that is
+    near enough; and how many images had any to be compared with by their hashes.
+    """
+    same: dict[bytes, int] = {}
+    ours: dict[str, list[tuple[int, int]]] = {}  # group -> image and hash, of the second split
+    theirs: dict[str, list[tuple[int, int]]] = {}
+    found: dict[int, _Pair] = {}
+    for index, (image, its) in enumerate(zip(images, prints, strict=True)):
+        if image.split == first:
+            same.setdefault(its.digest, index)
+            theirs.setdefault(image.group, []).extend((index, value) for value in its.hashes)
+    same.pop(b"", None)  # of files that are not there
+    for index, (image, its) in enumerate(zip(images, prints, strict=True)):
+        if image.split == second:
+            if its.digest in same:
+                found[index] = _Pair(same[its.digest], index, 0, True)
+            ours.setdefault(image.group, []).extend((index, value) for value in its.hashes)
+    compared = set()
+    for group in ours.keys() & theirs.keys():
+        if not (ours[group] and theirs[group]):
+            continue
+        compared |= {index for index, _ in ours[group]}
+        at, bits = nearest(*(np.array([value for _, value in side[group]], np.uint64) for side in (ours, theirs)))
+        for row in np.flatnonzero(bits <= distance):
+            b, pair = ours[group][row][0], _Pair(theirs[group][at[row]][0], ours[group][row][0], int(bits[row]), False)
+            if b not in found or pair.bits < found[b].bits:
+                found[b] = pair
+    return [found[index] for index in sorted(found)], len(compared)
 
 
 def nearest(queries: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

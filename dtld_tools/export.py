@@ -6,13 +6,10 @@ text, so a dataset's own COCO JSON gives its label files back to the byte. What 
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
@@ -20,16 +17,18 @@ from typing import Any
 import orjson
 
 from dtld_tools import dataset
+from dtld_tools.coco import CocoImage, Crowd, label_of, read_coco
 from dtld_tools.consistency import read_classes, read_consistent
 from dtld_tools.errors import DatasetError
-from dtld_tools.geometry import clip_boxes
-from dtld_tools.outputs import refuse_inputs, whole_file
+from dtld_tools.outputs import refuse_file, refuse_inputs, told_when_full, whole_file
 from dtld_tools.tile import image_size, targets_in
 from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
-from schemas.strict import StrictError, read_json
 
 FIRST_ID = 1  # of categories: 0 is the background elsewhere; of annotations: COCOeval takes 0 for "no match"
-EDGE_PX = 1e-6  # a box of ours may leave its image by a rounding of the scale; that is no reason to clip it
+# What Ultralytics takes for an image, by its ending.
+IMAGE_SUFFIXES = (
+    ".tif", ".tiff", ".bmp", ".png", ".avif", ".jpg", ".dng", ".jp2", ".jpeg", ".heif", ".webp", ".mpo", ".heic",
+)  # fmt: skip
 
 
 def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:
@@ -68,45 +67,56 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     return {"out": str(out), "images": images, "annotations": annotations, "categories": list(names)}
 
 
-def to_yolo(path: Path, out: Path) -> dict[str, Any]:
+def to_yolo(path: Path, out: Path, crowd: Crowd = "drop") -> dict[str, Any]:
     """Write the boxes of a COCO JSON as YOLO label files and a data.yaml; returns how many there are.
 
-    ``images/train/a.jpg`` has its labels in OUT/labels/train/a.txt, and an image whose folder is no split in
-    OUT/labels/<stem>.txt. Classes count from 0 in the order of the categories' ids; data.yaml names them, and the
-    splits that occur. Boxes are clipped to their image; crowds and boxes without area in the image are left out and
-    counted. OUT may hold images, but neither labels nor a data.yaml. Raises DatasetError.
+    The labels of ``images/train/a.jpg`` go where a trainer looks for them, OUT/labels/train/a.txt: "labels" in place of
+    the path's last "images", or before the path, as the images then belong into OUT/images. data.yaml has the splits
+    that folders are called, ``valid`` and ``val2017`` among them, and the classes, which count from 0 in the order of
+    the categories' ids. Boxes are clipped to their image; crowds, unless kept, and boxes without area in the image are
+    left out and counted. OUT may hold the images, but neither labels nor a data.yaml. Raises DatasetError.
     """
-    coco = _read_coco(path)
-    for name in ("labels", "data.yaml"):
-        if (out / name).exists():
-            raise DatasetError(f"{out / name}: is there already, expected a folder without; choose another --out")
-    document = {split: f"images/{split}" for split in SPLITS if any(image.split == split for image in coco.images)}
+    coco = read_coco(path, crowd)
+    refuse_file(out)
+    entries = _entries(coco.images)
+    roots = {image.label_root for image in coco.images}
+    roots = {root for root in roots if not any(PurePosixPath(root).is_relative_to(r) for r in roots - {root})}
+    _refuse_folder(out, coco.images, entries, roots)
+    document = {split: names[0] if len(names) == 1 else names for split, names in entries.items()}
     document |= {"names": dict(enumerate(coco.names))}
     new = not out.exists()
-    staging = out / f".labels.{os.getpid()}.tmp"
+    staging, moved = out / f".labels.{os.getpid()}.tmp", []
     try:
-        staging.mkdir(parents=True)
-        for image in coco.images:
-            label = staging / image.label
-            label.parent.mkdir(parents=True, exist_ok=True)
-            label.write_text(dataset.label_text(image.targets, image.size_wh), encoding="utf-8")
-        (staging / "data.yaml").write_text(dataset.yaml_text(document), encoding="utf-8")
-        if coco.images:
-            (staging / "labels").replace(out / "labels")
-        (staging / "data.yaml").replace(out / "data.yaml")
+        with told_when_full(out):
+            staging.mkdir(parents=True)
+            for image in coco.images:
+                label = staging / image.label
+                label.parent.mkdir(parents=True, exist_ok=True)
+                label.write_text(dataset.label_text(image.targets, image.size_wh), encoding="utf-8")
+            for root in sorted(roots):
+                (out / root).parent.mkdir(parents=True, exist_ok=True)
+                (staging / root).replace(out / root)
+                moved.append(out / root)
+            (staging / "data.yaml").write_text(dataset.yaml_text(document), encoding="utf-8")
+            (staging / "data.yaml").replace(out / "data.yaml")
+            moved.append(out / "data.yaml")
+        loaded = _load(out, coco.images, entries)
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        for place in (staging, *moved):
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
         if new:
-            with suppress(OSError):
-                out.rmdir()
+            shutil.rmtree(out, ignore_errors=True)
         raise
-    staging.rmdir()
+    shutil.rmtree(staging)
     return {
         "out": str(out),
         "images": len(coco.images),
         "annotations": sum(len(image.targets) for image in coco.images),
         "categories": list(coco.names),
         "left_out": dict(coco.left_out),
+        "splits": {split: sum(image.split == split for image in coco.images) for split in entries},
+        "in_no_split": sum(image.split is None for image in coco.images),
+        **loaded,
     }
 
 
@@ -155,131 +165,56 @@ def _coco_annotation(number: int, image_number: int, target: Target) -> dict[str
 # --- COCO -> labels --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """One image of a COCO file: where its labels go below OUT, and what they say."""
-
-    label: str
-    split: str | None
-    size_wh: tuple[int, int]
-    targets: list[Target]
-
-
-@dataclass(frozen=True, slots=True)
-class _Coco:
-    names: tuple[str, ...]
-    images: list[_Image]
-    left_out: Counter[str]
+def _entries(images: Sequence[CocoImage]) -> dict[str, list[str]]:
+    """Split -> its folders below OUT. Raises DatasetError if a folder of one split holds one of another."""
+    entries = {split: sorted({image.entry for image in images if image.split == split}) for split in SPLITS}
+    for split, folders in entries.items():
+        for other, others in entries.items():
+            for folder, inner in product(folders, others):
+                if split != other and PurePosixPath(inner).is_relative_to(folder):
+                    raise DatasetError(
+                        f"file_name: got {inner} for {other}, which lies in {folder} of {split}, expected folders "
+                        "apart: a trainer would take its images twice"
+                    )
+    return {split: folders for split, folders in entries.items() if folders}
 
 
-def _read_coco(path: Path) -> _Coco:
-    """A COCO file, checked key by key. Raises DatasetError that names the place."""
-    try:
-        document = read_json(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a COCO JSON file") from error
-    except StrictError as error:
-        raise DatasetError(f"{path}: {error}; expected a whole COCO JSON file") from error
-
-    names: dict[int, str] = {}
-    for category, place in _items(document, "categories", path):
-        number = _field(category, "id", int, place)
-        if number in names:
-            raise DatasetError(f"{place}id: got {number} a second time, expected each id once")
-        names[number] = _field(category, "name", str, place)
-    class_of = {number: index for index, number in enumerate(sorted(names))}
-
-    images: dict[int | str, _Image] = {}
-    labels: dict[str, str] = {}
-    for item, place in _items(document, "images", path):
-        number = _field(item, "id", (int, str), place)
-        if number in images:
-            raise DatasetError(f"{place}id: got {number!r} a second time, expected each id once")
-        label, split = _label_of(_field(item, "file_name", str, place), place)
-        if label in labels:
+def _refuse_folder(
+    out: Path, images: Sequence[CocoImage], entries: Mapping[str, Sequence[str]], roots: Iterable[str]
+) -> None:
+    """Raise DatasetError if OUT has labels, or its images elsewhere than data.yaml and the labels' places say."""
+    for name in (*sorted(roots or ["labels"]), "data.yaml"):
+        if (out / name).exists():
+            raise DatasetError(f"{out / name}: is there already, expected a folder without; choose another --out")
+    for image in images:
+        if not image.has_place and (out / image.file_name).exists() and not (out / image.path).exists():
             raise DatasetError(
-                f"{place}file_name: its labels would be {label}, as those of {labels[label]}; rename one"
+                f"{out / image.file_name}: expected this image in {out / image.path}, where its labels are looked for "
+                "in labels/; move the images"
             )
-        labels[label] = item["file_name"]
-        size_wh = _side(item, "width", place), _side(item, "height", place)
-        images[number] = _Image(label, split, size_wh, [])
-
-    left_out: Counter[str] = Counter()
-    for item, place in _items(document, "annotations", path):
-        image = images.get(_field(item, "image_id", (int, str), place))
-        if image is None:
-            raise DatasetError(f"{place}image_id: got {item['image_id']!r}, expected the id of an image of the file")
-        category = _field(item, "category_id", int, place)
-        if category not in class_of:
-            raise DatasetError(f"{place}category_id: got {category}, expected one of {str(sorted(names))[:100]}")
-        box = _inside(_box_of(item, place), image.size_wh)
-        if item.get("iscrowd"):
-            left_out["crowd"] += 1  # a region of many objects, which a label line cannot say
-        elif box is None:
-            left_out["without_area"] += 1
-        else:
-            image.targets.append(Target(class_of[category], box, len(image.targets)))
-    return _Coco(tuple(names[number] for number in class_of), list(images.values()), left_out)
+    folders = [folder for folders in entries.values() for folder in folders]
+    holds_images = (out / "images").is_dir() and any((out / "images").iterdir())
+    if holds_images or any((out / folder).exists() for folder in folders):
+        for folder in folders:
+            if not (out / folder).is_dir():
+                raise DatasetError(f"{out / folder}: no such folder, expected the images that {out} holds to be there")
 
 
-def _label_of(file_name: str, place: str) -> tuple[str, str | None]:
-    """Where the labels of an image go below OUT, and its split if its folder is one."""
-    name = PurePosixPath(file_name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or not name.stem or "\0" in file_name:
-        raise DatasetError(f"{place}file_name: got {file_name!r}, expected a relative path without '..'")
-    split = name.parent.name if name.parent.name in SPLITS else None
-    return "/".join(("labels", *([split] if split else []), f"{name.stem}.txt")), split
+def _load(out: Path, images: Sequence[CocoImage], entries: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Find every label file again as a trainer does, from its image's path, and count boxes. Raises DatasetError.
 
-
-def _box_of(annotation: dict[str, Any], place: str) -> Box:
-    """The corners of an annotation's box, to the last bit where the file is ours."""
-    bbox = _field(annotation, "bbox", list, place)
-    if not _four_numbers(bbox):
-        raise DatasetError(f"{place}bbox: got {str(bbox)[:100]}, expected [x, y, w, h], 4 finite numbers of pixels")
-    corners = annotation.get("corners")
-    if _four_numbers(corners):
-        box = Box(*corners)
-        if [box.x1, box.y1, box.width, box.height] == bbox:  # else somebody changed bbox, which is what counts
-            return box
-    return Box.from_xywh(*bbox)
-
-
-def _inside(box: Box, size_wh: tuple[int, int]) -> Box | None:
-    """The box clipped to its image; None without area there."""
-    width, height = size_wh
-    (clipped,) = clip_boxes([box], Box(0, 0, width, height))
-    over = max(-box.x1, -box.y1, box.x2 - width, box.y2 - height)
-    return box if clipped is not None and over <= EDGE_PX else clipped
-
-
-def _items(document: Any, key: str, path: Path) -> Iterator[tuple[Any, str]]:
-    """The members of one of the file's lists, each with the place that errors in it begin with."""
-    for index, item in enumerate(_field(document, key, list, f"{path}: ")):
-        yield item, f"{path}: {key}[{index}]."
-
-
-def _field(item: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
-    if not isinstance(item, dict):
-        raise DatasetError(f"{place.rstrip('. :')}: got {str(item)[:100]!r}, expected an object with {key!r}")
-    if key not in item:
-        raise DatasetError(f"{place}{key}: is missing, expected it as in COCO's instances files")
-    value = item[key]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise DatasetError(f"{place}{key}: got {str(value)[:100]!r}, expected {' or '.join(k.__name__ for k in kinds)}")
-    return value
-
-
-def _side(item: Any, key: str, place: str) -> int:
-    value = _field(item, key, int, place)
-    if value < 1:
-        raise DatasetError(f"{place}{key}: got {value}, expected 1 or more pixels")
-    return value
-
-
-def _four_numbers(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
-    )
+    Where OUT holds images, tells how many of the file's are missing, and how many are there that the file lacks: these
+    train as images without objects.
+    """
+    for image in images:
+        label = Path(label_of(f"{out}/{image.path}"))
+        found = label.read_text(encoding="utf-8").count("\n") if label.is_file() else -1
+        if found != len(image.targets):
+            raise DatasetError(f"{label}: got {found} boxes when read again, expected {len(image.targets)}; try again")
+    folders = [folder for folders in entries.values() for folder in folders if (out / folder).is_dir()]
+    if not folders:
+        return {}
+    there = {path.relative_to(out).as_posix() for folder in folders for path in (out / folder).rglob("*.*")}
+    there = {name for name in there if name.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{name}"}
+    listed = {image.path for image in images if image.split}
+    return {"missing_images": len(listed - there), "unlisted_images": len(there - listed)}

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dtld_tools.split import GroupBy, SplitSpec
     from dtld_tools.types import Layout, Split, TileSpec
 
+LARGEST = 2**63 - 1  # what a whole number in report.json may be
+MOST_WORKERS = 1024  # more than any machine's cores; each is a process
+
 Labels = Annotated[list[Path], typer.Argument(help="Label files: v2.0 .json or v1.0 .yml.", show_default=False)]
 Dataset = Annotated[Path, typer.Argument(help="A dataset made by dtld.", show_default=False)]
 Root = Annotated[Path, typer.Option(help="The folder that holds City/Route/Sequence/...", show_default=False)]
@@ -33,7 +36,7 @@ ValCities = Annotated[str, typer.Option(metavar="A,B", help="Cities for validati
 TestCities = Annotated[str, typer.Option(metavar="A,B", help="Cities for test; decides before shares.")]
 SplitFile = Annotated[Path | None, typer.Option(help="Lines 'City/Route/Sequence split'; decides alone.")]
 Cities = Annotated[str, typer.Option(metavar="A,B", help="Only frames of these cities.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first N frames in sorted order.")]
+Limit = Annotated[int | None, typer.Option(max=LARGEST, help="Only the first N frames in sorted order.")]
 Symlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Allow links that lead out of --root.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first frame that cannot be read.")]
 TileSize = Annotated[int, typer.Option(help="Side of a tile in pixels.")]
@@ -80,7 +83,7 @@ MaxImages = Annotated[
 MaskPartial = Annotated[
     bool, typer.Option("--mask-partial", help="Paint slivers over: lights seen, but left unlabelled.")
 ]
-Seed = Annotated[int, typer.Option(help="Decides splits, empty tiles and copies.")]
+Seed = Annotated[int, typer.Option(min=-LARGEST, max=LARGEST, help="Decides splits, empty tiles and copies.")]
 Workers = Annotated[int | None, typer.Option(help="Processes; the result does not depend on it.  [default: cores]")]
 ExecutorKind = Annotated[
     Literal["local", "ray"], typer.Option("--executor", help="Processes of this machine, or a Ray cluster.")
@@ -126,8 +129,8 @@ def cores(workers: int | None) -> int:
 
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < 1:
-        raise UsageError(f"--workers: got {workers}, expected 1 or more")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"--workers: got {workers}, expected 1 to {MOST_WORKERS}")
     return workers
 
 
@@ -202,7 +205,7 @@ def empty_ratio(text: str) -> float | None:
         ratio = None if text == "all" else float(text)
     except ValueError:
         ratio = -1
-    if ratio is not None and not 0 <= ratio < float("inf"):
+    if ratio is not None and not 0 <= ratio <= 1e6:
         raise UsageError(f"--empty-ratio: got {text!r}, expected a share such as 0.1, or all")
     return ratio
 
@@ -215,7 +218,7 @@ def max_images(text: str) -> dict[Split, int]:
     most: dict[Split, int] = {}
     for part in _names(text):
         split, _, number = part.partition("=")
-        if split not in SPLITS or split in most or not number.isdecimal():
-            raise UsageError(f"--max-images: got {part!r}, expected each split once, as in train=24520,val=800")
+        if split not in SPLITS or split in most or not number.isdecimal() or len(number) > len(str(LARGEST)) - 1:
+            raise UsageError(f"--max-images: got {part[:100]!r}, expected each split once, as in train=24520,val=800")
         most[split] = int(number)
     return most

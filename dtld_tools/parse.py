@@ -102,19 +102,24 @@ def read_labels(paths: Iterable[Path]) -> Labels:
 def locate(image_path: str, root: Path, *, follow_symlinks: bool = False) -> Path | None:
     """Find a frame's file below ``root``, also where a city's archive was unpacked one level deeper.
 
-    Where there is no such file, one of the same name with another ending counts: frames are often converted to PNG.
-    None if it is missing. Raises LabelError if the file lies outside ``root`` through a symbolic link.
+    Where there is no such file, the one that differs in its ending alone counts: frames are often converted to PNG.
+    None if it is missing, or if several differ so. Raises LabelError if the file lies outside ``root`` through a
+    symbolic link.
     """
     places = candidates(image_path, root)
-    for candidate in (*places, *(place.with_suffix(ending) for place in places for ending in OTHER_ENDINGS)):
-        if _is_file(candidate):
-            if not follow_symlinks and not _real(candidate).is_relative_to(_real_folder(root)):
-                raise LabelError(
-                    f"{candidate}: a symbolic link leads to {candidate.resolve()}, expected a file below {root}; "
-                    "pass --follow-symlinks if that is meant"
-                )
-            return candidate
-    return None
+    candidate = next(filter(_is_file, places), None)
+    if candidate is None:
+        others = [place.with_suffix(ending) for place in places for ending in OTHER_ENDINGS]
+        there = [other for other in others if other not in places and _is_file(other)]
+        if len(there) != 1:
+            return None
+        (candidate,) = there
+    if not follow_symlinks and not _real(candidate).is_relative_to(_real_folder(root)):
+        raise LabelError(
+            f"{candidate}: a symbolic link leads to {candidate.resolve()}, expected a file below {root}; "
+            "pass --follow-symlinks if that is meant"
+        )
+    return candidate
 
 
 def _is_file(path: Path) -> bool:

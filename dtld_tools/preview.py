@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from dtld_tools import dataset
 from dtld_tools.consistency import read_classes
 from dtld_tools.errors import DatasetError, UsageError
-from dtld_tools.images import SUFFIXES, read_image
+from dtld_tools.images import read_image
 from dtld_tools.outputs import refuse_inputs, whole_file
-from dtld_tools.types import Box, ImageRecord, Split
+from dtld_tools.types import SUFFIXES, Box, ImageRecord, Split
 
 CELL_WIDTH = 480
 MARGIN = 10

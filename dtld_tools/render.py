@@ -5,6 +5,7 @@ Invariant: an image that has its name is complete and has its label file, so a s
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ import orjson
 from dtld_tools import dataset
 from dtld_tools.augment import apply_recipe
 from dtld_tools.errors import ImageError
-from dtld_tools.images import crop, encode_image, paint_over, read_image, write, write_atomically
+from dtld_tools.images import crop, encode_image, paint_over, read_image, refuse_turned, write, write_atomically
 from dtld_tools.plan import FramePlan, Job
 from dtld_tools.tally import Tally
 from dtld_tools.tile import image_size, targets_in
@@ -106,9 +107,10 @@ class Render:
 
 
 def _is_older(path: str, source: Path) -> bool:
-    """Whether the source has changed since the image was made: another frame of the same size under its name."""
+    """Whether the source was written, or put where it is, after the image was made: maybe another frame of its size."""
     with suppress(OSError):  # a source that is gone is told of when it is read
-        return os.stat(path).st_mtime_ns < os.stat(source).st_mtime_ns
+        status = os.stat(source)
+        return os.stat(path).st_mtime_ns < max(status.st_mtime_ns, status.st_ctime_ns)
     return False
 
 
@@ -129,9 +131,11 @@ def _read_source(job: Job, frame: FrameRecord) -> np.ndarray:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}; the dataset is damaged, see dtld validate") from error
+    refuse_turned(path, io.BytesIO(data))
+    return data
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ No pixel is read; with a root, the frames' headers are, for missing images and b
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
     for combination, count in combinations.items():
         for name, value in combination:
             attributes.setdefault(name, Counter())[value] += count
-    problems = Counter(labels.problems) + _box_and_file_problems(labels.frames, boxes_xyxy, root)
+    problems = Counter(labels.problems) + Counter(equal_boxes=_equal_boxes(labels.frames))
+    problems += _box_and_file_problems(labels.frames, boxes_xyxy, root)
     return {
         "frames": len(labels.frames),
         "lights": len(lights),
@@ -61,6 +63,8 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
 
 def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
     """Draw sizes, places in the frame, states and classes as one picture. Raises UsageError on an unknown ending."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtld-kd"
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # its list of fonts, else in ~/.config
     from matplotlib import rc_context
 
     if path.suffix.lower() not in PLOT_SUFFIXES:
@@ -133,6 +137,9 @@ def _box_and_file_problems(frames: Sequence[Frame], boxes_xyxy: np.ndarray, root
         for index, frame in enumerate(frames):
             path = locate(frame.image_path, root, follow_symlinks=True)
             problems["missing_images"] += path is None
+            problems["images_of_another_ending"] += (
+                path is not None and path.name != frame.image_path.rpartition("/")[2]
+            )
             try:
                 sizes_wh[index] = image_size(path) if path else DTLD_FRAME_WH
             except ImageError:
@@ -146,6 +153,17 @@ def _box_and_file_problems(frames: Sequence[Frame], boxes_xyxy: np.ndarray, root
     problems["boxes_outside_frame"] = int(outside.sum())
     problems["boxes_over_the_edge"] = int(over.sum())
     return +problems
+
+
+def _equal_boxes(frames: Sequence[Frame]) -> int:
+    """Lights whose box another light of their frame has under another number: equal rows, if of one class."""
+    count = 0
+    for frame in frames:
+        boxes = {light.box for light in frame.lights}
+        if len(boxes) < len(frame.lights):
+            numbers = {(light.box, str(light.unique_id).partition("#")[0]) for light in frame.lights}
+            count += len(numbers) - len(boxes)
+    return count
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

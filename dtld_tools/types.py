@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from dtld_tools.errors import UsageError
 
 Split = Literal["train", "val", "test"]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")  # of images that we read and write
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Layout = Literal["frame", "grid", "halves"]
 

@@ -37,9 +37,10 @@ def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet
     if distance is None:
         return _prove(root, workers, quiet)
     check_options(distance)
-    found = _prove(root, workers, quiet) if is_own(root) else {"dataset": str(root)}
-    # Of a dataset of dtld the proof has already told which images cannot be read.
-    return find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet) | found
+    own = is_own(root)  # whose proof tells which images cannot be read
+    found = _prove(root, workers, quiet) if own else {"dataset": str(root), "defects": []}
+    near = find_near_duplicates(root, distance=distance, workers=workers, quiet=quiet, is_proven=own)
+    return near | found | {"defects": found["defects"] + near["defects"]}
 
 
 def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:

@@ -2,3 +2,7 @@
 
 The command line is `kd`; the same as a library: `kd.train.train`, `kd.evaluate.evaluate`, `kd.predict.predict`.
 """
+
+from kd.cache import keep_matplotlib
+
+keep_matplotlib()  # several modules import it, in whatever order

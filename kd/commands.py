@@ -33,16 +33,21 @@ SkipOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
+#: Fields of a run's configuration -> the options that they come from, where those have other names.
+OPTIONS_OF = {
+    "teachers": {"teacher"}, "teacher_weights": {"teacher"}, "methods": {"method", "weight", "balance"},
+    "fgfi": {"fgfi", "priors"}, "schedules": {"schedule"},
+}  # fmt: skip
+
+
 @app.command(epilog="Example: kd train --data tiles/data.yaml --student yolov5n --teacher teacher/weights/best.pt")
 def train(
     context: typer.Context,
-    data: DataOption,
+    data: Annotated[Path | None, typer.Option(help="A YOLO dataset's data.yaml.")] = None,
     student: Annotated[
-        str,
-        typer.Option(
-            metavar="M", help="A .pt, a .yaml, or a name such as yolov5n (fresh weights).", show_default=False
-        ),
-    ],
+        str | None,
+        typer.Option(metavar="M", help="A .pt, a .yaml, or a name such as yolov5n (fresh weights)."),
+    ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,7 +121,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides initial weights and data order.")] = 0,
     freeze: Annotated[int, typer.Option(metavar="N", help="Keep the first N layers as they are.")] = 0,
     out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("run"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in --out, which was cut off, as it was started; no other option is needed.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the plan, write nothing.")
@@ -143,7 +154,9 @@ def train(
     """Train a teacher, a plain student, or with --teacher a distilled one."""
     from kd.config import TrainConfig
     from kd.distillation import named_weights
+    from kd.errors import UsageError
     from kd.options import train_values
+    from kd.run_folder import own_config
     from kd.train import train as run
     from kd.ultra import DEFAULT_CFG_DICT
 
@@ -153,7 +166,16 @@ def train(
         "fgfi": fgfi, "priors": priors, "epochs": epochs, "imgsz": imgsz, "batch": batch, "device": device,
         "seed": seed, "freeze": freeze, "skip-bad-labels": skip_bad_labels, "set": settings,
     }  # fmt: skip
-    config = TrainConfig(**train_values(options, DEFAULT_CFG_DICT), out=str(out))
+    asked = train_values(options, DEFAULT_CFG_DICT)
+    if resume and not overwrite:
+        given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+        told = {field: value for field, value in asked.items() if given & OPTIONS_OF.get(field, {field})}
+        config = own_config(out, **told)
+    else:
+        for option, value in (("--data", data), ("--student", student)):
+            if value is None:
+                raise UsageError(f"{option}: got none, expected one: only --resume --out RUN goes without")
+        config = TrainConfig(**asked, out=str(out))
     result = run(
         config,
         resume=resume,
@@ -161,6 +183,7 @@ def train(
         dry_run=dry_run,
         allow_weak_teacher=allow_weak_teacher,
         allow_overlap=allow_overlap,
+        also_read=[priors] if priors else [],
         tell=warn,
         logs=tuple(log or ()),
         quiet=_quiet(context) or as_json,
@@ -170,7 +193,7 @@ def train(
     else:
         for split, scores in result["metrics"]["last"].items():
             print_scores(f"{split}, last epoch", scores)
-        if balance:
+        if config.balance:
             say(f"balanced weights: {named_weights(result['kd']['balanced_weights'])}")
         say(f"{out}: {count(result['epochs'], 'epoch')} in {result['wall_time_s']:.0f} s on {result['device']}")
         say(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")

@@ -6,7 +6,8 @@ Invariant: standard library only, and a TrainConfig survives the way through JSO
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,8 @@ class TrainConfig:
     def shares(self) -> tuple[float, ...]:
         """The teachers' weights with a sum of 1, so that a method's weight means the same for any number of them."""
         weights = self.teacher_weights or (1.0,) * len(self.teachers)
-        return tuple(weight / sum(weights) for weight in weights)
+        total = sum(weights)
+        return tuple(weights) if abs(total - 1) < 1e-12 else tuple(weight / total for weight in weights)
 
     @property
     def chooses(self) -> bool:
@@ -253,6 +255,27 @@ class TrainConfig:
     def built_in(self) -> bool:
         """Whether Ultralytics distils, and not this project."""
         return self.distils and self.methods[0][0] == BUILT_IN
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_json`, for files of earlier versions too; keys that are none of ours are passed over.
+
+        Raises UsageError for values out of range; LookupError, TypeError, ValueError or AttributeError for others.
+        """
+        given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        for key in ("teachers", "teacher_weights", "schedules"):
+            given |= {key: tuple(given[key])} if key in given else {}
+        given["settings"] = tuple(sorted(given["settings"].items()))
+        methods = given.pop("methods")
+        if methods:
+            given["methods"] = tuple((name, WEIGHTS[name] if own is None else own) for name, own in methods.items())
+        if "fgfi" in given:
+            options = dict(given["fgfi"])
+            if "priors" in options:
+                sized = {int(stride): tuple(map(tuple, sizes)) for stride, sizes in options["priors"].items()}
+                options["priors"] = tuple(sized.items())
+            given["fgfi"] = FgfiConfig(**options)
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""

@@ -23,6 +23,7 @@ from ultralytics.data.utils import IMG_FORMATS, check_class_names, img2label_pat
 from kd.errors import DataError
 from schemas.lists import ListError, read_list
 from schemas.strict import StrictError, read_yaml
+from schemas.text import one_line
 
 SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"train": ("training",), "val": ("valid", "validation"), "test": ("testing",)}  # seen in the wild
@@ -130,8 +131,8 @@ def _root(file: Path, path: Any) -> Path:
     except (OSError, ValueError):  # a name that is too long, or none at all
         pass
     raise DataError(
-        f"{file}: path: got {path!r}, expected an existing folder (absolute, or relative to where you are), "
-        f"or no such key when the images lie beside the file"
+        f"{file}: path: got {one_line(repr(path), 200)}, expected an existing folder (absolute, or relative to where "
+        f"you are), or no such key when the images lie beside the file"
     )
 
 
@@ -156,10 +157,13 @@ def _entries(file: Path, split: str, value: Any, root: Path, looked_at: bool) ->
             there = False
         if not there:
             raise DataError(
-                f"{file}: {split}: got {entry}, expected an existing folder or list: nothing is at {root / entry}"
+                f"{file}: {split}: got {one_line(entry, 120)}, expected an existing folder or list: nothing is at "
+                f"{one_line(root / entry, 200)}"
             )
         if path.is_file() and path.suffix[1:].lower() in IMG_FORMATS:
-            raise DataError(f"{file}: {split}: got the image {entry}, expected its folder, or a list of images (.txt)")
+            raise DataError(
+                f"{file}: {split}: got the image {one_line(entry, 120)}, expected its folder, or a list of images"
+            )
         paths.append(path)
     return paths
 
@@ -172,7 +176,7 @@ def _names(file: Path, content: Mapping[Any, Any]) -> dict[int, str]:
 
     names, nc = content.get("names"), _nc(file, content.get("nc"))
     if isinstance(names, str):
-        raise refuse(f"got the text {names[:60]!r}, expected a list: names: [{names[:60]}]")
+        raise refuse(f"got the text {names[:60]!r}, expected a list: names: [{one_line(names, 60)}]")
     if names is None and nc is not None:
         return {i: f"class_{i}" for i in range(nc)}
     if not isinstance(names, dict | list) or not names:
@@ -272,6 +276,11 @@ def label_file(image: Path) -> Path:
     return Path(img2label_paths([image])[0])
 
 
+def size_of(file: Path) -> int | None:
+    """The bytes of a file, None for a link to nowhere."""
+    return file.stat().st_size if file.exists() else None
+
+
 def hash_data(data_yaml: str | Path, data: Mapping[str, Any]) -> str:
     """SHA-256 over a dataset: the data.yaml, then each image's name and size and its label file, in sorted order.
 
@@ -280,7 +289,7 @@ def hash_data(data_yaml: str | Path, data: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(Path(data_yaml).read_bytes())
     for split in SPLITS:
         for image in sorted(image_files(data[split])):
-            digest.update(f"{split} {image.name} {image.stat().st_size}\n".encode())
+            digest.update(f"{split} {image.name} {size_of(image)}\n".encode())
             label = label_file(image)
             digest.update(label.read_bytes() if label.is_file() else b"-")
     return digest.hexdigest()

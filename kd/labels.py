@@ -28,9 +28,10 @@ from ultralytics.utils.patches import imread
 from kd.data import image_files, label_file
 from kd.depth import bits_per_channel, require_8_bit
 from kd.errors import DataError
+from schemas.text import one_line
 
-NAMED = 10  # files that an error names
-FLAT = "a box without width or height, which counts as missed for ever"
+NAMED, LETTERS = 10, 560  # files that an error names at most, and the letters that they may take
+FLAT = "a box of no width or height, missed for ever"
 LEAST, MOST = -0.01, 1.01  # coordinates that Ultralytics lets pass
 Verdict = Sequence[Any]  # of Ultralytics: file, labels [N, 5], size, polygons, ..., message; no file: left out
 
@@ -67,31 +68,22 @@ def check_splits(
     are counted instead of refused; ``tell`` gets a line of what is dropped. Raises DataError for images of more than 8
     bits, for unusable ones, and for a split of those ``needed`` without an object.
     """
-    found, faults = {}, []
+    found, faults, told = {}, [], []
     for split in splits:
-        images = used_images(view, split, fraction)
-        with ultra.silence(), ThreadPool(NUM_THREADS) as pool:
-            judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
-            judged = list(tqdm(judged, f"check {split}", len(images), unit="image", leave=False, disable=quiet or None))
-        require_8_bit(f"{file}: {split}", images, [bits for bits, _ in judged])
-        _require_channels(f"{file}: {split}", images, view["channels"])
-        verdicts = dict(zip(images, (verdict for _, verdict in judged), strict=True))
-        faults += [(image, verdict) for image, verdict in verdicts.items() if verdict[0] is None]
+        verdicts = _judge_all(f"{file}: {split}", used_images(view, split, fraction), view, single_cls, quiet)
         found[split] = _count(verdicts, classes)
+        faults += [(image, verdict) for image, verdict in verdicts if verdict[0] is None]
         if found[split].repeated:
-            tell(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
+            told.append(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
     if faults:
-        lines = [
-            f"{_name(image, view)}: {_reason(image, verdict, view, single_cls)}" for image, verdict in faults[:NAMED]
-        ]
-        text = f"{'; '.join(lines)}{'; ...' if len(faults) > NAMED else ''}"
-        total = sum(one.images + one.skipped for one in found.values())
+        text = _listed([_reason(image, bad, view, single_cls) for image, bad in faults[:NAMED]], len(faults))
+        count = f"{len(faults)} of {sum(one.images + one.skipped for one in found.values())} images"
         if not skip_bad:
             raise DataError(
-                f"{file}: got {len(faults)} of {total} images that cannot be used ({text}), expected sound images and "
-                f"labels: mend or remove them, or leave them out by --skip-bad-labels"
+                f"{file}: got {count} that cannot be used ({text}), expected sound images and labels: mend or remove "
+                f"them, or leave them out by --skip-bad-labels"
             )
-        tell(f"{file}: {len(faults)} of {total} images are left out: {text}")
+        told.append(f"{file}: {count} are left out: {text}")
     for split in needed:
         if not found[split].objects:
             which = "" if classes is None else f" of classes={classes}"
@@ -100,6 +92,8 @@ def check_splits(
                 f"expected label files beside the images (labels/ for images/): nothing to "
                 f"{'learn from' if split == 'train' else 'score against'}"
             )
+    for line in told:  # an error would stand alone
+        tell(line)
     return found
 
 
@@ -125,14 +119,26 @@ def usable_images(view: Mapping[str, Any], split: str, single_cls: bool = False)
     return [image for image in image_files(view[split]) if _judge(image, view, single_cls)[0] is not None]
 
 
-def _count(verdicts: Mapping[Path, Verdict], classes: Sequence[int] | int | None) -> Found:
-    rows = [verdict[1] for verdict in verdicts.values() if verdict[0] is not None]
+def _judge_all(
+    where: str, images: Sequence[Path], view: Mapping[str, Any], single_cls: bool, quiet: bool
+) -> list[tuple[Path, Verdict]]:
+    """Images with Ultralytics' verdicts. Raises DataError for some of more than 8 bits, or of other channels."""
+    with ultra.silence(), ThreadPool(NUM_THREADS) as pool:
+        judged = pool.imap(lambda image: (bits_per_channel(image), _judge(image, view, single_cls)), images)
+        judged = list(tqdm(judged, "check images", len(images), unit="image", leave=False, disable=quiet or None))
+    require_8_bit(where, images, [bits for bits, _ in judged])
+    _require_channels(where, images, view["channels"])
+    return [(image, verdict) for image, (_, verdict) in zip(images, judged, strict=True)]
+
+
+def _count(verdicts: Sequence[tuple[Path, Verdict]], classes: Sequence[int] | int | None) -> Found:
+    rows = [verdict[1] for _, verdict in verdicts if verdict[0] is not None]
     wanted = None if classes is None else np.atleast_1d(classes)
     return Found(
         images=len(rows),
         objects=sum(len(row) if wanted is None else int(np.isin(row[:, 0], wanted).sum()) for row in rows),
         skipped=len(verdicts) - len(rows),
-        repeated=sum(map(_repeated, verdicts.values())),
+        repeated=sum(_repeated(verdict) for _, verdict in verdicts),
     )
 
 
@@ -142,26 +148,32 @@ def _repeated(verdict: Verdict) -> int:
     return int(told[1]) if told else 0
 
 
-def _repeats(verdicts: Mapping[Path, Verdict], count: int) -> str:
-    names = [label_file(image).name for image, verdict in verdicts.items() if _repeated(verdict)]
+def _repeats(verdicts: Sequence[tuple[Path, Verdict]], count: int) -> str:
+    names = [label_file(image).name for image, verdict in verdicts if _repeated(verdict)]
+    words = "equals another one of its file and is" if count == 1 else "equal another one of their file and are"
     return (
-        f"{count} label row{'' if count == 1 else 's'} that equal another one of the same file are not counted, here "
-        f"and by Ultralytics: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        f"{count} label row{'' if count == 1 else 's'} {words} not counted, here and by Ultralytics: "
+        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
     )
 
 
-def _name(image: Path, view: Mapping[str, Any]) -> str:
-    return str(image.relative_to(view["path"])) if image.is_relative_to(view["path"]) else str(image)
+def _listed(reasons: Sequence[str], count: int) -> str:
+    """As many reasons as there is room for in a line, the first one in any case."""
+    room = [sum(map(len, reasons[:i])) < LETTERS for i in range(1, len(reasons) + 1)]
+    shown = reasons[: max(1, sum(room))]
+    return f"{'; '.join(shown)}{'; ...' if len(shown) < count else ''}"
 
 
 def _reason(image: Path, verdict: Verdict, view: Mapping[str, Any], single_cls: bool) -> str:
     """Why an image cannot be used: the line of its label file, or what Ultralytics says of the image."""
     label, shape = label_file(image), view.get("kpt_shape")
-    told = verdict[-1].partition("ignoring corrupt image/label: ")[2]
-    if "pi_heif" in told:  # what Ultralytics asks for wherever Pillow knows no format
-        return "no image that can be read"
     fault = first_fault(label, None if single_cls else len(view["names"]), shape) if label.is_file() else None
-    return f"{label.name}: {fault}" if fault else " ".join(told.split())[:160]
+    told = " ".join(verdict[-1].partition("ignoring corrupt image/label: ")[2].split())
+    if "pi_heif" in told or "cannot identify" in told:  # a decoder that Ultralytics asks for where Pillow knows none
+        told = "no image that can be read"
+    place = label if fault else image
+    name = place.relative_to(view["path"]) if place.is_relative_to(view["path"]) else place
+    return f"{one_line(name, 60)}: {fault or one_line(told, 90)}"
 
 
 # ---------------------------------------------------------------- a label file
@@ -185,16 +197,15 @@ def first_fault(label: Path, classes: int | None, kpt_shape: Sequence[int] | Non
         faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
     told = [(number, fault) for number, fault in faults if fault]
     told.sort(key=lambda pair: pair[1] == FLAT)  # what Ultralytics minds goes first
-    return f"line {told[0][0]}: {told[0][1]}" if told else None
+    return f"line {told[0][0]}: {one_line(told[0][1], 90)}" if told else None
 
 
 def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str | None:
     columns = len(words)
     if polygons and (columns == 5 or columns < 3 or columns % 2 == 0):
-        return f"{columns} columns among rows of polygons, expected a class and points, or 5 columns in all rows"
+        return f"{columns} columns among rows of polygons"
     if not polygons and columns != 5:
-        hint = "; the sixth of save_conf is no label" if columns == 6 else ""
-        return f"{columns} columns, expected 5: class, x, y, width, height{hint}"
+        return f"{columns} columns, expected 5{' without that of save_conf' if columns == 6 else ''}"
     try:
         numbers = np.array(words, dtype=np.float32)
     except ValueError:
@@ -209,7 +220,7 @@ def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str
     if kind < 0 or (classes is not None and kind >= classes):
         return f"class {words[0][:20]}, expected {f'0 to {classes - 1}' if classes else '0 or more'}"
     if not (box.max() <= MOST and box.min() >= LEAST and box[2:].min() >= 0):
-        return f"the box {' '.join(f'{value:g}' for value in box)}, expected shares of the image, 0 to 1"
+        return f"the box {' '.join(f'{value:g}' for value in box)}, expected 0 to 1"
     return FLAT if box[2:].min() == 0 else None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kd.data import image_files
+from kd.data import image_files, size_of
 from kd.errors import DataError
 
 SAMPLE_BYTES = 4096  # read first: raw images are all of one size, and hardly two begin and end alike
@@ -40,11 +40,12 @@ def require_apart(file: str | Path, view: Mapping[str, Any], allow_overlap: bool
 
 def also_in(scored: Sequence[Path], files: Sequence[Path]) -> list[Path]:
     """The ``files`` that are one of the ``scored`` images, by resolved path or by content."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
+    by_size: dict[int | None, list[Path]] = defaultdict(list)
     for path in scored:
-        by_size[path.stat().st_size].append(path)
+        by_size[size_of(path)].append(path)
+    by_size.pop(None, None)
     places = {path.resolve() for path in scored}
-    samples: dict[int, dict[bytes, list[Path]]] = {}
+    samples: dict[int | None, dict[bytes, list[Path]]] = {}
     hashes: dict[Path, bytes] = {}
 
     def whole(path: Path) -> bytes:
@@ -54,7 +55,7 @@ def also_in(scored: Sequence[Path], files: Sequence[Path]) -> list[Path]:
         return hashes[path]
 
     def known(file: Path) -> bool:
-        size = file.stat().st_size
+        size = size_of(file)
         if size not in by_size or file.resolve() in places:
             return size in by_size
         if size not in samples:

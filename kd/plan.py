@@ -333,7 +333,7 @@ def _check_options(place: str, options: Mapping[str, Any], own: frozenset[str], 
 def _check_runs(plan: Mapping[str, Any], name: str) -> None:
     """Raise PlanError where a run would refuse its options: each job's become a configuration, as kd train makes it."""
     from kd import ultra
-    from kd.train import require_closing
+    from kd.checks import require_closing
 
     runs = len(plan["students"]) * len(plan["arms"]) * len(plan["seeds"]) + len(plan.get("teachers", {}))
     if runs > MOST_RUNS:

@@ -26,6 +26,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+from kd.disk import writing
 from kd.errors import RunError
 from kd.teacher import sha256
 
@@ -84,7 +85,8 @@ def finish(last: Path) -> None:
     except RunError:
         return  # there is none, or one of an earlier version
     if state["adapters"]:
-        torch.save({key: state[key] for key in ("format", "epoch", "adapters")}, aside(sidecar))
+        with writing(sidecar):
+            torch.save({key: state[key] for key in ("format", "epoch", "adapters")}, aside(sidecar))
         aside(sidecar).replace(sidecar)
     else:
         sidecar.unlink()
@@ -186,20 +188,32 @@ class ResumableTrainer(DetectionTrainer):
 
     def save_model(self) -> bool:
         """Write the checkpoints and the sidecar aside and rename them, so that a killed run leaves a whole pair."""
-        last, best = self.last, self.best
-        self.last, self.best = aside(last), aside(best)
+        last, best, numbered = self.last, self.best, self.wdir / f"epoch{self.epoch}.pt"  # the last by save_period
         try:
-            saved = super().save_model()
-        finally:
-            self.last, self.best = last, best
-        torch.save(self._state(), aside(self.sidecar))
-        paths = [path for path in (self.sidecar, best, last) if aside(path).exists()]  # the first one commits
-        for path in paths:
-            with aside(path).open("rb") as file:
-                os.fsync(file.fileno())
+            self.last, self.best = aside(last), aside(best)
+            try:
+                with writing(last):
+                    saved = super().save_model()
+            finally:
+                self.last, self.best = last, best
+            with writing(self.sidecar):
+                torch.save(self._state(), aside(self.sidecar))
+            paths = [path for path in (self.sidecar, best, last) if aside(path).exists()]  # the first one commits
+            for path in paths:
+                with writing(path), aside(path).open("rb") as file:
+                    os.fsync(file.fileno())
+        except Exception:  # the earlier ones stay; what there is of these takes room
+            for path in (aside(self.sidecar), aside(best), aside(last), numbered):
+                path.unlink(missing_ok=True)
+            raise
         for path in paths:
             aside(path).replace(path)
         return saved
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add a row to results.csv."""
+        with writing(self.csv):
+            super().save_metrics(metrics)
 
     def _state(self) -> dict[str, Any]:
         """What the next epoch depends on and `last.pt` holds in half precision or not at all."""
@@ -267,7 +281,8 @@ def _keep_rows(results: Path, epochs: int) -> None:
     """Drop the rows of results.csv after so many epochs: a run may be killed between its row and its checkpoint."""
     if results.exists():
         lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
-        aside(results).write_text("".join(lines[: epochs + 1]), encoding="utf-8")
+        with writing(results):
+            aside(results).write_text("".join(lines[: epochs + 1]), encoding="utf-8")
         aside(results).replace(results)
 
 

@@ -35,6 +35,9 @@ def optimizer_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"optimizer": found.pop("name"), **found} if found else {}
 
 
+REPLACED = ".replaced"  # in a run's folder: the one that it takes the place of (kd/run_folder.py)
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run: its folder and the content of its run.json (schemas/run.schema.json)."""
@@ -154,7 +157,8 @@ def _check() -> Callable[[Any], Any]:
 def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
     runs, unfinished = [], {}
-    folders = {path.parent for name in ("run.json", "config.json") for path in folder.rglob(name)}
+    files = [path for name in ("run.json", "config.json") for path in folder.rglob(name)]
+    folders = {path.parent for path in files if REPLACED not in path.relative_to(folder).parts}
     for place in sorted(folders):
         name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
         try:

@@ -13,7 +13,7 @@ import importlib.metadata
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ import ultralytics
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
-from kd.adapters import LAYERS
 from kd.balance import medians
 from kd.builtin import builtin_settings, builtin_trainer, nearest_own
+from kd.checks import require_closing, require_outside, require_trainable
 from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.data import SPLITS, hash_data, resolve_data
+from kd.disk import writing
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
@@ -40,7 +41,18 @@ from kd.model_card import model_card
 from kd.overlap import require_apart
 from kd.ranks import require_alone
 from kd.resume import aside, finish, load_sidecar, settle, sidecar_of
-from kd.run_folder import CONFIG, RUN, clear, require_free, require_same, require_unfinished, write_json
+from kd.run_folder import (
+    CONFIG,
+    RUN,
+    clear,
+    replacing,
+    require_free,
+    require_same,
+    require_unfinished,
+    settle_earlier,
+    write_json,
+    write_text,
+)
 from kd.runs import optimizer_of
 from kd.teacher import check_worth, probe_levels, sha256
 from kd.trainer import Trainer, trainer_class
@@ -55,6 +67,7 @@ def train(
     dry_run: bool = False,
     allow_weak_teacher: bool = False,
     allow_overlap: bool = False,
+    also_read: Iterable[Path] = (),
     tell: Callable[[str], None] = lambda line: None,
     logs: tuple[str, ...] = (),
     quiet: bool = False,
@@ -62,10 +75,11 @@ def train(
     """Train a student, distilled when the configuration names teachers; returns the content of run.json.
 
     ``resume`` continues a run that was cut off, with the same configuration, or starts it again when it has no
-    checkpoint yet; ``overwrite`` deletes an earlier run first; ``dry_run`` writes nothing and returns the plan:
-    levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val and test
-    have training images; ``tell`` gets a line of what is left out. ``logs`` are packages to log the run to
-    (`ultra.LOGS`); ``quiet`` silences Ultralytics.
+    checkpoint yet; ``overwrite`` replaces an earlier run, which comes back unless the new one is finished, and must
+    hold nothing that is read, be it in the configuration or in ``also_read``; ``dry_run`` writes nothing and returns
+    the plan: levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val
+    and test have training images; ``tell`` gets a line of what is left out or kept. ``logs`` are packages to log the
+    run to (`ultra.LOGS`); ``quiet`` silences Ultralytics.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
@@ -80,20 +94,25 @@ def train(
     device = ultra.check_device(config.device)
     out = Path(config.out).resolve()
     with contextlib.nullcontext() if dry_run else hold(out):
+        if not dry_run:
+            settle_earlier(out)
         if resume:
             require_unfinished(out)
         elif not dry_run:
             require_free(out, overwrite)
-        asked = _checked(config, allow_overlap, tell, quiet)
+        asked = _checked(config, allow_overlap or resume, tell, quiet)  # a run resumes with the data that it began with
+        if overwrite:
+            require_outside(out, config, asked.data, also_read)
         if resume:
             asked.record["kd"] = require_same(out, asked.record)
         elif config.distils:
             _add_worths(config, asked.record["kd"]["teachers"], allow_weak_teacher)
         if dry_run:
             return _plan(config, asked.model, asked.record)
-        if overwrite:
-            clear(out)
-        return _carry_out(config, asked, out, device, started=started, resume=resume, logs=logs, quiet=quiet)
+        with replacing(out, tell) if overwrite else contextlib.nullcontext():
+            result = _carry_out(config, asked, out, device, started=started, resume=resume, logs=logs, quiet=quiet)
+        settle_earlier(out)
+        return result
 
 
 @dataclass(frozen=True)
@@ -110,8 +129,8 @@ class _Asked:
 def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None], quiet: bool) -> _Asked:
     """Look at everything that a run reads. Raises ModelError, DataError, UsageError or DistillationError."""
     data = resolve_data(config.data)
-    shared = require_apart(config.data, data, allow_overlap)
     found = _check(config, data, tell, quiet)
+    shared = require_apart(config.data, data, allow_overlap)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = ultra.load_model(config.student)
     ultra.require_student(student, config.student)
@@ -120,7 +139,7 @@ def _checked(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], Non
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         ultra.require_safe(pretrained)
         ultra.load_model(pretrained)
-    _require_trainable(config, len(student.model.model))
+    require_trainable(config, len(student.model.model))
     record = {
         "config": config.to_json(),
         "data_sha256": hash_data(config.data, data),
@@ -167,8 +186,7 @@ def _carry_out(
         resumed = last.exists()
         state = load_sidecar(sidecar_of(last), mmap=True) if resumed and _epoch(last) >= 0 else {}
         if not resumed or state.get("stop") is False:
-            if not resumed:
-                write_json(out / CONFIG, record)
+            write_json(out / CONFIG, record)  # of a resumed run with the places where its inputs are now
             trainer = _trainer(config, asked.model, out, last if resumed else None, logs)
             trainer.started = started
             with ultra.narrate(quiet):
@@ -177,7 +195,7 @@ def _carry_out(
             raise RunError(f"{out}: training: got no best.pt, expected finite scores: lower the learning rate")
         for checkpoint in (last, best):  # a run that was cut off after its last epoch has this still to do
             if _epoch(checkpoint) >= 0:
-                with ultra.silence():
+                with ultra.silence(), writing(checkpoint):
                     strip_optimizer(checkpoint, str(aside(checkpoint)))
                 aside(checkpoint).replace(checkpoint)
         if config.balance:
@@ -196,7 +214,7 @@ def _carry_out(
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }
-        (out / "README.md").write_text(model_card(result), encoding="utf-8")
+        write_text(out / "README.md", model_card(result))
         write_json(out / RUN, result)
         finish(last)
     except BaseException:
@@ -222,16 +240,6 @@ def _counts(key: str, by_split: dict[str, int]) -> dict[str, dict[str, int]]:
     return {key: some} if some else {}
 
 
-def require_closing(config: TrainConfig) -> None:
-    """Raise UsageError where `no-closing` would leave nothing of the distillation, or all of it."""
-    closing = {**ultra.DEFAULT_CFG_DICT, **dict(config.settings)}["close_mosaic"]
-    if "no-closing" in config.schedules and not 0 < closing < config.epochs:
-        raise UsageError(
-            f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
-            f"give --set close_mosaic=N or more --epochs"
-        )
-
-
 def versions() -> dict[str, str]:
     """What made a run: this package, Python, torch, Ultralytics."""
     try:
@@ -244,20 +252,6 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "ultralytics": ultralytics.__version__,
     }
-
-
-def _require_trainable(config: TrainConfig, layers: int) -> None:
-    """Raise UsageError when --freeze leaves nothing to train, or nothing that a method could reach."""
-    if config.freeze >= layers:
-        raise UsageError(
-            f"--freeze: got {config.freeze}, expected less than the {layers} layers of {config.student}, head included"
-        )
-    features = [name for name, _ in config.methods if name in LAYERS and config.distils]
-    if features and config.freeze == layers - 1:
-        raise UsageError(
-            f"--freeze: got {config.freeze}, all layers but the head, with {', '.join(features)}, expected less, or "
-            f"methods that teach the head: logits, box, ld"
-        )
 
 
 def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> dict[str, Any]:
@@ -323,15 +317,21 @@ def _trainer(config: TrainConfig, model: str, out: Path, last: Path | None, logs
     if last:
         kept = ("data", "device", "save_dir")  # the rest comes from the checkpoint, optimizer choices included
         overrides = {key: overrides[key] for key in kept} | {"resume": str(last)}
+    make = builtin_trainer if config.built_in else trainer_class
+
+    def build() -> Trainer:
+        with writing(out / "args.yaml"):
+            return make(config, logs)(overrides=overrides)
+
     with ultra.silence():
-        make = builtin_trainer if config.built_in else trainer_class
-        return _translated(lambda: make(config, logs)(overrides=overrides), out)
+        return _translated(build, out)
 
 
 def _translated(work: Callable[[], Any], out: Path) -> Any:
     """Do the work; what Ultralytics or torch raise becomes one line of ours, the original as its cause."""
     try:
-        return work()
+        with writing(out):  # what of it has no name
+            return work()
     except KdError:
         raise
     except Exception as error:

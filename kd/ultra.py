@@ -20,15 +20,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from kd.cache import cache_dir
 from kd.config import GRID_PX
 from kd.errors import KdError, ModelError, UsageError
 
 EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
-
-
-def cache_dir() -> Path:
-    """Where kd writes outside a run, and nowhere else: ``dtld-kd`` in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtld-kd"
 
 
 def _prepare_environment() -> None:
@@ -39,6 +35,8 @@ def _prepare_environment() -> None:
         YOLO_CONFIG_DIR=str(cache_dir()),  # settings.json, fonts
         ULTRALYTICS_SAFE_LOAD="1",  # checkpoints through the restricted unpickler, yaml models without eval
     )
+    # torch makes this folder with the first optimizer, whether it compiles or not; else among the temporary files.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torchinductor"))
     config = cache_dir() / "Ultralytics"  # Ultralytics appends its own name
     fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
     try:
@@ -262,6 +260,8 @@ def check_settings(settings: dict[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise UsageError(f"--set: {text}") from error
+    if str(settings.get("cache")).lower() == "disk":
+        raise UsageError("--set cache: got disk, which writes a file beside every image, expected ram: --set cache=ram")
 
 
 def check_logs(names: Collection[str]) -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kd import ultra  # noqa: F401  isort: skip  sets Ultralytics' environment before the next import
+from kd import ultra  # isort: skip  sets Ultralytics' environment before the next import
 from ultralytics.data.augment import Format, v8_transforms
 from ultralytics.utils.instance import Instances
 from ultralytics.utils.patches import imread
@@ -51,7 +51,8 @@ def check_unlabeled(folder: str | Path, data: dict[str, Any]) -> dict[str, Any]:
     if not files:
         raise DataError(f"{where}: got no images, expected .jpg, .png or the like at any depth")
     require_8_bit(where, files)
-    unreadable = [file for file in files if not _is_image(file)]
+    with ultra.silence():
+        unreadable = [file for file in files if not _is_image(file)]
     if unreadable:
         raise DataError(f"{where}: got {_count(unreadable, folder)} that cannot be read, expected images: remove them")
     leaked = also_in([*image_files(data["val"]), *image_files(data["test"])], files)

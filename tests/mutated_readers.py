@@ -394,10 +394,13 @@ def damaged(home: Path, reader: Reader, seed: int, count: int) -> Iterator[Case]
         path.write_bytes(whole)
 
 
-def undamaged(home: Path, reader: Reader) -> Iterator[Case]:
-    """Run every command of a reader on the sound file."""
-    for words in reader.commands:
-        yield _case(home, tool(reader.tool), f"{reader.tool}: {reader.name}", words, reader.copied)
+def undamaged(home: Path, name: str) -> Iterator[Case]:
+    """Run each command of a tool's readers on sound files, once."""
+    commands = {
+        (words, reader.copied): reader.name for reader in READERS if reader.tool == name for words in reader.commands
+    }
+    for (words, copied), reader in commands.items():
+        yield _case(home, tool(name), f"{name}: {reader}", words, copied)
 
 
 def hostile_options(home: Path, name: str, seed: int, count: int) -> Iterator[Case]:
@@ -458,5 +461,6 @@ def _is_much(word: str) -> bool:
 
 def _is_large(content: bytes) -> bool:
     """Whether a model yaml asks for more than some hundred of anything, or for repeated layers."""
-    digits = "".join(chr(letter) if chr(letter).isdigit() else " " for letter in content).split()
-    return any(len(number) > 3 or int(number) > 256 for number in digits)
+    # Of 190:20:30 YAML 1.1 makes one number.
+    numbers = re.findall(rb"\d[\d_]*(?::\d+)*", content)
+    return any(not number.isdigit() or len(number) > 3 or int(number) > 256 for number in numbers)

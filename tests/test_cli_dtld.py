@@ -144,6 +144,11 @@ def test_version(dtld):
         ["tile", "d", "--out", "o", "--layout", "thirds"],
         ["preview", "d", "--out", "o.png", "--count", "0"],
         ["sample", "o", "--frames", "0"],
+        ["sample", "o", "--frames", "9" * 30],
+        ["sample", "o", "--seed", str(2**200)],
+        ["convert", "a.json", "--root", "r", "--out", "o", "--seed", str(2**200)],
+        ["convert", "a.json", "--root", "r", "--out", "o", "--limit", "9" * 30],
+        ["inspect", "a.json", "--anchors", "9" * 30],
     ],
 )
 def test_wrong_usage_is_exit_2(dtld, arguments):
@@ -164,6 +169,9 @@ def test_wrong_usage_is_exit_2(dtld, arguments):
         ("--empty-ratio", "some"),
         ("--empty-ratio", "-1"),
         ("--empty-ratio", "inf"),
+        ("--empty-ratio", "1e308"),
+        ("--max-images", "train=" + "9" * 30),
+        ("--workers", "9" * 30),
         ("--clahe", "2"),
         ("--blur", "-1"),
         ("--copies", "-1"),

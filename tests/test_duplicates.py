@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import yaml
 from dtld_data import REPOSITORY, image, light, make_tree, read_lines, write_v2
+from PIL import Image, ImageOps
 
 from dtld_tools import pipeline
 from dtld_tools.augment import AugmentSpec
-from dtld_tools.duplicates import LEAST_DETAIL, detail, find_near_duplicates, nearest
+from dtld_tools.duplicates import LEAST_DETAIL, detail, find_near_duplicates, in_8_bits, nearest
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.pipeline import Selection
 from dtld_tools.sample import sample
@@ -112,15 +113,105 @@ def test_plain_images_are_left_out_and_counted(tmp_path):
     skies = [np.full_like(ramp, 128), ramp, ramp.T, (ramp + noise).clip(0, 255).astype(np.uint8)]
     for number, sky in enumerate(skies):
         write(tmp_path / f"train/{number}.png", cv2.cvtColor(sky, cv2.COLOR_GRAY2BGR))
-        write(tmp_path / f"val/{number}.png", cv2.cvtColor(sky, cv2.COLOR_GRAY2BGR))
+        write(tmp_path / f"val/{number}.jpg", cv2.cvtColor(sky, cv2.COLOR_GRAY2BGR))
     found = find_near_duplicates(data_yaml(tmp_path, train="train", val="val"))
     assert (found["compared"], found["plain"], found["near_duplicates"]) == (0, 8, [])
+    assert len(found["defects"]) == 1  # to compare nothing is no proof
+    assert "nothing was compared: 0 images with a hash and 8 plain ones in train, val" in found["defects"][0]
 
 
 def test_detail_by_hand():
     assert detail(np.full((4, 4), 9.0)) == detail(np.tile(np.arange(4.0), (4, 1))) == 0
     checks = (np.indices((4, 4)).sum(0) % 2) * 10.0  # 0 10 0 10: second differences of 20
     assert detail(checks) == 20 > LEAST_DETAIL
+
+
+# --- whatever the depth and the turn ------------------------------------------------------------------------
+
+
+def raw_of(scene):
+    """The scene as a camera's 12 bits behind a Bayer pattern (G R / B G)."""
+    bgr = scene.astype(np.uint16) << 4
+    raw = bgr[..., 1].copy()
+    raw[0::2, 1::2], raw[1::2, 0::2] = bgr[0::2, 1::2, 2], bgr[1::2, 0::2, 0]
+    return raw
+
+
+DEEP = {
+    "raw frame": (".tiff", raw_of),
+    "dark raw frame": (".tiff", lambda scene: raw_of(scene) >> 4),
+    "16-bit grey": (".png", lambda scene: cv2.cvtColor(scene, cv2.COLOR_BGR2GRAY).astype(np.uint16) * 257),
+    "16-bit grey TIFF": (".tiff", lambda scene: cv2.cvtColor(scene, cv2.COLOR_BGR2GRAY).astype(np.uint16) * 257),
+    "16-bit colour": (".png", lambda scene: scene.astype(np.uint16) * 257),
+    "12 bits of colour in 16": (".png", lambda scene: scene.astype(np.uint16) << 4),
+    "12 bits of colour in 16, TIFF": (".tiff", lambda scene: scene.astype(np.uint16) << 4),
+    "float colour": (".tiff", lambda scene: scene.astype(np.float32) / 255),
+    "float grey": (".tiff", lambda scene: cv2.cvtColor(scene, cv2.COLOR_BGR2GRAY).astype(np.float32)),
+    "8-bit grey": (".jpg", lambda scene: cv2.cvtColor(scene, cv2.COLOR_BGR2GRAY)),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_a_picture_is_found_at_any_depth(tmp_path, kind):
+    suffix, deepen = DEEP[kind]
+    for number in (1, 2, 3):  # the first is in both splits
+        write(tmp_path / f"train/{number}.png", texture(number))
+    write(tmp_path / f"val/1{suffix}", deepen(texture(1)))
+    write(tmp_path / f"val/4{suffix}", deepen(texture(4)))
+    found = find_near_duplicates(data_yaml(tmp_path, train="train", val="val"))
+    assert (found["compared"], found["plain"], found["defects"]) == (5, 0, [])
+    pairs = [(Path(p["a"]).stem, Path(p["b"]).stem, p["identical"]) for p in found["near_duplicates"]]
+    assert pairs == [("1", "1", False)]
+
+
+@pytest.mark.parametrize("kind", [*DEEP, "plain", "broken"])
+def test_files_of_the_same_bytes_are_found_whatever_they_hold(tmp_path, kind):
+    if kind in DEEP:
+        suffix, deepen = DEEP[kind]
+        first = write(tmp_path / f"train/a{suffix}", deepen(texture(1)))
+        write(tmp_path / f"train/other{suffix}", deepen(texture(2)))
+    else:
+        first = write(tmp_path / "train/a.png", np.full((64, 64), 7, np.uint8))
+        if kind == "broken":
+            first.write_bytes(first.read_bytes()[:50])
+    (tmp_path / "val").mkdir()
+    shutil.copy(first, tmp_path / f"val/b{first.suffix}")
+    (pair,) = find_near_duplicates(data_yaml(tmp_path, train="train", val="val"))["near_duplicates"]
+    assert pair == {
+        "a": f"train/a{first.suffix}",
+        "b": f"val/b{first.suffix}",
+        "splits": ["train", "val"],
+        "distance": 0,
+        "identical": True,
+    }
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("form", ["JPEG", "TIFF", "PNG"])
+def test_a_turned_picture_is_found_as_stored_and_as_shown(tmp_path, form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(texture(1))
+    (tmp_path / "train").mkdir()
+    stored.save(tmp_path / f"train/turned.{form.lower()}".replace("jpeg", "jpg"), form, exif=exif)
+    shown = ImageOps.exif_transpose(Image.open(next((tmp_path / "train").iterdir())))
+    write(tmp_path / "train/other.png", texture(2))
+    for split, pixels in (("val", stored), ("test", shown)):
+        write(tmp_path / f"{split}/a.png", np.asarray(pixels)[..., ::-1])
+    pairs = find_near_duplicates(data_yaml(tmp_path, train="train", val="val", test="test"))["near_duplicates"]
+    assert {(p["splits"][1], Path(p["a"]).stem) for p in pairs if p["splits"][0] == "train"} == {
+        ("val", "turned"),
+        ("test", "turned"),
+    }
+
+
+def test_white_by_hand():
+    assert in_8_bits(np.array([[0, 0.5, 1.0]], np.float32)).tolist() == [[0, 128, 255]]
+    assert in_8_bits(np.array([[0, 255, 128]], np.float32)).tolist() == [[0, 255, 128]]
+    assert in_8_bits(np.array([[[0, 4095, 2048]]], np.uint16)).tolist() == [[[0, 255, 128]]]
+    assert in_8_bits(np.array([[0, 65535]], np.uint16)).tolist() == [[0, 255]]
+    assert in_8_bits(np.array([[-1, 1e6, np.nan, np.inf]], np.float64))[0, :2].tolist() == [0, 255]
+    assert in_8_bits(np.zeros((2, 2), np.int32)).max() == 0
 
 
 # --- datasets of others ------------------------------------------------------------------------------------
@@ -162,15 +253,12 @@ def test_an_image_that_cannot_be_read_is_a_defect(by_frame):
     [
         ({"train": "images/train", "val": "nowhere"}, "got nowhere, which is not below .*; expected images there"),
         ({"train": "images/train"}, "got images in fewer than two splits"),
-        ({"train": "images/train", "val": "data.yaml"}, None),
+        ({"train": "images/train", "val": "data.yaml"}, r"data.yaml: line 1: got .*, expected the path of an image"),
         ({"train": "images/train", "val": 7}, "val: got 7, expected"),
     ],
 )
 def test_a_data_yaml_that_leads_nowhere(by_frame, entries, message):
     data_yaml(by_frame, **entries)
-    if message is None:  # a list of paths that are none
-        assert len(validate(by_frame, distance=6)["defects"]) > 0
-        return
     with pytest.raises(DatasetError, match=message):
         validate(by_frame, distance=6)
 
@@ -236,7 +324,10 @@ def test_a_broken_line_hides_neither_defects_nor_duplicates(made, tmp_path):
 def test_one_split_alone_has_nothing_to_compare(tmp_path):
     select = Selection((write_v2(tmp_path / "all.json", make_tree(tmp_path, frames=1)),), tmp_path)
     pipeline.convert(select, tmp_path / "out", SplitSpec(0, 0))
-    assert validate(tmp_path / "out", distance=6)["near_duplicates"] == []
+    found = validate(tmp_path / "out", distance=6)
+    assert found["near_duplicates"] == []
+    assert len(found["defects"]) == 1
+    assert "nothing was compared" in found["defects"][0]
 
 
 def test_a_sequence_wise_split_of_sample_data_has_none(tmp_path):

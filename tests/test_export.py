@@ -278,13 +278,17 @@ def write(folder, document):
 def test_a_foreign_file_by_hand(tmp_path):
     made = to_yolo(write(tmp_path, FOREIGN), tmp_path / "out")
     # 20..60 of 200 and 10..30 of 100; then 190..230 and 90..110, clipped to 190..200 and 90..100
-    assert (tmp_path / "out/labels/000001.txt").read_text() == (
+    assert (tmp_path / "out/labels/val2017/000001.txt").read_text() == (
         "1 0.200000 0.200000 0.200000 0.200000\n0 0.975000 0.950000 0.050000 0.100000\n"
     )
     assert (tmp_path / "out/labels/b.txt").read_text() == ""
-    assert yaml.safe_load((tmp_path / "out/data.yaml").read_text()) == {"names": {0: "car", 1: "toothbrush"}}
+    assert yaml.safe_load((tmp_path / "out/data.yaml").read_text()) == {
+        "val": "images/val2017",
+        "names": {0: "car", 1: "toothbrush"},
+    }
     assert made["left_out"] == {"crowd": 1, "without_area": 2}
     assert (made["images"], made["annotations"]) == (2, 2)
+    assert (made["splits"], made["in_no_split"]) == ({"val": 1}, 1)
 
 
 def test_a_box_that_somebody_changed_is_taken_as_it_stands(tmp_path):
@@ -292,7 +296,7 @@ def test_a_box_that_somebody_changed_is_taken_as_it_stands(tmp_path):
     for corners, expected in (([20, 10, 60, 30], "0.2"), ([0, 0, 60, 30], "0.2"), ("odd", "0.2")):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         to_yolo(write(tmp_path, FOREIGN | {"annotations": [entry | {"corners": corners}]}), tmp_path / "out")
-        assert (tmp_path / "out/labels/000001.txt").read_text().split()[1].startswith(expected)
+        assert (tmp_path / "out/labels/val2017/000001.txt").read_text().split()[1].startswith(expected)
 
 
 def test_images_may_lie_in_the_folder_but_no_labels(tmp_path):
@@ -342,7 +346,7 @@ def planted(part, index, **changes):
         (planted("images", 0, file_name="..\\a.jpg"), r"expected a relative path without '\.\.'"),
         (planted("images", 0, file_name="a\0.jpg"), r"expected a relative path without '\.\.'"),
         (planted("images", 0, file_name=""), r"expected a relative path without '\.\.'"),
-        (planted("images", 0, file_name="c/b.jpg"), r"images\[1\]\.file_name: its labels would be labels/b\.txt"),
+        (planted("images", 0, file_name="./b.jpg"), r"images\[1\]\.file_name: its labels would be labels/b\.txt"),
         (planted("annotations", 0, image_id=8), r"annotations\[0\]\.image_id: got 8, expected the id of an image"),
         (planted("annotations", 0, category_id=4), r"annotations\[0\]\.category_id: got 4, expected one of \[3, 90\]"),
         (planted("annotations", 1, bbox=None), r"annotations\[1\]\.bbox: is missing"),

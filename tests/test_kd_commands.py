@@ -24,6 +24,7 @@ from kd.commands import app
 from kd.errors import KdError, UsageError
 
 ROOT = Path(__file__).parents[1]
+SMALL = ("--imgsz", 64, "--batch", 2, "--epochs", 1, "--device", "cpu", "--set", "mosaic=0")
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -156,7 +157,7 @@ def test_predict_writes_the_picture_and_says_what_it_shows(kd, data, model):
 
 @pytest.mark.train
 def test_train_then_report(kd, data):
-    options = ("--imgsz", 64, "--batch", 2, "--epochs", 1, "--device", "cpu", "--set", "mosaic=0")
+    options = SMALL
     code, out, err = kd("train", "--data", data, "--student", "yolov5n", "--out", "runs/plain", *options)
     assert (code, err) == (0, "")
     for line in (r"val, last epoch: 2 images, 4 objects", r"test, last epoch: 2 images", r"runs/plain: 1 epoch in"):
@@ -207,7 +208,7 @@ def test_train_takes_balance_schedules_and_unlabelled_images(kd, fails, data, mo
 
 @pytest.mark.train
 def test_the_weights_that_were_measured_are_printed(kd, data, model):
-    options = ("--imgsz", 64, "--batch", 2, "--epochs", 1, "--device", "cpu", "--set", "mosaic=0")
+    options = SMALL
     teach = ("--teacher", model, "--allow-weak-teacher", "--method", "cwd", "--method", "pkd", "--balance", 0.1)
     code, out, err = kd("train", "--data", data, "--student", "yolov5n", *teach, "--out", "run", *options)
     assert (code, err) == (0, "")
@@ -290,6 +291,54 @@ def test_ctrl_c_is_130(kd, monkeypatch, data, model):
     code, out, err = kd("evaluate", "--data", data, "--model", model)
     assert code == 130
     assert "Traceback" not in out + err
+
+
+# --- bad labels -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    """One training, one validation and one test image whose labels cannot be used, and a row that stands twice."""
+    data = write_dataset(tmp_path / "spoiled", train=3, val=2, test=2)
+    for split in ("train", "val", "test"):
+        (data.parent / "labels" / split / "001.txt").write_text("7 .5 .5 .1 .1\n")
+        (data.parent / "labels" / split / "000.txt").write_text("0 .5 .5 .1 .1\n" * (1 + (split == "test")))
+    return data
+
+
+def test_bad_labels_are_refused_unless_asked_for(kd, fails, spoiled, model):
+    train = ["train", "--data", spoiled, "--student", "yolov5n", *SMALL, "--out", "run"]
+    evaluate = ["evaluate", "--data", spoiled, "--model", model, "--imgsz", "64", "--device", "cpu"]
+    assert "got 3 of 7 images that cannot be used (labels/train/001.txt: line 1: class 7" in fails(*train)
+    assert "got 1 of 2 images that cannot be used (labels/test/001.txt: line 1: class 7" in fails(*evaluate)
+    assert "--skip-bad-labels: got it with --full-frame" in fails(
+        *evaluate, "--full-frame", "--skip-bad-labels", code=2
+    )
+    assert left_behind() == []
+    code, out, err = kd(*train, "--skip-bad-labels", "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert answer["images"] == {"train": 2, "val": 1, "test": 1}
+    assert answer["skipped"] == {"train": 1, "val": 1, "test": 1}
+    jsonschema.validate(answer, schemas.load("run"))
+    warnings = err.splitlines()
+    assert [line.partition("data.yaml: ")[2][:30] for line in warnings] == [
+        "test: 1 label row equals anoth", "3 of 7 images are left out: la",
+    ]  # fmt: skip
+    assert all(line.startswith("warning: ") for line in warnings)
+    code, out, err = kd(*evaluate, "--skip-bad-labels")
+    assert code == 0
+    assert out.splitlines()[0].endswith("test: 1 image, 1 object, 1 image left out")
+    assert len(err.splitlines()) == 2
+
+
+def test_training_images_in_val_are_refused_unless_asked_for(kd, fails, data, tmp_path):
+    same = data.parent / "same.yaml"
+    same.write_text("train: images/train\nval: images/train\nnames: [red, green]\n")
+    train = ["train", "--data", same, "--student", "yolov5n", *SMALL, "--out", "run"]
+    assert "train: got 2 that val has too (000.png, 001.png), expected others" in fails(*train)
+    code, out, _ = kd(*train, "--allow-overlap", "--json")
+    assert (code, json.loads(out)["shared_images"]) == (0, {"val": 2})
 
 
 @pytest.mark.parametrize("number", [2**31, 2**63, 2**64, 2**200, -1, -(2**200)])

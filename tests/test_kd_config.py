@@ -106,6 +106,29 @@ def test_a_configuration_survives_json():
     assert json.loads(json.dumps(config.to_json())) == config.to_json()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 3, "device": "0,1", "settings": (("classes", [0, 1]), ("lr0", 0.1)), "skip_bad_labels": True},
+        {"teachers": ("t.pt",), "teacher_weights": (0.3,), "fgfi": FgfiConfig(priors=((8, ((4.5, 9.0),)),), kernel=3)},
+        {"teachers": ("a", "b", "c"), "teacher_weights": (0.1, 0.7, 3.0), "teacher_imgsz": 96},
+        {"teachers": ("a", "b"), "combine": "best", "methods": (("cwd", 2.0), ("ld", 0.25))},
+        {"teachers": ("t.pt",), "balance": 0.1, "schedules": ("warmup", "cosine"), "methods": (("pkd", 1.0),)},
+        {"teachers": ("t.pt",), "unlabeled": "more", "methods": (("logits", 1.0),)},
+        {"teachers": ("t.pt",), "methods": (("built-in", 6.0),)},
+    ],
+)
+def test_a_configuration_comes_back_from_json(changes):
+    config = TrainConfig(**BASE, **changes)
+    values = json.loads(json.dumps(config.to_json()))
+    back = TrainConfig.from_json({**values, "a key": "of another version"})
+    assert back.to_json() == values
+    assert (back.shares, back.settings, back.fgfi) == (config.shares, config.settings, config.fgfi)
+    if config.distils and config.balance is None:
+        assert back.methods == config.methods
+
+
 def test_a_plain_configuration_says_nothing_of_methods():
     values = TrainConfig(**BASE).to_json()
     assert values["methods"] == {}

@@ -17,6 +17,7 @@ from kd import ultra  # isort: skip
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
 
+from kd import train as train_module
 from kd.data import MAX_CLASSES, hand_over, hash_data, image_files, resolve_data, write_data
 from kd.errors import DataError
 from kd.evaluate import evaluate
@@ -292,11 +293,15 @@ def test_a_list_reaches_training_as_it_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lists = tmp_path / "d" / "lists"
     lists.mkdir()
-    (lists / "train.txt").write_text("\ufeff./../images/train/000.png \nd/images/train/001.png\n" * 1, encoding="utf-8")
+    lines = "\ufeff./../images/train/000.png \nd/images/train/001.png\t\n./../images/train/003.png"
+    (lists / "train.txt").write_text(lines, encoding="utf-8")
     data.write_text("train: lists/train.txt\nval: images/val\nnames: [red, green]\n")
-    result = train(tiny_config(data, tmp_path / "run"), quiet=True)
-    assert result["images"] == {"train": 2, "val": 2, "test": 0}
-    assert result["metrics"]["last"]["val"]["images"] == 2
+    config = tiny_config(data, tmp_path / "run")
+    assert train(config, quiet=True)["images"] == {"train": 3, "val": 2, "test": 0}
+    with ultra.silence():
+        trainer = train_module._trainer(config, "yolov5n.yaml", tmp_path / "again", None)
+        trainer._setup_train()
+    assert [Path(file).name for file in trainer.train_loader.dataset.im_files] == ["001.png", "000.png", "003.png"]
 
 
 def test_names_that_no_list_can_hold_are_refused(tmp_path):

@@ -161,7 +161,9 @@ def test_of_two_heads_the_one_to_many_is_scored(data, tmp_path, architecture):
                 nn.init.zeros_(layers[-1].weight)
                 nn.init.constant_(layers[-1].bias, -50.0)
         views = [View(image, (0, 0, 96, 96), 1.0) for image in image_files(resolve_data(data)["val"])]
-        return [len(boxes) for boxes in detect(yolo, views, {"names": NAMES}, imgsz=96, device="cpu", quiet=True).values()]
+        return [
+            len(boxes) for boxes in detect(yolo, views, {"names": NAMES}, imgsz=96, device="cpu", quiet=True).values()
+        ]
 
     assert all(found())
     assert found("one2one_cv3") == found()

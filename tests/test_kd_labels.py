@@ -23,12 +23,14 @@ from ultralytics.data.utils import verify_image_label
 
 import schemas
 from kd import labels
-from kd.data import hand_over, image_files, resolve_data
+from kd.data import hand_over, hash_data, image_files, resolve_data
 from kd.errors import DataError
 from kd.evaluate import evaluate
 from kd.labels import FLAT, check_splits, first_fault, used_images
+from kd.overlap import shared_images
 from kd.teacher import check_worth
 from kd.train import train
+from kd.unlabeled import check_unlabeled
 
 SOUND = "0 0.5 0.5 0.2 0.2"
 BAD = {
@@ -36,13 +38,13 @@ BAD = {
     "-1 .5 .5 .1 .1": "line 2: class -1, expected 0 to 1",
     "1.5 .5 .5 .1 .1": "line 2: class 1.5, expected a whole number",
     "nan .5 .5 .1 .1": "line 2: class nan, expected a whole number",
-    "0 nan .5 .1 .1": "line 2: the box nan 0.5 0.1 0.1, expected shares",
-    "0 .5 .5 inf .1": "line 2: the box 0.5 0.5 inf 0.1, expected shares",
-    "0 1.5 .5 .1 .1": "line 2: the box 1.5 0.5 0.1 0.1, expected shares",
-    "0 .5 .5 -.1 .1": "line 2: the box 0.5 0.5 -0.1 0.1, expected shares",
-    "0 .5 .5 -.001 .1": "line 2: the box 0.5 0.5 -0.001 0.1, expected shares",
+    "0 nan .5 .1 .1": "line 2: the box nan 0.5 0.1 0.1, expected 0 to 1",
+    "0 .5 .5 inf .1": "line 2: the box 0.5 0.5 inf 0.1, expected 0 to 1",
+    "0 1.5 .5 .1 .1": "line 2: the box 1.5 0.5 0.1 0.1, expected 0 to 1",
+    "0 .5 .5 -.1 .1": "line 2: the box 0.5 0.5 -0.1 0.1, expected 0 to 1",
+    "0 .5 .5 -.001 .1": "line 2: the box 0.5 0.5 -0.001 0.1, expected 0 to 1",
     "red .5 .5 .1 .1": "line 2: 'red .5 .5 .1 .1', expected numbers",
-    "0 .5 .5 .1 .1 .9": "line 2: 6 columns, expected 5: class, x, y, width, height; the sixth of save_conf",
+    "0 .5 .5 .1 .1 .9": "line 2: 6 columns, expected 5 without that of save_conf",
     "0 .5 .5": "line 2: 3 columns, expected 5",
     "0 .1 .1 .2 .2 .3 .3": "line 1: 5 columns among rows of polygons",
     "\ufffe\ud800": "cannot be read",
@@ -80,7 +82,7 @@ def test_a_bad_label_file_is_named_with_its_line(data, line, fault):
     assert fault in first_fault(label, 2)
     with pytest.raises(DataError) as refusal:
         check(data)
-    assert "got 1 of 9 images that cannot be used (images/train/001.png: 001.txt: " in str(refusal.value)
+    assert "got 1 of 9 images that cannot be used (labels/train/001.txt: " in str(refusal.value)
     assert fault in str(refusal.value)
     assert "leave them out by --skip-bad-labels" in str(refusal.value)
     told = []
@@ -88,7 +90,7 @@ def test_a_bad_label_file_is_named_with_its_line(data, line, fault):
     assert (found["train"].images, found["train"].skipped) == (3, 1)
     assert (found["val"].images, found["val"].skipped) == (3, 0)
     assert len(told) == 1
-    assert "1 of 9 images are left out: images/train/001.png: 001.txt: " in told[0]
+    assert "1 of 9 images are left out: labels/train/001.txt: " in told[0]
     view = hand_over(resolve_data(data))
     with ultra.silence():
         dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False)
@@ -176,7 +178,7 @@ def test_rows_that_stand_twice_are_counted_once_and_said(data):
     assert found["val"].repeated == 2
     assert found["train"].repeated == 0
     assert len(told) == 1
-    assert "val: 2 label rows that equal another one of the same file are not counted" in told[0]
+    assert "val: 2 label rows equal another one of their file and are not counted" in told[0]
     assert "000.txt" in told[0]
     model = save_detector(data.parent / "m.pt", {0: "red", 1: "green"})
     scores = evaluate(data, model, split="val", device="cpu", quiet=True)
@@ -225,7 +227,24 @@ def test_images_that_are_none_are_unusable_too(data):
     cv2.imwrite(str(images / "001.png"), np.zeros((9, 40, 3), np.uint8))
     with pytest.raises(DataError, match=r"got 2 of 9 .*000.png: no image that can be read; .*001.png: image size"):
         check(data)
-    shutil.copy(images / "002.png", images / "000.png")
+    (images / "000.png").unlink()
+    (images / "000.png").symlink_to("gone.png")
+    view = resolve_data(data)
+    found = check_splits(data, view, ["val"], needed=(), skip_bad=True)
+    assert (found["val"].images, found["val"].skipped) == (1, 2)
+    assert len(hash_data(data, view)) == 64
+    assert shared_images(view) == {}
+    assert check_unlabeled(data.parent / "images" / "train", view)["images"] == 4
+
+
+def test_an_image_that_is_named_twice_counts_twice_as_in_ultralytics(data):
+    data.write_text("train: [images/train, images/train]\nval: images/val\nnames: [red, green]\n")
+    spoil(data, "train/001", "9 .5 .5 .1 .1")
+    found = check_splits(data, resolve_data(data), ["train"], needed=[], skip_bad=True)["train"]
+    view = hand_over(resolve_data(data))
+    with ultra.silence():
+        dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False)
+    assert (found.images, found.skipped) == (len(dataset), 2) == (6, 2)
 
 
 def test_nothing_that_can_be_used_is_refused_whatever_is_asked_for(data):

@@ -184,3 +184,9 @@ def test_a_plan_may_grow_and_nothing_else(write, tmp_path):
     ):
         with pytest.raises(PlanError, match=message):
             require_extends(before, expand(read_plan(write(changed(**other)))), tmp_path)
+
+
+def test_options_about_the_data_reach_every_run_of_a_plan(write):
+    settings = {**PLAN["settings"], "skip_bad_labels": True, "allow-overlap": True}
+    for job in expand(read_plan(write({**PLAN, "settings": settings}))):
+        assert {"--skip-bad-labels", "--allow-overlap"} <= set(arguments(job.options)), job.name

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,10 +15,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd_fixtures import tiny_config, write_dataset  # noqa: E402
+from kd_models import save_detector  # noqa: E402
 
+import cli  # noqa: E402
 from kd import resume, ultra  # noqa: E402
 from kd import train as train_module  # noqa: E402
-from kd.errors import RunError  # noqa: E402
+from kd.commands import app  # noqa: E402
+from kd.errors import KdError, RunError, UsageError  # noqa: E402
 from kd.resume import aside, load_sidecar, settle, sidecar_of  # noqa: E402
 from kd.teacher import sha256  # noqa: E402
 from kd.train import train  # noqa: E402
@@ -305,3 +310,98 @@ def test_another_checkpoint_beside_the_sidecar_is_refused(data, tmp_path):
     with pytest.raises(RunError, match="got the sidecar of another checkpoint"):
         train(config, resume=True)
     assert (tmp_path / "run" / "results.csv").read_bytes() == before
+
+
+# ---------------------------------------------------------------- by its folder alone, and elsewhere
+
+
+@pytest.fixture(scope="module")
+def killed(data, tmp_path_factory):
+    """A copy of the data, a teacher and a distilled run that was killed in its second epoch, all in one folder."""
+    folder = tmp_path_factory.mktemp("killed")
+    shutil.copytree(data.parent, folder / "data")
+    teacher = save_detector(folder / "teacher.pt", {0: "red", 1: "green"})
+    config = configure(folder / "data" / "data.yaml", folder / "run", {"teachers": (teacher,), "epochs": 2})
+    kill(config, (die_in_epoch, 1))
+    return folder
+
+
+@pytest.fixture
+def command(capfd):
+    """Exit code and error line of a `kd train` command."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            cli.run("kd", app, KdError, UsageError, ["train", *map(str, words)])
+        out, err = capfd.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+def test_a_run_resumes_by_its_folder_alone(killed, tmp_path, command):
+    out = Path(shutil.copytree(killed / "run", tmp_path / "run"))
+    code, _, err = command("--resume", "--out", out, "--quiet")
+    assert code == 0, err
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (killed / "run", out))
+    assert json.loads((out / "run.json").read_text())["config"] == after["config"] == {
+        **before["config"], "out": str(out)
+    }  # fmt: skip
+    assert [row["epoch"] for row in rows(out)] == ["1", "2"]
+
+
+def test_a_run_goes_on_where_its_data_and_teacher_are_now(killed, tmp_path, command):
+    shutil.copytree(killed, tmp_path / "new")
+    here, moved = tmp_path / "new", tmp_path / "moved"
+    record = json.loads((here / "run" / "config.json").read_text())
+    record["config"] |= {"data": "/gone/data.yaml", "teachers": ["/gone/teacher.pt"]}
+    (here / "run" / "config.json").write_text(json.dumps(record))
+    here.rename(moved)
+    code, _, err = command("--resume", "--out", moved / "run")
+    assert (code, err) == (1, "error: /gone/data.yaml: no such file, expected the data.yaml of a YOLO dataset\n")
+    given = ("--data", moved / "data" / "data.yaml", "--teacher", moved / "teacher.pt")
+    code, _, err = command("--resume", "--out", moved / "run", *given, "--quiet")
+    assert code == 0, err
+    kept = json.loads((moved / "run" / "config.json").read_text())["config"]
+    assert (kept["data"], kept["teachers"]) == (str(given[1]), [str(given[3])])
+
+
+def test_other_data_are_refused_wherever_they_are(killed, tmp_path, command):
+    other = write_dataset(tmp_path, train=8, seed=1)
+    code, _, err = command("--resume", "--out", killed / "run", "--data", other)
+    assert code == 1
+    assert "data: got " in err
+    assert "data_sha256: got " in err
+    assert not (killed / "run" / "run.json").exists()
+
+
+def test_all_that_differs_is_named_at_once(killed, command):
+    given = ("--epochs", 7, "--imgsz", 96, "--seed", 3, "--method", "cwd", "--set", "lr0=0.5")
+    code, _, err = command("--resume", "--out", killed / "run", *given)
+    assert code == 1
+    for part in ("epochs: got 7, expected 2", "imgsz: got 96, expected 64", "seed: got 3, expected 0", "methods: got",
+                 "settings: got"):  # fmt: skip
+        assert part in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"config": 3}', '{"config": {}, "data_sha256": "", "student_sha256": "", "kd": null}', "[" * 5000,
+     '{"config": {"methods": [], "settings": 1}, "data_sha256": "", "student_sha256": "", "kd": {"teachers": [1]}}',
+     '{"config": {"data": "d", "student": "s", "out": "o", "epochs": "x", "methods": {}, "settings": {}},'
+     ' "data_sha256": "", "student_sha256": "", "kd": null}'],
+)  # fmt: skip
+def test_a_damaged_configuration_is_one_line(tmp_path, command, text):
+    (tmp_path / "config.json").write_text(text)
+    code, out, err = command("--resume", "--out", tmp_path)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "defect" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_without_resume_data_and_student_are_asked_for(tmp_path, command):
+    assert command("--student", "yolov5n") == (
+        2, "", "error: --data: got none, expected one: only --resume --out RUN goes without\n"
+    )  # fmt: skip
+    assert command("--data", "d.yaml")[2].startswith("error: --student: got none")

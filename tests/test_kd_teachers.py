@@ -200,9 +200,9 @@ def test_every_teachers_adapters_start_as_if_it_were_alone_and_are_trained(data,
 
 
 def test_a_run_resumes_with_its_teachers_alone(data, tmp_path, pair):
-    def record(*teachers, sha256="b", **changes):
+    def record(*teachers, sha256=("a", "b"), **changes):
         config = tiny_config(data, tmp_path, teachers=teachers or pair, **changes).to_json()
-        taught = {"teachers": [{"sha256": "a"}, {"sha256": sha256}]}
+        taught = {"teachers": [{"sha256": content} for content in sha256]}
         return {"config": json.loads(json.dumps(config)), "data_sha256": "d", "student_sha256": None, "kd": taught}
 
     (tmp_path / "config.json").write_text(json.dumps(record()))
@@ -211,11 +211,14 @@ def test_a_run_resumes_with_its_teachers_alone(data, tmp_path, pair):
         ("combine", record(combine="best")),
         ("teacher_weights", record(teacher_weights=(1.0, 2.0))),
         ("teacher_imgsz", record(teacher_imgsz=128)),
-        ("teacher_sha256", record(sha256="c")),
-        ("teachers", record(*pair[::-1])),
+        ("teacher_sha256", record(sha256=("a", "c"))),
+        ("teacher_sha256", record(*pair[::-1], sha256=("b", "a"))),
+        ("teachers", record(pair[0], "yolov5s", sha256=("a", None))),
     ):
         with pytest.raises(RunError, match=f"{key}: got"):
             require_same(tmp_path, other)
+    moved = record("/elsewhere/a.pt", "/elsewhere/b.pt")
+    assert require_same(tmp_path, moved) == moved["kd"]
 
 
 def test_every_teacher_is_scored_and_refused_by_its_own_name(data, tmp_path, pair, monkeypatch):

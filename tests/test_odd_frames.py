@@ -51,6 +51,12 @@ def test_the_file_that_the_label_names_goes_first(tmp_path, dtld):
     assert read_lines(tmp_path / "out" / "frames.jsonl")[0]["frame"].endswith("a_k0.jpg")
 
 
+def test_of_several_other_endings_none_counts(tmp_path, dtld):
+    labels = frames(tmp_path, ["a_k0.png", "a_k0.jpg", "b.jpg"], ["a_k0.tiff", "b.jpg"])
+    code, _, told = dtld("convert", labels, "--root", tmp_path, "--out", tmp_path / "out", *ALL_TRAIN)
+    assert (code, told) == (0, f"skipped: {SEQUENCE}/a_k0.tiff: missing\n")
+
+
 @pytest.mark.parametrize("length", [300, 250])
 def test_a_frame_with_too_long_a_name_is_left_out_by_name(tmp_path, dtld, length):
     """300 bytes: no file can be called so. 250: the file can, but its tiles would have longer names than files take."""
@@ -127,3 +133,10 @@ def test_damaged_pixels_bring_our_own_lines_alone_on_stderr(tmp_path, workers):
     lines = found.stderr.splitlines()
     assert lines, "the damage should be told of"
     assert [line for line in lines if not line.startswith(("skipped: ", "note: "))] == []
+
+
+def test_a_split_file_with_a_byte_order_mark(tmp_path, dtld):
+    labels = frames(tmp_path, ["a.jpg"])
+    (tmp_path / "splits.txt").write_text(f"{SEQUENCE} train\n", encoding="utf-8-sig")
+    options = ("--root", tmp_path, "--out", tmp_path / "out", "--split-file", tmp_path / "splits.txt")
+    assert dtld("convert", labels, *options)[0] == 0

@@ -79,6 +79,7 @@ def test_boxes_are_counted_as_clipping_finds_them(tmp_path_factory, frames):
         "boxes_outside_frame": clipped.count(None),
         "boxes_over_the_edge": sum(c not in (None, box) for box, c in zip(solid, clipped, strict=True)),
         "degenerate_boxes": len(boxes) - len(solid),
+        "equal_boxes": sum(len(frame) - len(set(frame)) for frame in frames),
     }
     entries = [image(f"A/A1/s/{n}", *(light(*xywh, i) for i, xywh in enumerate(f))) for n, f in enumerate(frames)]
     found = inspect_labels(labels_of(tmp_path_factory.mktemp("any"), *entries), RULES)
