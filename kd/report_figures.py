@@ -62,7 +62,7 @@ def gflops_figure(
         _axes(axes, [_x(arm) for arm in arms] + [row.gflops for row in rows], split)
         scores = [100 * score for arm in arms for score in _scores(arm)] + [row.map50_95 for row in rows]
         room = 0.08 * (max(scores) - min(scores)) or 2
-        axes.set_ylim(max(0, min(scores) - room), max(scores) + room)
+        axes.set_ylim(max(-room / 4, min(scores) - room), max(scores) + room)  # below 0 no more than a mark needs
         places = _draw_arms(axes, kinds, teachers)
         places += _draw_published(axes, rows)
         _draw_best_teacher(axes, [arm for arm in teachers if arm in arms])
