@@ -463,4 +463,4 @@ def _is_large(content: bytes) -> bool:
     """Whether a model yaml asks for more than some hundred of anything, or for repeated layers."""
     # Of 190:20:30 YAML 1.1 makes one number.
     numbers = re.findall(rb"\d[\d_]*(?::\d+)*", content)
-    return any(not number.isdecimal() or len(number) > 3 or int(number) > 256 for number in numbers)
+    return any(not number.isdigit() or len(number) > 3 or int(number) > 256 for number in numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 import time
 
 import pytest
@@ -102,9 +103,9 @@ def test_a_command_that_never_ends_is_ended(tmp_path, monkeypatch):
     assert "still at work" in complaint(found)
 
 
-def test_streams_of_the_process_itself_are_heard(tmp_path):
-    found = answer(lambda words: os.write(2, b"from C\n"), (), tmp_path)
-    assert (found.err, complaint(found) is None) == ("from C\n", False)
+def test_what_a_library_prints_from_python_is_heard_and_what_c_prints_is_lost(tmp_path):
+    found = answer(lambda words: (os.write(2, b"from C\n"), print("from Python", file=sys.stderr)), (), tmp_path)
+    assert (found.err, complaint(found) is None) == ("from Python\n", False)
 
 
 def test_memory_is_measured(tmp_path):
