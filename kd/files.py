@@ -6,6 +6,7 @@ Invariant: a reader sees the old file or the new one, and a full disk leaves not
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,15 @@ def write_all(contents: Mapping[Path, bytes | str]) -> None:
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 as hex digits."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def require_no_input(option: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -6,7 +6,6 @@ Invariant: what is byte for byte the same is found whatever its name; only files
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from kd.data import image_files, size_of
 from kd.errors import DataError
+from kd.files import sha256
 
 SAMPLE_BYTES = 4096  # read first: raw images are all of one size, and hardly two begin and end alike
 NAMED = 3  # files that an error names
@@ -46,12 +46,11 @@ def also_in(scored: Sequence[Path], files: Sequence[Path]) -> list[Path]:
     by_size.pop(None, None)
     places = {path.resolve() for path in scored}
     samples: dict[int | None, dict[bytes, list[Path]]] = {}
-    hashes: dict[Path, bytes] = {}
+    hashes: dict[Path, str] = {}
 
-    def whole(path: Path) -> bytes:
+    def whole(path: Path) -> str:
         if path not in hashes:
-            with path.open("rb") as file:
-                hashes[path] = hashlib.file_digest(file, "sha256").digest()
+            hashes[path] = sha256(path)
         return hashes[path]
 
     def known(file: Path) -> bool:

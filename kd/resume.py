@@ -28,7 +28,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.disk import writing
 from kd.errors import RunError
-from kd.teacher import sha256
+from kd.files import sha256
 
 FORMAT = 2  # of the sidecar; the first one held an epoch and the adapters
 

@@ -7,7 +7,6 @@ eval mode without gradients.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -317,9 +316,3 @@ def _spread(files: Sequence[Path], count: int) -> list[Path]:
     """At most ``count`` files, evenly spaced over all of them."""
     step = max(len(files) / count, 1)
     return [files[int(i * step)] for i in range(min(len(files), count))]
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

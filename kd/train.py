@@ -34,6 +34,7 @@ from kd.disk import writing
 from kd.distillation import load_tutors, term
 from kd.errors import KdError, RunError, UsageError
 from kd.evaluate import score
+from kd.files import sha256
 from kd.labels import Found, check_splits
 from kd.locks import hold
 from kd.losses import fgfi_masks
@@ -54,7 +55,7 @@ from kd.run_folder import (
     write_text,
 )
 from kd.runs import optimizer_of
-from kd.teacher import check_worth, probe_levels, sha256
+from kd.teacher import check_worth, probe_levels
 from kd.trainer import Trainer, trainer_class
 from kd.unlabeled import check_unlabeled
 

@@ -17,7 +17,7 @@ from kd import train as train_module  # noqa: E402
 from kd.disk import writing  # noqa: E402
 from kd.errors import RunError  # noqa: E402
 from kd.resume import ResumableTrainer, load_sidecar  # noqa: E402
-from kd.teacher import sha256  # noqa: E402
+from kd.files import sha256  # noqa: E402
 from kd.train import train  # noqa: E402
 
 LINE = r"{name}: got '{reason}' when it was written, expected room on its disk, where \d+ MB are free: make room, .*"
