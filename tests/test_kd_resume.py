@@ -22,8 +22,8 @@ from kd import resume, ultra  # noqa: E402
 from kd import train as train_module  # noqa: E402
 from kd.commands import app  # noqa: E402
 from kd.errors import KdError, RunError, UsageError  # noqa: E402
-from kd.resume import aside, load_sidecar, settle, sidecar_of  # noqa: E402
 from kd.files import sha256  # noqa: E402
+from kd.resume import aside, load_sidecar, settle, sidecar_of  # noqa: E402
 from kd.train import train  # noqa: E402
 from kd.trainer import Trainer  # noqa: E402
 
