@@ -226,7 +226,7 @@ def _thumb(data: bytes) -> Image.Image:
                 # A JPEG is decoded at 1/2 to 1/8 of its size, no smaller than 64 px: pHash looks at 32 x 32 pixels.
                 image.draft("L", (2 * THUMB_PX, 2 * THUMB_PX))
                 return _small(image.convert("L"))
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):  # ImportError: Ultralytics, where loaded, asks for a HEIF reader
         if not data.startswith(SIGNATURES):
             raise
     # More than 8 bits: Pillow cuts grey off at 255, keeps 8 bits of colour, and knows no colour of floating point.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -232,8 +234,10 @@ def test_a_checkpoint_that_contradicts_itself_is_no_student(tmp_path, change, ex
 def test_classes_without_a_name_are_neither_scored_nor_drawn(data, tmp_path, line, names):
     path = changed(tmp_path / "x.pt", lambda m: setattr(m, "names", names))
     image = data.parent / "images/val/000.png"
-    one = data.with_name("one.yaml")
+    one = Path(shutil.copytree(data.parent, tmp_path / "one")) / "data.yaml"
     one.write_text("train: images/train\nval: images/val\ntest: images/test\nnames: [red]\n")
+    for label in one.parent.rglob("labels/*/*.txt"):
+        label.write_text("".join(f"0{row[1:]}\n" for row in label.read_text().splitlines()))
     for arguments in (
         ("evaluate", "--data", one, "--model", path, "--device", "cpu"),
         ("predict", image, "--model", path, "--out", tmp_path / "p.png", "--device", "cpu"),
