@@ -173,7 +173,7 @@ def _reason(image: Path, verdict: Verdict, view: Mapping[str, Any], single_cls: 
         told = "no image that can be read"
     place = label if fault else image
     name = place.relative_to(view["path"]) if place.is_relative_to(view["path"]) else place
-    return f"{one_line(name, 60)}: {fault or one_line(told, 90)}"
+    return f"{one_line(name, 200)}: {fault or one_line(told, 90)}"  # a name of dtld has 100 letters
 
 
 # ---------------------------------------------------------------- a label file
