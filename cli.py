@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the input or the environment is wrong, one line on stderr;
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
@@ -62,7 +63,10 @@ def run(
         for argument in arguments:
             if "\0" in argument:
                 raise usage_error(f"{argument!r}: got NUL in an argument, expected text: no file has such a name")
-        app([*leading, *rest], prog_name=name)
+        with warnings.catch_warnings():
+            if "--debug" not in leading:
+                warnings.simplefilter("ignore")  # torch's and others': they name no file, and nobody here can heed them
+            app([*leading, *rest], prog_name=name)
     except expected_error as error:
         _fail(error, 2 if isinstance(error, usage_error) else 1, leading)
     except (OSError, MemoryError) as error:

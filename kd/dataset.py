@@ -58,6 +58,7 @@ def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) ->
     files = {path.name: path for path in images}
     manifest = root / "manifest.jsonl"
     windows: dict[str, list[dict[str, Any]]] = {}
+    named: set[str] = set()
     for line in _lines(manifest, "manifest"):
         if line["split"] == split and line["augmentation"] is None:
             if line["name"] not in files:
@@ -65,6 +66,9 @@ def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) ->
                     f"{manifest}: {line['name']}: got no such image in split '{split}' of data.yaml, "
                     f"expected every original: make the dataset again"
                 )
+            if line["name"] in named:
+                raise DataError(f"{manifest}: {line['name']}: stands twice, expected once: make the dataset again")
+            named.add(line["name"])
             windows.setdefault(line["frame"], []).append(line)
     frames = []
     for line in _lines(root / "frames.jsonl", "frame"):

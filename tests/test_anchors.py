@@ -156,7 +156,8 @@ def test_inspect_adds_the_priors_to_its_answer(dtld, raw):
         (["--min-side", "2"], 2, "--min-side: got it without --anchors"),
         (["--anchors", "0"], 2, "--anchors"),
         (["--anchors", "2", "--overlap", "1"], 2, "--overlap: got 1"),
-        (["--anchors", "9999"], 1, "--anchors 9999: got targets of"),
+        (["--anchors", "100"], 1, "--anchors 100: got targets of"),
+        (["--anchors", "9999"], 2, "--anchors"),
     ],
 )
 def test_wrong_usage(dtld, raw, more, code, expected):

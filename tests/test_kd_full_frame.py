@@ -330,6 +330,15 @@ def test_a_damaged_file_is_named_with_its_line(damaged, model, file, line, messa
     assert "\n" not in str(error.value)
 
 
+def test_an_image_that_the_manifest_has_twice_is_refused(damaged, model):
+    manifest = damaged / "manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    again = next(line for line in lines if json.loads(line)["split"] == "test")
+    manifest.write_text("".join([*lines, again]))
+    with pytest.raises(DataError, match=f"{json.loads(again)['name']}: stands twice, expected once"):
+        evaluate_frames(damaged / "data.yaml", model, device="cpu")
+
+
 def test_images_that_are_missing_or_damaged_are_named(damaged, model):
     first, second, *_ = sorted((damaged / "images" / "test").iterdir())
     second.write_bytes(b"no image")

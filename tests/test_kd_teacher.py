@@ -126,6 +126,7 @@ def data(tmp_path):
 
 def checkpoint(path, names):
     yolo = ultra.load_model("yolov5n")
+    yolo.model = ultra.DetectionModel("yolov5n.yaml", nc=len(names), verbose=False)
     yolo.model.names = dict(enumerate(names))
     yolo.save(path)
     return str(path)

@@ -4,8 +4,10 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
+import typer
 from dtld_data import image, light, make_tree, write_v2
 
 import cli
@@ -89,3 +91,21 @@ def test_a_stream_that_is_no_file_is_written_to_all_the_same(monkeypatch, tmp_pa
     with pytest.raises(SystemExit):
         cli.run("dtld", app, DtldError, UsageError, ["--version"])
     assert stream.getvalue().startswith("dtld ")
+
+
+@pytest.mark.parametrize("flags", [[], ["--debug"]])
+def test_warnings_of_libraries_are_for_debugging_alone(flags):
+    app = typer.Typer()
+
+    @app.command()
+    def warn() -> None:
+        warnings.warn("from a library", stacklevel=1)
+
+    @app.command()
+    def other() -> None:
+        """A second one, so that the first has a name."""
+
+    with warnings.catch_warnings(record=True) as seen, pytest.raises(SystemExit):
+        warnings.simplefilter("always")
+        cli.run("dtld", app, DtldError, UsageError, [*flags, "warn"])
+    assert [str(each.message) for each in seen] == ["from a library"] * len(flags)
