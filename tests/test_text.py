@@ -105,7 +105,8 @@ def test_warnings_of_libraries_are_for_debugging_alone(flags):
     def other() -> None:
         """A second one, so that the first has a name."""
 
-    with warnings.catch_warnings(record=True) as seen, pytest.raises(SystemExit):
+    with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        cli.run("dtld", app, DtldError, UsageError, [*flags, "warn"])
+        with pytest.raises(SystemExit):
+            cli.run("dtld", app, DtldError, UsageError, [*flags, "warn"])
     assert [str(each.message) for each in seen] == ["from a library"] * len(flags)
