@@ -63,7 +63,7 @@ def require_free(out: Path, overwrite: bool) -> None:
     """Raise RunError unless a run may be started in ``out``: nothing is in it, or a run that may be replaced."""
     if {path.name for path in entries(out)} <= {aside(out / CONFIG).name}:
         return
-    if not (out / CONFIG).is_file():
+    if not _is_run(out):
         raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")
     if not overwrite:
         before = f"; the run before it lies in {out / REPLACED}" if (out / REPLACED).exists() else ""
@@ -105,10 +105,26 @@ def settle_earlier(out: Path) -> None:
         _move((out / MOVING).iterdir(), out)
         (out / MOVING).rmdir()
     if (out / REPLACED).exists():
-        if (out / RUN).exists():
+        if (out / RUN).exists() and _is_run(out):
             shutil.rmtree(out / REPLACED)
-        elif not (out / CONFIG).exists():
+        elif not (out / CONFIG).exists() and _is_run(out / REPLACED):
             _bring_back(out)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder's config.json is one of kd train; other programs have files of that name, too.
+
+    One that is damaged counts where there are weights beside it.
+    """
+    try:
+        content = json.loads((folder / CONFIG).read_bytes())
+    except OSError:
+        return False
+    except (ValueError, RecursionError):
+        return (folder / "weights").is_dir()
+    if isinstance(content, dict) and {"config", "data_sha256"} <= content.keys():
+        return True
+    return (folder / "weights").is_dir()
 
 
 def _keep(out: Path) -> Path | None:

@@ -15,7 +15,10 @@ from kd import run_folder  # noqa: E402
 from kd import train as train_module  # noqa: E402
 from kd.errors import DataError, KdError, RunError  # noqa: E402
 from kd.run_folder import clear, replacing, settle_earlier  # noqa: E402
-from kd.runs import read_runs  # noqa: E402
+from kd.runs import (  # noqa: E402
+    REPLACED,
+    read_runs,
+)
 from kd.train import train  # noqa: E402
 
 EARLIER = {"config.json": "old", "run.json": "old", "weights/last.pt": "old", "interrupted/mine": "old"}
@@ -62,7 +65,7 @@ def begin_and_stop(out, files, tell=print):
 @pytest.mark.parametrize("option", ["--teacher", "--student", "--set pretrained", "--priors", "--unlabeled", "--data"])
 @pytest.mark.parametrize("linked", [False, True])
 def test_an_out_that_holds_an_input_is_refused_and_stays(data, tmp_path, option, linked):
-    out = fill(tmp_path / "run", {"config.json": "{}"})
+    out = fill(tmp_path / "run", {"config.json": '{"config": {}, "data_sha256": ""}'})
     inside = out / "deep" / "er"
     inside.mkdir(parents=True)
     model = save_detector(inside / "model.pt", {0: "red", 1: "green"})
@@ -95,7 +98,7 @@ def test_an_out_that_holds_an_input_is_refused_and_stays(data, tmp_path, option,
 
 
 def test_an_out_that_holds_images_of_a_list_elsewhere_is_refused(data, tmp_path):
-    out = fill(tmp_path / "run", {"config.json": "{}"})
+    out = fill(tmp_path / "run", {"config.json": '{"config": {}, "data_sha256": ""}'})
     shutil.copytree(data.parent, out / "set")
     (tmp_path / "train.txt").write_text("".join(f"{file}\n" for file in (out / "set/images/train").iterdir()))
     file = fill(tmp_path, {"data.yaml": f"train: train.txt\nval: {data.parent}/images/val\nnames: [red, green]\n"})
@@ -207,3 +210,17 @@ def test_an_earlier_run_goes_when_the_new_one_is_finished_by_a_later_process(tmp
 def test_an_earlier_run_that_lies_aside_is_in_no_report(tmp_path):
     fill(tmp_path / "run" / ".replaced", EARLIER)
     assert read_runs(tmp_path) == ([], {})
+
+
+def test_a_folder_of_something_else_is_never_cleared(tmp_path):
+    """Neither one that has a folder of our name in it, nor one with a config.json of another program."""
+    (tmp_path / "a" / REPLACED).mkdir(parents=True)
+    (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    for folder, overwrite in (("a", False), ("a", True), ("b", True)):
+        before = sorted(path.name for path in (tmp_path / folder).iterdir())
+        run_folder.settle_earlier(tmp_path / folder)
+        with pytest.raises(RunError, match="got something that is no run of kd"):
+            run_folder.require_free(tmp_path / folder, overwrite)
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == before
