@@ -280,11 +280,12 @@ def test_a_folder_that_is_no_run_is_never_deleted(data, tmp_path):
 
 def test_a_refused_run_with_overwrite_keeps_the_old_one(data, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
+    earlier = json.dumps({"config": {}, "data_sha256": ""})
+    (tmp_path / "run" / "config.json").write_text(earlier)
     monkeypatch.setattr(train_module, "check_worth", weak)
     with pytest.raises(DistillationError):
         train(tiny_config(data, tmp_path / "run", teachers=("yolov5n",)), overwrite=True)
-    assert (tmp_path / "run" / "config.json").exists()
+    assert (tmp_path / "run" / "config.json").read_text() == earlier
 
 
 def test_worth_is_checked_with_the_options_of_the_run(data, tmp_path, monkeypatch):
