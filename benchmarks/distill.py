@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
 
-from kd import ultra
-from kd.bench import bench
-from kd.data import image_files, resolve_data
-from kd.train import versions
+from kd.training.bench import bench
+from kd.training.run import versions
+from kd.ultra import session
+from kd.ultra.data import image_files, resolve_data
 
 STUDENT, TEACHER = "yolov5n", "yolov5s"
 KD, BUILT_IN, EQUAL = "kd train --method fgfi", "built-in as it comes", "built-in, threads as kd"
@@ -67,9 +69,9 @@ def epoch_seconds(arm: str, data: Path, teacher: Path, options: argparse.Namespa
 
 def built_in(settings: dict[str, Any], equal_threads: bool) -> None:
     """Train by Ultralytics alone, as its user would."""
-    model = ultra.YOLO(f"{STUDENT}.yaml")
+    model = YOLO(f"{STUDENT}.yaml")
     if equal_threads:
-        model.add_callback("on_train_start", lambda _: torch.set_num_threads(ultra.TORCH_THREADS))
+        model.add_callback("on_train_start", lambda _: torch.set_num_threads(session.TORCH_THREADS))
     model.train(**settings)
 
 
@@ -78,7 +80,7 @@ def epochs(options: argparse.Namespace) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as scratch:
         teacher = Path(scratch, "teacher.pt")
         names = resolve_data(options.data)["names"]
-        model = ultra.DetectionModel(f"{TEACHER}.yaml", nc=len(names), verbose=False)
+        model = DetectionModel(f"{TEACHER}.yaml", nc=len(names), verbose=False)
         model.names = names
         torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
         seconds: dict[str, list[float]] = {KD: [], BUILT_IN: [], EQUAL: []}
@@ -114,9 +116,9 @@ def main() -> None:
     if options.built_in:
         built_in(options.built_in, options.equal_threads)
         return
-    device = ultra.check_device("cpu")
-    print(f"{ultra.device_name(device)}, {versions()}\n")
-    found: dict[str, Any] = {"device": ultra.device_name(device), "versions": versions()}
+    device = session.check_device("cpu")
+    print(f"{session.device_name(device)}, {versions()}\n")
+    found: dict[str, Any] = {"device": session.device_name(device), "versions": versions()}
     if options.steps:
         found["steps"] = bench(
             STUDENT, TEACHER, imgsz=options.imgsz, batch=options.batch, device="cpu", steps=options.steps

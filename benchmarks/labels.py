@@ -275,9 +275,9 @@ READ = f"""
 import os, sys, time
 sys.path.insert(0, {str(HERE.parent)!r})
 from pathlib import Path
-from dtld_tools.collapse import load_rules
-from dtld_tools.parse import VOCABULARY, read_labels
-from dtld_tools.stats import inspect_labels
+from dtld_tools.labels.collapse import load_rules
+from dtld_tools.labels.parse import VOCABULARY, read_labels
+from dtld_tools.labels.stats import inspect_labels
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 before, started = resident(), time.perf_counter()
 labels = read_labels([Path(sys.argv[1])])

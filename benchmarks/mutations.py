@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mutated_readers import READERS, Case, damaged, hostile_options, write_world  # noqa: E402
+from tests.mutated_readers import READERS, Case, damaged, hostile_options, write_world
 
 
 def main() -> int:

@@ -25,14 +25,14 @@ import cv2
 import numpy as np
 import orjson
 
-from dtld_tools.augment import AugmentSpec, motion_kernel
-from dtld_tools.export import to_coco
-from dtld_tools.pipeline import Run, Selection, convert, prepare
-from dtld_tools.sample import sample
-from dtld_tools.split import SplitSpec
-from dtld_tools.tile import windows
+from dtld_tools.export.export import to_coco
+from dtld_tools.pipeline.stages import Run, Selection, convert, prepare
+from dtld_tools.pipeline.workers import Executor
+from dtld_tools.pixels.augment import AugmentSpec, motion_kernel
+from dtld_tools.planning.split import SplitSpec
+from dtld_tools.planning.tile import windows
+from dtld_tools.synthetic.sample import sample
 from dtld_tools.types import TileSpec
-from dtld_tools.workers import Executor
 
 DRAWN = 40
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]

@@ -24,13 +24,13 @@ import cv2
 import numpy as np
 import orjson
 
-from dtld_tools import dataset
-from dtld_tools.duplicates import nearest
-from dtld_tools.split import SplitSpec
-from dtld_tools.tally import Tally
-from dtld_tools.tile import tile_frame
+from dtld_tools.dataset import dataset
+from dtld_tools.dataset.tally import Tally
+from dtld_tools.planning.split import SplitSpec
+from dtld_tools.planning.tile import tile_frame
 from dtld_tools.types import Box, FrameRecord, ImageRecord, SequenceId, Target, TileSpec
-from dtld_tools.validate import validate
+from dtld_tools.validation.duplicates import nearest
+from dtld_tools.validation.validate import validate
 
 SPEC = TileSpec(size_px=32, overlap=0)
 FRAME_WH = (128, 32)

@@ -32,7 +32,7 @@ def sample(
     workers: options.Workers = None,
 ) -> None:
     """Draw a synthetic DTLD tree: raw 16-bit Bayer frames of street scenes, with labels."""
-    from dtld_tools.sample import sample as draw
+    from dtld_tools.synthetic.sample import sample as draw
 
     made = draw(out, frames, seed, labels, workers=options.cores(workers), progress=not options.quiet(context))
     say(f"{out}: {made['frames']} frames, {made['lights']} lights, {made['sequences']} sequences")
@@ -60,10 +60,10 @@ def inspect(
 
     The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
     """
-    from dtld_tools.collapse import load_rules
+    from dtld_tools.labels.collapse import load_rules
+    from dtld_tools.labels.parse import VOCABULARY, read_labels
+    from dtld_tools.labels.stats import frames_called, inspect_labels, plot_labels
     from dtld_tools.outputs import refuse_inputs
-    from dtld_tools.parse import VOCABULARY, read_labels
-    from dtld_tools.stats import frames_called, inspect_labels, plot_labels
 
     if anchors is None:
         options.refuse_without("--anchors", context, "tile_size", "overlap", "layout", "min_visible", "min_side")
@@ -74,7 +74,7 @@ def inspect(
         refuse_inputs(plot, frames_called(plot.name, parsed, root), option="--plot")
     found = inspect_labels(parsed, table, root)
     if anchors is not None:
-        from dtld_tools.anchors import inspect_anchors
+        from dtld_tools.planning.anchors import inspect_anchors
 
         spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side)
         found |= inspect_anchors(parsed, table, root, spec, anchors)
@@ -111,7 +111,7 @@ def convert(
     as_json: options.Json = False,
 ) -> None:
     """Decode raw frames and write them, whole, as a YOLO dataset."""
-    from dtld_tools import pipeline
+    from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.convert(
         options.selection(labels, root, rules, cities, limit, follow_symlinks),
@@ -146,7 +146,7 @@ def tile(
     as_json: options.Json = False,
 ) -> None:
     """Cut a dataset of whole frames into tiles with clipped boxes."""
-    from dtld_tools import pipeline
+    from dtld_tools.pipeline import stages as pipeline
 
     spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side, mask_partial)
     run = options.run(context, workers, executor, ray_address, overwrite, strict)
@@ -179,7 +179,7 @@ def augment(
     as_json: options.Json = False,
 ) -> None:
     """Add copies with CLAHE on lightness and blur; the originals stay as they are."""
-    from dtld_tools import pipeline
+    from dtld_tools.pipeline import stages as pipeline
 
     spec, run = (
         options.augment_spec(clahe, blur, copies, splits),
@@ -207,7 +207,7 @@ def split(
     as_json: options.Json = False,
 ) -> None:
     """Split a dataset anew, by whole sequences, routes or cities."""
-    from dtld_tools import pipeline
+    from dtld_tools.pipeline import stages as pipeline
 
     spec = options.split_spec(val, test, split_by, val_cities, test_cities, split_file)
     report = pipeline.split(
@@ -257,7 +257,7 @@ def prepare(
     as_json: options.Json = False,
 ) -> None:
     """convert, tile and augment in one pass: each frame is decoded once, nothing lies in between."""
-    from dtld_tools import pipeline
+    from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.prepare(
         options.selection(labels, root, rules, cities, limit, follow_symlinks),
@@ -282,7 +282,7 @@ def preview(
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Of which split.")] = "train",
 ) -> None:
     """Draw a contact sheet of images with their boxes."""
-    from dtld_tools.preview import preview as draw
+    from dtld_tools.export.preview import preview as draw
 
     shown = draw(dataset, out, count=count, split=split)
     say(f"{out}: {shown['images']} images with {shown['boxes']} boxes")
@@ -309,7 +309,7 @@ def validate(
 
     On a YOLO dataset that dtld did not make, --near-duplicates is all that is looked for.
     """
-    from dtld_tools.validate import validate as prove
+    from dtld_tools.validation.validate import validate as prove
 
     if not near_duplicates:
         options.refuse_without("--near-duplicates", context, "distance")
@@ -365,7 +365,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a dataset's boxes, unrounded, as COCO JSON; or a COCO JSON's boxes as YOLO label files."""
-    from dtld_tools.export import to_coco, to_yolo
+    from dtld_tools.export.export import to_coco, to_yolo
 
     needed, other = ("--format coco", "split") if form == "yolo" else ("--format yolo", "crowd")
     options.refuse_without(needed, context, other)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from dtld_tools.augment import AugmentSpec
-    from dtld_tools.pipeline import Run, Selection
-    from dtld_tools.split import GroupBy, SplitSpec
+    from dtld_tools.pipeline.stages import Run, Selection
+    from dtld_tools.pixels.augment import AugmentSpec
+    from dtld_tools.planning.split import GroupBy, SplitSpec
     from dtld_tools.types import Layout, Split, TileSpec
 
 LARGEST = 2**63 - 1  # what a whole number in report.json may be
@@ -148,8 +148,8 @@ def run(
     strict: bool = False,
 ) -> Run:
     """How to carry a plan out."""
-    from dtld_tools.pipeline import Run
-    from dtld_tools.workers import Executor
+    from dtld_tools.pipeline.stages import Run
+    from dtld_tools.pipeline.workers import Executor
 
     return Run(Executor(cores(workers), executor, ray_address), overwrite, strict, quiet(context))
 
@@ -158,7 +158,7 @@ def selection(
     labels: list[Path], root: Path, rules: Path | None, cities: str, limit: int | None, follow_symlinks: bool
 ) -> Selection:
     """Which frames of which label files."""
-    from dtld_tools.pipeline import Selection
+    from dtld_tools.pipeline.stages import Selection
 
     return Selection(tuple(labels), root, rules, _names(cities), limit, follow_symlinks)
 
@@ -174,7 +174,7 @@ def split_spec(
     test_labels: list[Path] | None = None,
 ) -> SplitSpec:
     """Which sequences go where."""
-    from dtld_tools.split import SplitSpec
+    from dtld_tools.planning.split import SplitSpec
 
     cities = _names(val_cities), _names(test_cities)
     return SplitSpec(val, test, by, *cities, split_file, tuple(val_labels or ()), tuple(test_labels or ()))
@@ -191,7 +191,7 @@ def tile_spec(
 
 def augment_spec(clahe: float, blur: float, copies: int, splits: str) -> AugmentSpec:
     """Which copies are made."""
-    from dtld_tools.augment import AugmentSpec
+    from dtld_tools.pixels.augment import AugmentSpec
 
     chosen: tuple[Split, ...] = _names(splits)
     return AugmentSpec(clahe, blur, copies, chosen)

@@ -174,7 +174,7 @@ class ImageRecord:
     """A line of ``manifest.jsonl``: where an image of the dataset comes from and which lights it shows.
 
     The image is ``window`` of the frame times ``scale``; ``augmentation`` is the recipe of a changed copy
-    (see `dtld_tools.augment`), None for an original; ``masked`` are the slivers that were painted over.
+    (see `dtld_tools.pixels.augment`), None for an original; ``masked`` are the slivers that were painted over.
     """
 
     name: str

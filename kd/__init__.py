@@ -1,8 +1,10 @@
 """Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.
 
-The command line is `kd`; the same as a library: `kd.train.train`, `kd.evaluate.evaluate`, `kd.predict.predict`.
+The command line is `kd`; the same as a library: `kd.training.run.train`, `kd.scoring.evaluate.evaluate`,
+`kd.scoring.predict.predict`. Importing this package sets the environment that Ultralytics, torch and Matplotlib read
+while they are imported, and imports none of them.
 """
 
-from kd.cache import keep_matplotlib
+from kd.environment import prepare
 
-keep_matplotlib()  # several modules import it, in whatever order
+prepare()

@@ -153,12 +153,12 @@ def train(
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
     from kd.config import TrainConfig
-    from kd.distillation import named_weights
+    from kd.distillation.criterion import named_weights
     from kd.errors import UsageError
     from kd.options import train_values
-    from kd.run_folder import own_config
-    from kd.train import train as run
-    from kd.ultra import DEFAULT_CFG_DICT
+    from kd.training.run import train as run
+    from kd.training.run_folder import own_config
+    from kd.ultra.session import DEFAULT_CFG_DICT
 
     options = {
         "data": data, "student": student, "teacher": teacher, "combine": combine, "teacher-imgsz": teacher_imgsz,
@@ -224,13 +224,13 @@ def evaluate(
 
     options = {"split": split, "imgsz": imgsz, "batch": batch, "device": device, "tell": warn}
     if not full_frame:
-        from kd.evaluate import evaluate as score
+        from kd.scoring.evaluate import evaluate as score
 
         options["skip_bad_labels"] = skip_bad_labels
     elif skip_bad_labels:
         raise UsageError("--skip-bad-labels: got it with --full-frame, expected all tiles of a frame: mend them")
     else:
-        from kd.full_frame import evaluate_frames as score
+        from kd.scoring.full_frame import evaluate_frames as score
 
     found = score(data, model, **options, quiet=_quiet(context) or as_json)
     if as_json:
@@ -258,7 +258,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Draw detections, of two models side by side, with mean inference times."""
-    from kd.predict import predict as draw
+    from kd.scoring.predict import predict as draw
 
     found = draw(
         images, model, out, imgsz=imgsz, conf=conf, device=device, limit=limit, quiet=_quiet(context) or as_json
@@ -291,8 +291,8 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Time what distilling adds to a training step, and measure its memory."""
-    from kd.bench import bench as measure
     from kd.options import parse_methods
+    from kd.training.bench import bench as measure
 
     methods = parse_methods(method or [])
     quiet = _quiet(context) or as_json
@@ -333,7 +333,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Collect runs into the paper's tables and figures, as Markdown and HTML."""
-    from kd.report import report as write
+    from kd.reports.report import report as write
 
     written = write(folder, out, published=published, images=images)
     if as_json:
@@ -379,8 +379,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether distillation helped: paired by seed, mean difference, 95 % interval, signs, per class."""
-    from kd.compare import compare as pair_up
-    from kd.compare import lines
+    from kd.runs.compare import compare as pair_up
+    from kd.runs.compare import lines
 
     found = pair_up(runs, baseline or (), checkpoint=checkpoint, any_epochs=any_epochs)
     for line in (*found["warnings"], *(line for result in found["comparisons"] for line in result["warnings"])):
@@ -415,7 +415,7 @@ def sweep(
 ) -> None:
     """Train teachers x students x methods x seeds by a plan; what is finished is not repeated."""
     from kd.errors import RunError
-    from kd.sweep import sweep as carry_out
+    from kd.sweeps.sweep import sweep as carry_out
 
     told = {"tell": lambda line: None} if as_json else {}
     quiet = _quiet(context) or as_json

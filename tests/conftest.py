@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dtld_data import make_tree, write_v2
-from planted import write_full_dataset, write_sound_dataset
-from small_runs import prepare
 
 import cli
+import kd  # noqa: F401  sets the environment of Ultralytics before a test imports it
 from dtld_tools.commands import app
 from dtld_tools.errors import DtldError, UsageError
+from tests.dtld_data import make_tree, write_v2
+from tests.planted import write_full_dataset, write_sound_dataset
+from tests.small_runs import prepare
 
 
 @pytest.fixture

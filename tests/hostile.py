@@ -20,9 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutators import FORGED
-
 import cli
+from tests.mutators import FORGED
 
 MOST_SECONDS = 5.0  # of processor time, so that a busy machine changes nothing
 MOST_WAITING = 30.0  # seconds on the clock: a lock, a pipe, a question

@@ -10,11 +10,10 @@ def save_detector(
 ) -> str:
     """Write a detector whose random scores lie around 0.5, so that it finds many boxes; returns the path."""
     import torch
-
-    from kd import ultra
+    from ultralytics.nn.tasks import DetectionModel
 
     torch.manual_seed(seed)
-    model = ultra.DetectionModel(f"{architecture}.yaml", nc=len(names), verbose=False)
+    model = DetectionModel(f"{architecture}.yaml", nc=len(names), verbose=False)
     model.names = names
     head = model.model[-1]
     for branch in (*head.cv3, *getattr(head, "one2one_cv3", ())):

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-
-from kd.trainer import Trainer  # isort: skip  before Ultralytics, whose environment it sets
 from ultralytics.utils import LOCAL_RANK, RANK
+
+from kd.training.trainer import Trainer
 
 RANKS = 2
 
@@ -52,7 +52,7 @@ def _on_cpu(model, device_ids, **options):
 
 
 def gloo_class(config, logs):
-    """What `kd.trainer.trainer_class` makes, over two ranks on this CPU."""
+    """What `kd.training.trainer.trainer_class` makes, over two ranks on this CPU."""
     return type("Trainer", (GlooTrainer,), {"config": config, "logs": logs})
 
 

@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 import typer
 import yaml
-from dtld_data import make_tree, random_raw, write_v1, write_v2
-from hostile import Answer, answer, complaint, empty, snapshot, tool
-from kd_fixtures import write_dataset
-from mutators import FORGED, mutate
+
+from tests.dtld_data import make_tree, random_raw, write_v1, write_v2
+from tests.hostile import Answer, answer, complaint, empty, snapshot, tool
+from tests.kd_fixtures import write_dataset
+from tests.mutators import FORGED, mutate
 
 WORDS = (
     "", " ", "0", "-1", "1", "nan", "inf", "-inf", "1e308", "1e-320", str(2**31), str(2**63), str(2**200), "9" * 5000,
@@ -294,8 +295,8 @@ def write_dtld_inputs(inputs: Path) -> None:
 
 def write_kd_inputs(inputs: Path, scratch: Path) -> None:
     """A dataset, as folders and as lists, a model, runs finished and killed, a sweep, published rows, priors."""
-    from kd_models import save_detector
-    from kd_runs import write_run
+    from tests.kd_models import save_detector
+    from tests.kd_runs import write_run
 
     (inputs / "tiny.yaml").write_text(TINY)
     for name, classes in (("model", ("red", "green")), ("lights", ("relevant", "not_relevant"))):
@@ -340,7 +341,7 @@ def write_kd_inputs(inputs: Path, scratch: Path) -> None:
             "arms": {"plain": {}, "fgfi": {"teacher": "n", "method": {"fgfi": 0.05}, "fgfi": ["soft=true"]},
                      "longer": {"wall_time_of": "fgfi"}}, "seeds": [0, 1]}  # fmt: skip
     (inputs / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    from kd.plan import read_plan
+    from kd.sweeps.plan import read_plan
 
     content = read_plan(inputs / "plan.yaml", inputs / "data/data.yaml")
     write_run(inputs / "sweep/runs/tiny/plain/seed0", (0.6, 0.3))
@@ -350,7 +351,7 @@ def write_kd_inputs(inputs: Path, scratch: Path) -> None:
 
 def _kill_a_run(inputs: Path, scratch: Path) -> None:
     """Leave ``in/killed`` as a run that was interrupted in its second epoch."""
-    from kd.trainer import Trainer
+    from kd.training.trainer import Trainer
 
     own = Trainer.preprocess_batch
 

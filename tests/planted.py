@@ -3,14 +3,14 @@
 import json
 
 import numpy as np
-from dtld_data import image, light, make_tree, read_lines, write_raw, write_v2
 
-from dtld_tools import pipeline
-from dtld_tools.augment import AugmentSpec
-from dtld_tools.pipeline import Selection
-from dtld_tools.split import SplitSpec
+from dtld_tools.pipeline import stages as pipeline
+from dtld_tools.pipeline.stages import Selection
+from dtld_tools.pixels.augment import AugmentSpec
+from dtld_tools.planning.split import SplitSpec
 from dtld_tools.types import TileSpec
-from dtld_tools.validate import validate
+from dtld_tools.validation.validate import validate
+from tests.dtld_data import image, light, make_tree, read_lines, write_raw, write_v2
 
 SPLITS = (("Aachen", 1, "train"), ("Aachen", 2, "train"), ("Berlin", 1, "val"), ("Berlin", 2, "test"))
 

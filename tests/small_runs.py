@@ -3,10 +3,10 @@
 import json
 from dataclasses import replace
 
-from dtld_tools import pipeline
-from dtld_tools.augment import AugmentSpec
-from dtld_tools.pipeline import Selection
-from dtld_tools.split import SplitSpec
+from dtld_tools.pipeline import stages as pipeline
+from dtld_tools.pipeline.stages import Selection
+from dtld_tools.pixels.augment import AugmentSpec
+from dtld_tools.planning.split import SplitSpec
 from dtld_tools.types import TileSpec
 
 SPLIT = SplitSpec(0.2, 0.3)

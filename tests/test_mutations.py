@@ -12,9 +12,10 @@ import sys
 import time
 
 import pytest
-from hostile import MOST_MIB, Answer, Unending, answer, complaint, snapshot
-from mutated_readers import READERS, Reader, damaged, hostile_options, undamaged, write_world
-from mutators import FORGED
+
+from tests.hostile import MOST_MIB, Answer, Unending, answer, complaint, snapshot
+from tests.mutated_readers import READERS, Reader, damaged, hostile_options, undamaged, write_world
+from tests.mutators import FORGED
 
 SEED, FILES, OPTIONS = 0, 4, 52  # of each reader, of each tool
 
@@ -91,7 +92,7 @@ def test_what_the_contract_does_not_allow(answered, words):
 
 
 def test_a_command_that_never_ends_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("hostile.MOST_SECONDS", -0.8)  # a second on top
+    monkeypatch.setattr("tests.hostile.MOST_SECONDS", -0.8)  # a second on top
 
     def run(words):
         while True:

@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from dtld_data import REAL, image, light, make_tree, needs_real, read_lines, write_v2
 from jsonschema import Draft7Validator
 
-from dtld_tools import pipeline
-from dtld_tools.augment import AugmentSpec
-from dtld_tools.pipeline import Selection
-from dtld_tools.split import SplitSpec
+from dtld_tools.pipeline import stages as pipeline
+from dtld_tools.pipeline.stages import Selection
+from dtld_tools.pixels.augment import AugmentSpec
+from dtld_tools.planning.split import SplitSpec
 from dtld_tools.types import TileSpec
+from tests.dtld_data import REAL, image, light, make_tree, needs_real, read_lines, write_v2
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 

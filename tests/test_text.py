@@ -8,12 +8,12 @@ import warnings
 
 import pytest
 import typer
-from dtld_data import image, light, make_tree, write_v2
 
 import cli
 from dtld_tools.commands import app
 from dtld_tools.errors import DtldError, UsageError
 from schemas.text import one_line
+from tests.dtld_data import image, light, make_tree, write_v2
 
 FORGED = "red\nerror: all is lost\r\x1b[2K\u202e\u2028\x00"
 

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dtld_tools.augment import AugmentSpec
-from dtld_tools.pipeline import Selection, prepare
-from dtld_tools.sample import sample
-from dtld_tools.split import SplitSpec
+from dtld_tools.pipeline.stages import Selection, prepare
+from dtld_tools.pixels.augment import AugmentSpec
+from dtld_tools.planning.split import SplitSpec
+from dtld_tools.synthetic.sample import sample
 from dtld_tools.types import TileSpec
 
 PLAIN = """

@@ -1,0 +1,1 @@
+"""The dataset on disk: records, names, files, and what contradicts itself in them."""

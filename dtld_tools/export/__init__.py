@@ -1,0 +1,1 @@
+"""A dataset for other programs and for the eye."""

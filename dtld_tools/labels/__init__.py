@@ -1,0 +1,1 @@
+"""DTLD label files in, lights out."""

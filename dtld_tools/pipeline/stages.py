@@ -1,0 +1,299 @@
+"""The only place where the stages meet: a plan is made from labels or a dataset, then carried out in workers.
+
+Every command gives the same bytes (all but report.json) for any number of workers, and again after being
+interrupted: an image that has its name is complete, so a second run makes only what is missing.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from dtld_tools.dataset import dataset
+from dtld_tools.dataset.consistency import read_classes, read_sound_report
+from dtld_tools.dataset.tally import Tally
+from dtld_tools.errors import DatasetError, ImageError, UsageError
+from dtld_tools.labels.collapse import load_rules
+from dtld_tools.labels.parse import VOCABULARY, Labels, read_labels
+from dtld_tools.outputs import package_version, refuse_inputs, told_when_full
+from dtld_tools.pipeline.render import Render
+from dtld_tools.pipeline.workers import Executor, Map
+from dtld_tools.pixels.augment import AugmentSpec
+from dtld_tools.planning.plan import Cut, Plan, plan_copies, plan_images
+from dtld_tools.planning.sources import Skipped, dataset_sources, find_sources, select
+from dtld_tools.planning.split import SplitSpec, assign_splits, from_label_files
+from dtld_tools.types import FrameRecord, SequenceId, Split, TileSpec
+
+PACKAGES = {"dtld-kd": "dtld-kd", "opencv": "opencv-python", "numpy": "numpy", "shapely": "shapely"}
+FULL_FRAMES = TileSpec(layout="frame", min_visible=0, min_side_px=0)
+ONE_WORKER = Executor()
+ImageFormat = Literal["jpg", "png"]
+MaxImages = Mapping[Split, int] | None  # the most originals of a split
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How to carry a plan out; nothing here changes the bytes."""
+
+    executor: Executor = ONE_WORKER
+    overwrite: bool = False
+    strict: bool = False
+    quiet: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which frames of which label files, where their images lie, and what their lights are called."""
+
+    labels: tuple[Path, ...]
+    root: Path
+    rules: Path | None = None
+    cities: tuple[str, ...] = ()
+    limit: int | None = None
+    follow_symlinks: bool = False
+
+
+# --- the commands ----------------------------------------------------------------------------------------
+
+
+def convert(
+    selection: Selection,
+    out: Path,
+    split: SplitSpec,
+    *,
+    image_format: ImageFormat = "jpg",
+    seed: int = 0,
+    run: Run = Run(),
+) -> dict[str, Any]:
+    """Label files and raw frames to a full-frame dataset in ``out``; returns its report. Raises DtldError."""
+    _refuse_inputs_of(selection, split, out)
+    cut = Cut(FULL_FRAMES, None, seed, f".{image_format}")
+    return _execute(
+        lambda: _plan_labels("convert", selection, split, cut, None, None, run.strict), selection.root, out, run
+    )
+
+
+def prepare(
+    selection: Selection,
+    out: Path,
+    split: SplitSpec,
+    tiles: TileSpec,
+    augment: AugmentSpec,
+    *,
+    empty_ratio: float | None = 0.1,
+    max_images: MaxImages = None,
+    image_format: ImageFormat = "jpg",
+    seed: int = 0,
+    run: Run = Run(),
+) -> dict[str, Any]:
+    """`convert`, `tile` and `augment` in one pass: each frame is decoded once. Returns the report."""
+    _refuse_inputs_of(selection, split, out)
+    cut = Cut(tiles, augment, seed, f".{image_format}")
+    return _execute(
+        lambda: _plan_labels("prepare", selection, split, cut, empty_ratio, max_images, run.strict),
+        selection.root,
+        out,
+        run,
+    )
+
+
+def tile(
+    root: Path,
+    out: Path,
+    tiles: TileSpec,
+    *,
+    empty_ratio: float | None = 0.1,
+    max_images: MaxImages = None,
+    seed: int = 0,
+    run: Run = Run(),
+) -> dict[str, Any]:
+    """A full-frame dataset to a dataset of tiles; returns its report. Raises DtldError."""
+    refuse_inputs(out, [root])
+    settings = {"command": "tile", **_tiling(tiles, empty_ratio, max_images), "seed": seed}
+
+    def plan() -> Plan:
+        return plan_images(
+            settings,
+            read_classes(root),
+            lambda: dataset_sources(root),
+            Cut(tiles, None, seed, None),
+            empty_ratio=empty_ratio,
+            max_images=max_images,
+        )
+
+    return _execute(plan, root, out, run)
+
+
+def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
+    """A dataset with changed copies beside its originals; returns its report. Raises DtldError."""
+    refuse_inputs(out, [root])
+    _refuse_augmented(root, "augment the one it was made from")
+    settings = {"command": "augment", "augment": asdict(spec), "tiles": _tiles_of(root), "seed": seed}
+    return _execute(lambda: plan_copies(settings, root, spec, seed, _as_it_is), root, out, run)
+
+
+def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
+    """A dataset split anew; returns its report. Raises DtldError for one with augmented copies."""
+    refuse_inputs(out, [root, spec.split_file])
+    _refuse_augmented(root, "copies of a training image must not end up in test; split first, then augment")
+    splits = assign_splits(Counter(frame.sequence for frame in dataset.read_frames(root)), spec, seed)
+    settings = {"command": "split", "split": _plain(spec), "tiles": _tiles_of(root), "seed": seed}
+    return _execute(
+        lambda: plan_copies(settings, root, None, seed, lambda frame: splits[frame.sequence]), root, out, run
+    )
+
+
+def _refuse_inputs_of(selection: Selection, split: SplitSpec, out: Path) -> None:
+    """Raise DatasetError if OUT is or holds what is read. In ROOT it may lie: frames are only looked for by name."""
+    files = [*selection.labels, selection.rules, split.split_file, *split.val_labels, *split.test_labels]
+    refuse_inputs(out, [*files, selection.root], inside=False)
+
+
+def _plan_labels(
+    command: str,
+    selection: Selection,
+    split: SplitSpec,
+    cut: Cut,
+    empty_ratio: float | None,
+    max_images: MaxImages,
+    strict: bool,
+) -> Plan:
+    rules = load_rules(selection.rules, VOCABULARY)
+    labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
+    decided = _split_labels(selection, labels, split)
+    found = find_sources(
+        select(labels, selection.cities, selection.limit),
+        selection.root,
+        rules,
+        lambda sequences: assign_splits(sequences, split, cut.seed, decided),
+        strict=strict,
+        follow_symlinks=selection.follow_symlinks,
+    )
+    settings = {
+        "command": command,
+        "rules": rules.table,
+        "cities": selection.cities,
+        "limit": selection.limit,
+        "split": _plain(split),
+        **_tiling(cut.spec, empty_ratio, max_images),
+        "augment": cut.augment and asdict(cut.augment),
+        "image_format": str(cut.suffix).lstrip("."),
+        "seed": cut.seed,
+    }
+    plan = plan_images(
+        settings,
+        rules.class_names,
+        found.sources,
+        cut,
+        empty_ratio=empty_ratio,
+        max_images=max_images,
+        skipped=found.skipped,
+    )
+    return replace(plan, notes=tuple(found.notes))
+
+
+def _split_labels(selection: Selection, labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:
+    """The sequences of the label files that are a split of their own. Raises UsageError where nothing else is left."""
+    given = {path.resolve() for path in selection.labels}
+    for option, paths in (("--val-labels", spec.val_labels), ("--test-labels", spec.test_labels)):
+        if paths and given <= {path.resolve() for path in paths}:
+            raise UsageError(
+                f"{option}: got {', '.join(map(str, paths))}, which is all that LABELS has, expected LABELS to hold "
+                f"frames for train too: name DTLD_train.json (or DTLD_all.json) as LABELS and DTLD_test.json here"
+            )
+    files: dict[Split, tuple[Path, ...]] = {"val": spec.val_labels, "test": spec.test_labels}
+    listed = {
+        split: Counter(frame.sequence for frame in read_labels(paths).frames) for split, paths in files.items() if paths
+    }
+    return from_label_files(listed, Counter(frame.sequence for frame in labels.frames))
+
+
+def _tiling(tiles: TileSpec, empty_ratio: float | None, max_images: MaxImages) -> dict[str, Any]:
+    return {"tiles": asdict(tiles), "empty_ratio": empty_ratio, "max_images": dict(max_images or {})}
+
+
+def _tiles_of(root: Path) -> dict[str, Any]:
+    """How a dataset was tiled: what is copied from it is held against that, too. Raises DatasetError."""
+    return read_sound_report(root)["configuration"]["tiles"]
+
+
+def _as_it_is(frame: FrameRecord) -> Split:
+    return frame.split
+
+
+def _plain(split: SplitSpec) -> dict[str, Any]:
+    def text(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [text(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {key: text(value) for key, value in asdict(split).items()}
+
+
+def _refuse_augmented(root: Path, advice: str) -> None:
+    for image in dataset.read_images(root):
+        if image.augmentation is not None:
+            raise DatasetError(f"{root}: holds augmented copies such as {image.name}; {advice}")
+
+
+# --- carrying a plan out ---------------------------------------------------------------------------------
+
+
+def _execute(make_plan: Callable[[], Plan], source_root: Path, out: Path, run: Run) -> dict[str, Any]:
+    """Make a plan, write its dataset, or what is still missing of it, and its report."""
+    with run.executor.started(Render) as map_frames:
+        plan = make_plan()
+        started = time.monotonic()
+        with told_when_full(out), dataset.output(out, plan.identity, overwrite=run.overwrite):
+            tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
+            dataset.write_data_yaml(out, plan.class_names)
+            report = _report(plan, tally, skipped, time.monotonic() - started)
+            dataset.finish(out, report)
+    return report
+
+
+def _report(plan: Plan, tally: Tally, skipped: Sequence[Skipped], seconds: float) -> dict[str, Any]:
+    return {
+        "identity": plan.identity,
+        "configuration": plan.settings,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(package) for name, package in PACKAGES.items()},
+        },
+        "seed": plan.settings["seed"],
+        **tally.counts(sum(skip.lights for skip in skipped)),
+        "notes": [*plan.notes, *tally.notes()],
+        "frames_skipped": [{"frame": s.frame, "reason": s.reason, "lights": s.lights} for s in skipped],
+        "wall_time_s": round(seconds, 3),
+        "frames_per_s": round(plan.frames / seconds, 2),
+    }
+
+
+def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run: Run) -> tuple[Tally, list[Skipped]]:
+    """Write images, labels and lines of every frame; returns their counts and the frames left out."""
+    tally, skipped, failed = Tally(plan.class_names), list(plan.skipped), 0
+    bar = tqdm(total=plan.frames, unit="frame", desc=plan.settings["command"], disable=True if run.quiet else None)
+    with bar, dataset.line_files(out) as (frame_lines, image_lines):
+        for made in map_frames(Render(plan.cut, str(out.absolute())), plan.items()):
+            bar.update()
+            if made.failure is None:
+                frame_lines.write(made.frame_line)
+                image_lines.write(made.image_lines)
+                tally.merge(made.tally)
+                continue
+            if run.strict or made.verbatim:
+                raise ImageError(made.failure)
+            skipped.append(Skipped(made.frame, f"unreadable: {made.failure}", made.lights))
+            failed += 1
+        if failed and not tally.images:
+            first = skipped[len(plan.skipped)].reason
+            dataset.remove_dataset(out)
+            raise DatasetError(f"{source_root}: none of {failed} frames could be read; the first: {first}")
+    return tally, skipped

@@ -1,0 +1,1 @@
+"""Frames as pixels: decoding, orientation, augmentation."""

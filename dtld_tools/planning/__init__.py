@@ -1,0 +1,1 @@
+"""Which images a dataset gets: sources, splits, tiles, anchors."""

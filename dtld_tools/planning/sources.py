@@ -1,0 +1,188 @@
+"""Parsed labels in, sources out: which frames there are, where they lie, their size, split and classes.
+
+No pixel is read, only image headers. Every light of a selected frame is in its line, or goes with a skipped
+frame that is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dtld_tools.dataset import dataset
+from dtld_tools.dataset.consistency import read_consistent
+from dtld_tools.dataset.naming import image_name
+from dtld_tools.errors import DatasetError, ImageError, UsageError
+from dtld_tools.geometry import clip_boxes
+from dtld_tools.labels.collapse import Rules
+from dtld_tools.labels.parse import Labels, candidates, locate
+from dtld_tools.pixels.images import image_size
+from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target
+
+LONGEST_NAME_BYTES = 255 - len("_x99999_y99999_a99.jpeg")  # file systems take 255
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A frame that was found: its file, and its line with all lights that have a class and an area."""
+
+    path: Path
+    frame: FrameRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A frame that is in the labels but not in the dataset, and how many lights go with it."""
+
+    frame: str
+    reason: str
+    lights: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `find_sources` found: the sources, anew at each call; what is left out; what is worth a word."""
+
+    sources: Callable[[], Iterator[Source]]
+    skipped: list[Skipped]
+    notes: list[str]
+
+
+def select(labels: Labels, cities: Sequence[str], limit: int | None) -> tuple[Frame, ...]:
+    """The frames of some cities (all if none is named), at most the first ``limit``. Raises UsageError."""
+    frames = labels.frames
+    if cities:
+        known = sorted({frame.sequence.city for frame in frames})
+        if unknown := sorted(set(cities) - set(known)):
+            raise DatasetError(f"--cities: no frames of {', '.join(unknown)}, expected some of {', '.join(known)}")
+        frames = tuple(frame for frame in frames if frame.sequence.city in cities)
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit: got {limit}, expected 1 or more frames")
+    return frames[:limit]
+
+
+def find_sources(
+    frames: Sequence[Frame],
+    root: Path,
+    rules: Rules,
+    assign: Callable[[Mapping[SequenceId, int]], Mapping[SequenceId, Split]],
+    *,
+    strict: bool,
+    follow_symlinks: bool,
+) -> Found:
+    """Find the frames' files, read their sizes, assign classes and splits: ``assign`` has those of all sequences.
+
+    The sources come as a function that gives them anew each time, so that they need not all be held. Raises
+    DatasetError if none is found, ImageError at the first frame that is left out if ``strict``.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: is no folder, expected --root to hold City/Route/Sequence/...")
+
+    def look_at(frame: Frame) -> tuple[Path, tuple[int, int]] | str:
+        path = locate(frame.image_path, root, follow_symlinks=follow_symlinks)
+        if path is None:
+            return "missing"
+        if len(os.fsencode(image_name(frame.image_path, frame.sequence, None, ".jpeg"))) > LONGEST_NAME_BYTES:
+            return f"unreadable: its name is too long: those of its images may have {LONGEST_NAME_BYTES} bytes"
+        try:
+            return path, image_size(path)
+        except ImageError as error:
+            if strict:
+                raise
+            return f"unreadable: {str(error).removeprefix(f'{path}: ')}"
+
+    found: list[tuple[Frame, str, tuple[int, int]]] = []
+    skipped: list[Skipped] = []
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}  # one for all frames, as a rule
+    with ThreadPoolExecutor(8) as pool:  # waits for the disk, not for the processor
+        for batch, answers in _in_batches(pool, look_at, frames):
+            for frame, seen in zip(batch, answers, strict=True):
+                if not isinstance(seen, str):
+                    name = seen[0].relative_to(root).as_posix()
+                    name = frame.image_path if name == frame.image_path else name
+                    found.append((frame, name, sizes.setdefault(seen[1], seen[1])))
+                    continue
+                tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
+                if strict:
+                    reason = f"no such file, tried {tried}" if seen == "missing" else seen
+                    raise ImageError(f"{frame.image_path}: {reason}; leave out --strict to skip it")
+                skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
+    if not found:
+        first = skipped[0]
+        tried = " and ".join(str(path) for path in candidates(first.frame, root))
+        raise DatasetError(
+            f"{root}: none of {len(frames)} frames can be read ({first.frame}: {first.reason}; tried {tried}); "
+            "expected City/Route/Sequence/... below --root"
+        )
+    splits = assign(Counter(frame.sequence for frame, _, _ in found))
+
+    here = root.absolute()  # a worker on another machine stands elsewhere
+
+    def sources() -> Iterator[Source]:
+        for frame, name, size_wh in found:
+            yield Source(here / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
+
+    return Found(sources, skipped, _notes(found))
+
+
+def _notes(found: Sequence[tuple[Frame, str, tuple[int, int]]]) -> list[str]:
+    """One line on frames that lie under another ending than their labels say."""
+    others = [(frame, name) for frame, name, _ in found if not name.endswith(PurePosixPath(frame.image_path).name)]
+    if not others:
+        return []
+    frame, name = others[0]
+    return [f"{len(others)} frames have another ending than in the labels, such as {name} for {frame.image_path}"]
+
+
+def _in_batches(
+    pool: ThreadPoolExecutor, look_at: Callable[[Frame], Any], frames: Sequence[Frame]
+) -> Iterator[tuple[Sequence[Frame], list[Any]]]:
+    """Batches of frames with the answers for them: a task for each frame would cost as much as the answer."""
+    batches = [frames[start : start + 32] for start in range(0, len(frames), 32)]
+    yield from zip(batches, pool.map(lambda batch: [look_at(frame) for frame in batch], batches), strict=True)
+
+
+def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Rules, name: str) -> FrameRecord:
+    """Clip a frame's lights to the frame and give them classes; what is left over has a reason."""
+    width, height = size_wh
+    lights: list[Target] = []
+    dropped: list[Dropped] = []
+    clipped = clip_boxes([light.box for light in frame.lights], Box(0, 0, width, height))
+    for index, (light, box) in enumerate(zip(frame.lights, clipped, strict=True)):
+        class_id = rules.class_of(light)
+        if _repeats(light, frame.lights[:index]):
+            dropped.append(Dropped(light.unique_id, "duplicate", class_id, box))
+        elif light.box.area <= 0:
+            dropped.append(Dropped(light.unique_id, "degenerate", class_id))
+        elif box is None:
+            dropped.append(Dropped(light.unique_id, "outside_frame", class_id))
+        elif class_id is None:
+            dropped.append(Dropped(light.unique_id, "rule", None, box))
+        else:
+            lights.append(Target(class_id, box, light.unique_id))
+    return FrameRecord(name, frame.sequence, split, width, height, tuple(lights), tuple(dropped))
+
+
+def dataset_sources(root: Path) -> Iterator[Source]:
+    """The frames of a full-frame dataset on disk. Raises DatasetError for a tiled, augmented or inconsistent one."""
+    for frame, images in read_consistent(root):
+        for image in images:
+            whole = image_name(image.frame, image.sequence, None, image.name)
+            if image.augmentation is not None or image.name != whole:
+                raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
+            yield Source(dataset.image_path(root.absolute(), image), frame)
+
+
+def _repeats(light: Light, earlier: Sequence[Light]) -> bool:
+    """Whether the light stands a second time with the same number, box and attributes."""
+    number, repetition, _ = str(light.unique_id).partition("#")
+    return bool(repetition) and any(
+        str(other.unique_id).partition("#")[0] == number
+        and (other.box, other.attributes) == (light.box, light.attributes)
+        for other in earlier
+    )

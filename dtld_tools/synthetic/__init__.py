@@ -1,0 +1,1 @@
+"""Drawn frames in the layout of DTLD."""

@@ -1,0 +1,1 @@
+"""The distillation methods: pure functions of tensors."""

@@ -1,0 +1,1 @@
+"""Pages of runs: tables, figures, model cards."""

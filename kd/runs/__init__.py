@@ -1,0 +1,1 @@
+"""Runs that are there: their records, and what follows from several of them."""

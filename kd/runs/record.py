@@ -1,0 +1,237 @@
+"""Finished runs as they lie on the disk, and which of them are a distilled run and its plain twin.
+
+In: a folder with runs at any depth. Out: Run and Pair values.
+Invariant: a distilled run is paired only with the plain run that differs from it in nothing but the teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+
+import schemas
+from kd.config import FgfiConfig
+from kd.errors import RunError
+from schemas.strict import StrictError, read_json
+
+OPTIMIZER = ("optimizer", "lr0", "momentum", "warmup_bias_lr")  # settings that `optimizer=auto` decides
+
+
+def optimizer_of(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer as run.json has it, of training arguments in which Ultralytics' choice stands."""
+    return {"name": args["optimizer"], **{key: args[key] for key in OPTIMIZER[1:]}}
+
+
+def optimizer_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make the optimizer of a run.json again, however long one trains; none of a run of before."""
+    found = dict(record.get("optimizer", {}))
+    return {"optimizer": found.pop("name"), **found} if found else {}
+
+
+REPLACED = ".replaced"  # in a run's folder: the one that it takes the place of (kd/run_folder.py)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its folder and the content of its run.json (schemas/run.schema.json)."""
+
+    folder: Path
+    name: str  # the folder as seen from the report's source
+    record: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was asked to do."""
+        return self.record["config"]
+
+    @property
+    def student(self) -> str:
+        """The student's architecture, file or run."""
+        return title(self.config["student"])
+
+    @property
+    def teacher(self) -> str:
+        """The teachers' files or runs, or architectures of random weights, and how they teach if not as usual."""
+        names = [_taught_by(spec) for spec in self.config["teachers"]]
+        weights = self.config.get("teacher_weights", [])
+        if len(set(weights)) > 1:
+            names = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
+        if self.config.get("combine") == "best":
+            names.append("best per image")
+        if self.config.get("teacher_imgsz"):
+            names.append(f"at {self.config['teacher_imgsz']} px")
+        return ", ".join(names) or "-"
+
+    @property
+    def method(self) -> str:
+        """``plain``, or the methods with their weights, and what else the terms were made of."""
+        weighted = [f"{name} {weight:g}" if weight else name for name, weight in self.config["methods"].items()]
+        variant = _variant(self.config.get("fgfi", {}))
+        if variant:
+            weighted = [f"{word} ({variant})" if word.partition(" ")[0] == "fgfi" else word for word in weighted]
+        balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
+        images = ["unlabeled images"] if "unlabeled" in self.config else []
+        return ", ".join([" + ".join(weighted) or "plain", *balance, *self.config.get("schedules", []), *images])
+
+    @property
+    def distils(self) -> bool:
+        """Whether it had a teacher."""
+        return bool(self.config["teachers"])
+
+    @property
+    def optimizer(self) -> str | None:
+        """What trained it, None for a run of before run.json said so: 'AdamW, lr0 0.001667, momentum 0.9, ...'."""
+        found = self.record.get("optimizer")
+        return found and ", ".join([found["name"], *(f"{key} {found[key]}" for key in OPTIMIZER[1:])])
+
+    def scores(self, checkpoint: str = "last") -> dict[str, Any]:
+        """A checkpoint's scores on test, or on val where there is no test split."""
+        by_split = self.record["metrics"][checkpoint]
+        return by_split.get("test", by_split["val"])
+
+    @property
+    def twin_key(self) -> str:
+        """What a distilled run and its plain twin have in common: all but the teacher."""
+        start = self.record["student_sha256"] or self.config["student"]
+        same = [self.config[key] for key in ("seed", "epochs", "imgsz", "batch", "freeze", "settings")]
+        return json.dumps([self.record["data_sha256"], start, same], sort_keys=True)
+
+    @property
+    def arm_key(self) -> str:
+        """What runs have in common that differ in nothing but the seed."""
+        asked = {key: value for key, value in self.config.items() if key not in ("data", "out", "device", "seed")}
+        taught = [teacher["sha256"] for teacher in self.record["kd"]["teachers"]] if self.distils else None
+        return json.dumps([self.record["data_sha256"], self.record["student_sha256"], taught, asked], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A distilled run and its plain twin."""
+
+    distilled: Run
+    plain: Run
+
+    def difference(self, metric: str) -> float | None:
+        """Distilled minus plain, as a share; None where either has no score."""
+        after, before = self.distilled.scores()[metric], self.plain.scores()[metric]
+        return None if after is None or before is None else after - before
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The content of a finished run's run.json. Raises RunError where it is none of kd train."""
+    path = folder / "run.json"
+    try:
+        record = _check()(read_json(path))
+    except OSError as error:
+        raise RunError(f"{path}: got {error.strerror}, expected a file that kd train wrote") from error
+    except StrictError as error:
+        raise RunError(f"{path}: {error}, expected a file that kd train wrote") from error
+    except fastjsonschema.JsonSchemaValueException as error:
+        place = ".".join(map(str, error.path[1:])) or "all of it"
+        reason = error.message.removeprefix(error.name or "").strip()
+        raise RunError(
+            f"{path}: {place}: got {str(error.value)[:60]!r}, which {reason[:160]}: expected a file that kd train wrote"
+        ) from error
+    teachers, weights = record["config"]["teachers"], record["config"].get("teacher_weights")
+    if bool(teachers) != bool(record["kd"]) or len(weights or teachers) != len(teachers):
+        raise RunError(
+            f"{path}: got {len(teachers)} teachers, weights for {len(weights or teachers)}, and "
+            f"{'what they taught' if record['kd'] else 'nothing learned'}, which contradict each other: expected a "
+            f"file that kd train wrote"
+        )
+    return record
+
+
+@lru_cache
+def _check() -> Callable[[Any], Any]:
+    return fastjsonschema.compile(schemas.load("run"), use_default=False)
+
+
+def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
+    """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
+    runs, unfinished = [], {}
+    files = [path for name in ("run.json", "config.json") for path in folder.rglob(name)]
+    folders = {path.parent for path in files if REPLACED not in path.relative_to(folder).parts}
+    for place in sorted(folders):
+        name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
+        try:
+            if (place / "run.json").exists():
+                runs.append(Run(place, name, read_run(place)))
+            else:
+                asked = read_json(place / "config.json")["config"]["epochs"]
+                unfinished[name] = f"{epochs_done(place)} of {asked} epochs done"
+        except RunError as error:
+            unfinished[name] = f"run.json is none of kd train ({str(error).removeprefix(f'{place}/run.json: ')})"
+        except (OSError, StrictError) as error:
+            unfinished[name] = f"config.json: {getattr(error, 'strerror', None) or error}"
+        except (KeyError, TypeError):
+            continue  # another program's config.json
+    return runs, unfinished
+
+
+def epochs_done(folder: Path) -> int:
+    """Rows of a run's results.csv; 0 without one."""
+    try:
+        return max(0, len((folder / "results.csv").read_bytes().splitlines()) - 1)
+    except OSError:
+        return 0
+
+
+def find_pairs(runs: Iterable[Run]) -> list[Pair]:
+    """Each distilled run with its plain twin, where there is one."""
+    plain = {run.twin_key: run for run in runs if not run.distils}
+    pairs = [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
+    return [pair for pair in pairs if optimizers_agree(pair.distilled, pair.plain)]
+
+
+def optimizers_agree(run: Run, other: Run) -> bool:
+    """Whether two runs had the same optimizer, as far as it is known."""
+    return run.optimizer == other.optimizer or None in (run.optimizer, other.optimizer)
+
+
+def comparable_settings(run: Run, other: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The further arguments of both runs, without those that their optimizers say, where both are known.
+
+    What `optimizer=auto` chose may be asked for by name elsewhere, as in a sweep's runs of equal time.
+    """
+    said = OPTIMIZER if run.optimizer and other.optimizer else ()
+    own, theirs = ({k: v for k, v in side.config["settings"].items() if k not in said} for side in (run, other))
+    return own, theirs
+
+
+def _variant(fgfi: dict[str, Any]) -> str:
+    """What of fgfi's options is not as usual.
+
+    >>> _variant({"threshold": 0.3, "assigned": False, "kernel": 1, "soft": True})
+    'threshold 0.3, soft'
+    """
+    usual = asdict(FgfiConfig())
+    unusual = {key: value for key, value in fgfi.items() if value != usual[key]}
+    if "priors" in unusual:
+        unusual["priors"] = "own"
+    return ", ".join(key if value is True else f"{key} {value}" for key, value in unusual.items())
+
+
+def _taught_by(spec: str) -> str:
+    is_file = Path(spec).suffix.lower() == ".pt"  # as `kd.ultra.models.load_model` tells weights from an architecture
+    return title(spec) if is_file else f"random {title(spec)}"
+
+
+def title(spec: str) -> str:
+    """The run's folder for a run's weights, with two more above a seed's; else the file's name without its ending.
+
+    >>> title("runs/teacher/weights/best.pt"), title("out/runs/yolov5m/plain/seed0/weights/best.pt"), title("yolov5n")
+    ('teacher', 'yolov5m/plain/seed0', 'yolov5n')
+    """
+    path = Path(spec)
+    if path.parent.name != "weights" or path.stem not in ("best", "last"):
+        return path.stem
+    folder = path.parent.parent
+    return "/".join(folder.parts[-3:]) if re.fullmatch(r"seed\d+", folder.name) else folder.name

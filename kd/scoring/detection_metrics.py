@@ -1,0 +1,143 @@
+"""Average precision with lights that do not count: COCO's matching, Ultralytics' curves.
+
+In: detections and truth of each frame. Out: a dict of metrics, each a share of 1. numpy alone, but for the curves.
+Invariant: where every light counts, the figures are those of Ultralytics' validator on the same boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ultralytics.utils.metrics import ap_per_class, smooth
+
+from kd.scoring.frames import Frame
+
+IOUS = np.linspace(0.5, 0.95, 10)
+# Bounds of a light's shorter side in frame pixels, [from, below). COCO's smallest bin, 32 x 32, would hold most lights.
+SIZES = {"<8": (0, 8), "8-16": (8, 16), "16-32": (16, 32), ">=32": (32, np.inf)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Boxes [N, 4] as x1 y1 x2 y2, confidences [N] and class numbers [N]."""
+
+    boxes_xyxy: np.ndarray
+    confidences: np.ndarray
+    class_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.confidences)
+
+    def __getitem__(self, index: Any) -> Detections:
+        return Detections(self.boxes_xyxy[index], self.confidences[index], self.class_ids[index])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Detections of a frame, judged at each of `IOUS`: ``right`` [N, 10], ``ignored`` [N, 10], the others wrong.
+
+    ``confidences`` [N] and ``class_ids`` [N] are theirs, ``truth_ids`` [M] the classes of the lights that count.
+    """
+
+    confidences: np.ndarray
+    class_ids: np.ndarray
+    right: np.ndarray
+    ignored: np.ndarray
+    truth_ids: np.ndarray
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The IoU of boxes [N, 4] and [M, 4], x1 y1 x2 y2: [N, M]; 0 where neither has an area.
+
+    >>> box_iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2]]))
+    array([[0.33333333]])
+    """
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])  # [N, M, 2]
+    shared = sides.clip(0).prod(2)
+    areas = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1)[None]
+    return shared / np.maximum(areas - shared, 1e-9)
+
+
+def judge(found: Detections, frame: Frame, size: tuple[float, float] = (0, np.inf)) -> Outcome:
+    """Match a frame's detections with its lights, each to one of its class, as COCO does.
+
+    The most confident chooses first, at each IoU for itself: of the lights that count the one it fits best, then of
+    those that do not. With ``size`` (bounds of the shorter side), lights of other sizes do not count either, and
+    a detection of another size that fits no light is ignored.
+    """
+    found = found[np.argsort(-found.confidences, kind="stable")]
+    counted = frame.counted & _of_size(frame.boxes_xyxy, size)
+    right, ignored = np.zeros((2, len(found), len(IOUS)), bool)
+    for class_id in np.unique(frame.class_ids):
+        mine, theirs = found.class_ids == class_id, frame.class_ids == class_id
+        iou = box_iou(found.boxes_xyxy[mine], frame.boxes_xyxy[theirs])
+        right[mine], ignored[mine] = _match(iou, counted[theirs])
+    ignored |= ~right & ~_of_size(found.boxes_xyxy, size)[:, None]
+    return Outcome(found.confidences, found.class_ids, right, ignored, frame.class_ids[counted])
+
+
+def scores(outcomes: Sequence[Outcome], names: Mapping[int, str]) -> dict[str, Any]:
+    """``{instances, map50, map50_95, precision, recall, confidence, per_class}``; None for what is not there.
+
+    Precision and recall are those at ``confidence``, where the mean F1 over the classes is greatest, IoU 0.5. The
+    curves, and with them AP, are Ultralytics' own, of the detections that are not ignored.
+    """
+    right, ignored = (np.concatenate([getattr(o, key) for o in outcomes]) for key in ("right", "ignored"))
+    confidences, class_ids, truth_ids = (
+        np.concatenate([getattr(o, key) for o in outcomes]) for key in ("confidences", "class_ids", "truth_ids")
+    )
+    ap, first = [], None
+    for threshold in range(len(IOUS)):
+        kept = ~ignored[:, threshold]
+        curves = ap_per_class(right[kept, threshold, None], confidences[kept], class_ids[kept], truth_ids)
+        first = first or curves
+        ap.append(curves[5][:, 0])
+    _, _, precision, recall, _, _, there, _, _, f1_curve, x, _ = first
+    ap = np.array(ap)  # [10, classes that are there]
+    some = len(there) > 0
+    row = {int(class_id): i for i, class_id in enumerate(there)}
+    return {
+        "instances": len(truth_ids),
+        "map50": float(ap[0].mean()) if some else None,
+        "map50_95": float(ap.mean()) if some else None,
+        "precision": float(precision.mean()) if some else None,
+        "recall": float(recall.mean()) if some else None,
+        "confidence": float(x[smooth(f1_curve.mean(0), 0.1).argmax()]) if some else None,
+        "per_class": {
+            name: {
+                "map50": float(ap[0, row[class_id]]) if class_id in row else None,
+                "map50_95": float(ap[:, row[class_id]].mean()) if class_id in row else None,
+            }
+            for class_id, name in names.items()
+        },
+    }
+
+
+def recall_at(outcomes: Sequence[Outcome], confidence: float) -> float | None:
+    """The share of the lights that count that is found, at IoU 0.5, by detections of at least this confidence."""
+    lights = sum(len(outcome.truth_ids) for outcome in outcomes)
+    hits = sum(int((o.right[:, 0] & (o.confidences >= confidence)).sum()) for o in outcomes)
+    return hits / lights if lights else None
+
+
+def _match(iou: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right and ignored [N, 10] of detections in falling confidence, of their IoU [N, M] with the lights."""
+    right, ignored = np.zeros((2, len(iou), len(IOUS)), bool)
+    free = np.ones((len(IOUS), len(counted)), bool)
+    for i in np.flatnonzero((iou >= IOUS[0]).any(1)):
+        # A light that counts goes before any that does not: IoU is at most 1.
+        value = np.where(free & (iou[i] >= IOUS[:, None]), iou[i] + 2 * counted, 0)  # [10, M]
+        best = value.argmax(1)
+        hit = np.flatnonzero(value.max(1))
+        free[hit, best[hit]] = False
+        right[i, hit] = counted[best[hit]]
+        ignored[i, hit] = ~counted[best[hit]]
+    return right, ignored
+
+
+def _of_size(boxes_xyxy: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(1, initial=np.inf)
+    return (size[0] <= sides) & (sides < size[1])

@@ -1,0 +1,327 @@
+"""Carrying out a plan: every run a process of its own, resumable, and a failed one stops only those that need it.
+
+In: a plan and a folder. Out: OUT/{plan.yaml, teachers/<name>, runs/<student>/<arm>/seed<k>, logs, failures.json}.
+Invariant: a finished run is never repeated, OUT holds the runs of one plan, and no process of ours outlives the sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tqdm import tqdm
+
+from kd.errors import KdError, PlanError, RunError, UsageError
+from kd.files import write_all
+from kd.locks import LOCK, hold
+from kd.runs.record import OPTIMIZER, epochs_done, optimizer_settings, read_run
+from kd.sweeps.plan import Job, arguments, expand, read_plan, require_extends, to_yaml
+from schemas.strict import StrictError, read_json
+from schemas.text import one_line
+
+DEFAULT_EPOCHS = 30  # of kd train
+POLL_S = 0.2
+#: The command `kd` in a process that ends with this one.
+KD = (sys.executable, "-c", "from kd.sweeps.sweep import follow_parent; follow_parent(); import cli; cli.kd()")
+
+
+def sweep(
+    plan: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    changes: Sequence[str] = (),
+    at_once: int = 1,
+    dry_run: bool = False,
+    quiet: bool = False,
+    tell: Callable[[str], None] = tqdm.write,
+) -> dict[str, Any]:
+    """Train what a plan asks for and ``out`` does not have yet; returns ``{out, runs, finished, failed, ...}``.
+
+    ``data`` and ``changes`` as in `kd.sweeps.plan.read_plan`; ``at_once`` processes share the cores; ``tell`` gets a
+    line per finished or failed run. ``dry_run`` writes nothing and adds ``plan``: every run with its state and the
+    seconds that it may take, None before any has finished. Raises PlanError where ``out`` is another plan's.
+    """
+    out = Path(out).resolve()
+    content = read_plan(plan, data, changes)
+    jobs = expand(content)
+    with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):
+        _require_ours(out, jobs, Path(plan))
+        crew = Crew(out, jobs, at_once, tell)
+        _require_models([job for job in jobs if not crew.finished(job.name)], plan)
+        if dry_run:
+            return {**crew.summary(), "plan": [crew.describe(job) for job in jobs]}
+        write_all({out / "plan.yaml": to_yaml(content)})
+        (out / "failures.json").unlink(missing_ok=True)
+        crew.work(quiet or not sys.stderr.isatty())
+    return crew.summary()
+
+
+def equal_epochs(distilled: Mapping[str, Any], plain: Mapping[str, Any]) -> int:
+    """Epochs of plain training that take the wall-clock time of a distilled run; arguments are their run.json.
+
+    A teacher's own training is not counted, the check of its worth is. Never fewer than the plain run had.
+
+    >>> equal_epochs({"wall_time_s": 90.0, "epochs": 30}, {"wall_time_s": 60.0, "epochs": 30})
+    45
+    """
+    seconds = max(plain["wall_time_s"], 0.1)  # what run.json says of less than half of that is 0
+    return max(plain["epochs"], round(distilled["wall_time_s"] * plain["epochs"] / seconds))
+
+
+def follow_parent() -> None:
+    """End this process when its standard input ends: the sweep holds the other end, and so leaves no orphans."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends by itself
+            pass
+        os._exit(130)  # kd train is safe against this at any moment
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@dataclass
+class Crew:
+    """The jobs of a sweep and the processes at work on them."""
+
+    out: Path
+    jobs: Sequence[Job]
+    at_once: int
+    tell: Callable[[str], None]
+    failed: dict[str, str] = field(default_factory=dict)
+    running: dict[str, subprocess.Popen] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # what run.json of finished runs says
+
+    def work(self, quiet: bool) -> None:
+        """Run all jobs that are not finished; Ctrl-C ends their processes with this one."""
+        waiting = [job for job in self.jobs if not self.finished(job.name)]
+        total, done = len(self.jobs), len(self.jobs) - len(waiting)
+        bar = tqdm(total=total, initial=done, disable=quiet, bar_format="{n_fmt}/{total_fmt} runs [{elapsed}]{postfix}")
+        try:
+            while waiting or self.running:
+                for job in list(waiting):
+                    missing = [name for name in job.after if not self.finished(name)]
+                    lost = next((name for name in missing if name in self.failed), None)
+                    if lost:
+                        waiting.remove(job)
+                        self._fail(job, f"needs {lost}, which failed", bar)
+                    elif not missing and len(self.running) < self.at_once:
+                        waiting.remove(job)
+                        self._start(job)
+                time.sleep(POLL_S)
+                for name, process in list(self.running.items()):
+                    if process.poll() is not None:
+                        self._end(name, process, bar)
+                if not quiet:
+                    bar.set_postfix_str(self._view())
+        finally:
+            for process in self.running.values():
+                process.stdin.close()
+            for process in self.running.values():
+                process.wait()
+            bar.close()
+
+    def finished(self, name: str) -> bool:
+        """Whether a run is complete."""
+        return name in self.records or (self.out / name / "run.json").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and what failed."""
+        finished = sum(self.finished(job.name) for job in self.jobs)
+        left = self.seconds_left()
+        return {
+            "out": str(self.out), "runs": len(self.jobs), "finished": finished, "failed": self.failed,
+            "seconds_left": left and round(left),
+        }  # fmt: skip
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        """A job for `--dry-run`."""
+        begun = (self.out / job.name / "config.json").exists()
+        return {
+            "run": job.name,
+            "state": "finished" if self.finished(job.name) else "begun" if begun else "to do",
+            "teacher": job.taught_by or job.options.get("teacher"),
+            "epochs": f"time of {job.time_of[0]}" if job.time_of else _epochs(job),
+            "seconds": self.estimate(job),
+        }
+
+    # ------------------------------------------------------------ time
+
+    def estimate(self, job: Job) -> float | None:
+        """Seconds that a job may take, by those of its kind that have finished, else of its student, else of all."""
+        if job.time_of:
+            return self.estimate(next(other for other in self.jobs if other.name == job.time_of[0]))
+        done = [(other, self._record(other.name)) for other in self.jobs if self.finished(other.name)]
+        alike = (
+            [record for other, record in done if other.kind == job.kind],
+            [record for other, record in done if other.options["student"] == job.options["student"]],
+            [record for _, record in done],
+        )
+        records = next(filter(None, alike), None)
+        return records and _epochs(job) * fmean(record["wall_time_s"] / record["epochs"] for record in records)
+
+    def seconds_left(self) -> float | None:
+        """For all jobs that are neither finished nor failed; None before any has finished."""
+        left = 0.0
+        for job in self.jobs:
+            if self.finished(job.name) or job.name in self.failed:
+                continue
+            seconds = self.estimate(job)
+            if seconds is None:
+                return None
+            left += seconds * max(0.0, 1 - self._epochs_done(job.name) / _epochs(job))
+        return left / self.at_once
+
+    def _view(self) -> str:
+        """The runs at work with their epochs, and the time left."""
+        parts = [f"{name} epoch {self._epochs_done(name)}" for name in self.running]
+        return ", ".join([*parts, *_left(self.seconds_left())])
+
+    def _epochs_done(self, name: str) -> int:
+        return epochs_done(self.out / name)
+
+    # ------------------------------------------------------------ processes
+
+    def _start(self, job: Job) -> None:
+        """Start, continue, or start again the run of a job."""
+        folder, options = self.out / job.name, dict(job.options)
+        begun = folder / "config.json"
+        if job.taught_by:
+            options["teacher"] = str(self.out / job.taught_by / "weights" / "best.pt")
+        if job.time_of and begun.exists():
+            config = _begun(begun)
+            options["epochs"] = config["epochs"]  # times may have changed since
+            given = {key: value for key, value in config.get("settings", {}).items() if key in OPTIMIZER}
+        elif job.time_of:
+            options["epochs"] = equal_epochs(*map(self._record, job.time_of))
+            given = optimizer_settings(self._record(job.time_of[1]))  # `auto` would choose by the number of epochs
+        if job.time_of and given:
+            options["set"] = {**options.get("set", {}), **given}
+        words = [*arguments(options), "--out", str(folder), "--quiet"]
+        if begun.exists():
+            words.append("--resume" if job.resumable else "--overwrite")
+        log = self._log(job.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as file:
+            self.running[job.name] = subprocess.Popen(
+                [*KD, "train", *words], stdin=subprocess.PIPE, stdout=file, stderr=file, env=self._environment()
+            )
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, with this very package found first, and with a fair share of the cores."""
+        here = str(Path(__file__).resolve().parents[2])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+        if self.at_once > 1:
+            environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // self.at_once))
+        return environment
+
+    def _end(self, name: str, process: subprocess.Popen, bar: tqdm) -> None:
+        del self.running[name]
+        process.stdin.close()
+        job = next(job for job in self.jobs if job.name == name)
+        if process.returncode or not self.finished(name):
+            self._fail(job, _reason(self._log(name), process.returncode), bar)
+            return
+        try:
+            record = self._record(name)
+        except RunError as error:
+            self._fail(job, str(error), bar)
+            return
+        bar.update()
+        by_split = record["metrics"]["last"]
+        score = by_split.get("test", by_split["val"])["map50_95"]
+        shown = "no score" if score is None else f"mAP50-95 {100 * score:.1f}"
+        line = [f"{name}: {shown}", f"{record['wall_time_s']:.0f} s", *_left(self.seconds_left())]
+        self.tell(f"[{sum(self.finished(job.name) for job in self.jobs)}/{len(self.jobs)}] {', '.join(line)}")
+
+    def _fail(self, job: Job, reason: str, bar: tqdm) -> None:
+        self.failed[job.name] = reason
+        write_all({self.out / "failures.json": json.dumps(self.failed, indent=2) + "\n"})
+        bar.update()
+        self.tell(one_line(f"failed: {job.name}: {reason}"))
+
+    def _record(self, name: str) -> dict[str, Any]:
+        if name not in self.records:
+            self.records[name] = read_run(self.out / name)
+        return self.records[name]
+
+    def _log(self, name: str) -> Path:
+        return self.out / "logs" / f"{name.replace('/', '_')}.log"
+
+
+def _require_ours(out: Path, jobs: Sequence[Job], plan: Path) -> None:
+    """Raise PlanError unless ``out`` is empty, new, or holds runs of a plan that this one continues."""
+    before = out / "plan.yaml"
+    names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if before.is_file() and plan.is_file() and before.samefile(plan) and names <= {plan.name}:
+        raise UsageError(f"--out: got {out}, where the plan itself would be written over, expected another folder")
+    if before.is_file():
+        try:
+            recorded = expand(read_plan(before))
+        except (PlanError, UsageError) as error:
+            raise PlanError(
+                f"{error} (the plan that was begun here: bring it back as it was, or choose another --out)"
+            ) from error
+        require_extends(recorded, jobs, out)
+    elif names or (out.exists() and not out.is_dir()):
+        raise PlanError(f"{out}: got something that is no sweep, expected a new folder: choose another --out")
+
+
+def _require_models(jobs: Iterable[Job], plan: str | Path) -> None:
+    """Raise PlanError where a student or a given teacher is no model: its runs would fail after others have trained."""
+    from kd.ultra import models
+
+    students = dict.fromkeys(job.options["student"] for job in jobs)
+    for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in jobs if "teacher" in job.options))):
+        try:
+            model = models.load_model(spec)
+            if spec in students:
+                models.require_student(model, spec)
+        except KdError as error:
+            raise PlanError(f"{plan}: {error}") from error
+
+
+def _begun(path: Path) -> dict[str, Any]:
+    """What a run that was begun was asked to do. Raises RunError for a config.json that does not say."""
+    try:
+        config = read_json(path)["config"]
+        if type(config["epochs"]) is int and isinstance(config.get("settings", {}), dict):
+            return config
+        reason = "got no number of epochs"
+    except (StrictError, TypeError, KeyError, AttributeError) as error:
+        reason = f"got no configuration ({error})"
+    raise RunError(f"{path}: {reason}, expected what kd train wrote: remove the folder to start this run again")
+
+
+def _reason(log: Path, code: int) -> str:
+    """Why a process ended, as one line: its error line, else its last one."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{ended}: {lines[-1]}" if lines else ended
+
+
+def _epochs(job: Job) -> int:
+    return job.options.get("epochs", DEFAULT_EPOCHS)
+
+
+def _left(seconds: float | None) -> Iterable[str]:
+    """The time left, coarsely; nothing where it is unknown.
+
+    >>> list(_left(4000)), list(_left(None))
+    (['about 67 min left'], [])
+    """
+    if seconds:
+        yield f"about {seconds / 60:.0f} min left" if seconds >= 120 else f"about {seconds:.0f} s left"

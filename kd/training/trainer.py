@@ -1,0 +1,154 @@
+"""The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
+
+In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
+files, plus `last.kd.pt` beside `last.pt` (kd/resume.py).
+Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
+`last.kd.pt`, the teacher in neither. Nothing of Ultralytics' training is patched; how it reads images and labels is
+(kd/labels.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from kd.config import SINGLE_CLASS, TrainConfig
+from kd.distillation.criterion import Distillation, load_tutors, require_wired
+from kd.distillation.unlabeled import Unlabeled
+from kd.schedule import Progress, factor
+from kd.training.ranks import launching, ranked
+from kd.training.resume import ResumableTrainer
+from kd.ultra import session
+from kd.ultra.data import hand_over, resolve_data
+
+ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
+
+
+class Trainer(ResumableTrainer):
+    """Ultralytics' trainer for detectors, distilling when its configuration names a teacher.
+
+    Made by `trainer_class`. Plain and distilled runs go through the same class; with one seed they start from the
+    same weights and see the same batches.
+    """
+
+    config: TrainConfig
+    logs: tuple[str, ...] = ()  # packages that the run is logged to
+    distillation: Distillation | None = None
+    _step = 0  # batches of this epoch so far
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what Ultralytics' trainer takes, and its callbacks for what the run is logged to."""
+        super().__init__(*args, **{**kwargs, "_callbacks": session.callbacks(self.logs)})
+
+    @property
+    def beside(self) -> nn.Module | None:
+        """The adapters, which the optimizer and the sidecar know and no checkpoint."""
+        return self.distillation.adapters if self.distillation else None
+
+    def train(self) -> None:
+        """Train here, or on several GPUs in processes that Ultralytics starts from this class."""
+        with launching(self) if self.ddp else ranked(self):
+            super().train()
+
+    def get_dataset(self) -> dict[str, Any]:
+        """The data as kd reads them, not by Ultralytics' own reader of the same file."""
+        data = hand_over(resolve_data(self.args.data))
+        return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
+
+    def set_model_attributes(self) -> None:
+        """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
+        super().set_model_attributes()
+        if not self.config.distils:
+            return
+        with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
+            tutors = load_tutors(self.config, self.model, self.model.names, self.device)
+        self.distillation = Distillation(self.model, tutors, self.config)
+        self.model.criterion = self.distillation
+        self.model.add_module(ADAPTERS, self.distillation.adapters)
+
+    def _setup_train(self) -> None:
+        if self.config.distils and not self.config.built_in:
+            self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
+            self.add_callback("on_train_batch_start", Trainer._schedule)
+        super()._setup_train()
+        _tell_optimizer(self.args, self.optimizer)
+        if self.device.type == "cpu":
+            torch.set_num_threads(session.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
+        if self.distillation:
+            require_wired(self.distillation, self.optimizer)
+            if self.config.unlabeled:
+                self.distillation.unlabeled = Unlabeled(self.config.unlabeled, self.train_loader.dataset, self.args)
+
+    def _begin_distillation(self) -> None:
+        """Start an epoch's schedule and its order of unlabelled images, another one when it is done again after NaN."""
+        self._step = 0
+        if self.distillation.unlabeled:
+            self.distillation.unlabeled.begin(self.args.seed, self.epoch, self.nan_recovery_attempts, RANK + 1)
+
+    def _schedule(self) -> None:
+        """Set the factor of the step that comes."""
+        done = self.epoch + self._step / len(self.train_loader)
+        progress = Progress(done, self.epochs, self.args.close_mosaic)
+        self.distillation.factor = factor(self.config.schedules, progress)
+        self._step += 1
+
+    def _state(self) -> dict[str, Any]:
+        """The sidecar's content, with the samples that weights are balanced by."""
+        return {**super()._state(), "balance": self._samples}
+
+    @property
+    def _samples(self) -> dict[str, list[float]]:
+        return self.distillation.balance.samples if self.distillation and self.distillation.balance else {}
+
+    def _load_checkpoint_state(self, ckpt: dict) -> None:
+        """Load what Ultralytics loads, and the samples."""
+        super()._load_checkpoint_state(ckpt)
+        self._samples.update(self._pending.get("balance", {}))
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Leave out the validation columns of terms that only training has: Ultralytics would log them as 0."""
+        super().save_metrics({k: v for k, v in metrics.items() if not k.startswith("val/kd_")})
+
+    def save_model(self) -> bool:
+        """Write the checkpoints without the None that a deep copy leaves behind in place of the adapters."""
+        self.ema.ema._modules.pop(ADAPTERS, None)
+        return super().save_model()
+
+    def resume_training(self, ckpt: dict | None) -> None:
+        """Resume, and put the terms back around the criterion that Ultralytics renews for dual heads."""
+        super().resume_training(ckpt)
+        if self.distillation:
+            self.distillation.adopt(unwrap_model(self.model))
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Recover without the adapters in sight: Ultralytics loads the student's state dict strictly."""
+        model = unwrap_model(self.model)
+        adapters = model._modules.pop(ADAPTERS, None)
+        try:
+            return super()._handle_nan_recovery(epoch)
+        finally:
+            if adapters is not None:
+                model.add_module(ADAPTERS, adapters)
+
+
+def _tell_optimizer(args: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Make the arguments, which checkpoints carry, say which optimizer there is, where Ultralytics chose it.
+
+    Given as `--set` they would make it again. `auto` takes a momentum of its own and leaves the argument: Adam's kinds
+    train with the former, all others with the argument, at which their warm-up ends, unless they have none.
+    """
+    args.optimizer = type(optimizer).__name__
+    group = optimizer.param_groups[0]
+    if "betas" in group:
+        args.momentum = group["betas"][0]
+    elif not args.warmup_epochs > 0:
+        args.momentum = group["momentum"]
+
+
+def trainer_class(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[Trainer]:
+    """A Trainer bound to a configuration; a class, because Ultralytics ships nothing else to its worker processes."""
+    return type("Trainer", (Trainer,), {"config": config, "logs": logs})

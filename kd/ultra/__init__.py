@@ -1,0 +1,92 @@
+"""The one door to Ultralytics: imports it offline and quiet; models, data, settings and devices behind it.
+
+Invariant: nothing here reaches the network, runs code from a checkpoint or from a file of labels, or touches the
+user's own settings of Ultralytics. The packages of kd whose modules import Ultralytics import this one first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from kd.environment import cache_dir
+from kd.errors import KdError
+
+EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
+
+
+def _place_fonts() -> None:
+    """Put a font where Ultralytics looks before downloading one."""
+    config = cache_dir() / "Ultralytics"  # Ultralytics appends its own name
+    fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
+    try:
+        config.mkdir(parents=True, exist_ok=True)
+        for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+            if not (config / name).exists():
+                partial = config / f"{name}.{os.getpid()}"
+                shutil.copyfile(fonts / "DejaVuSans.ttf", partial)
+                partial.replace(config / name)
+    except OSError as error:
+        raise KdError(
+            f"{cache_dir()}: got {error.strerror}, expected a writable cache folder: set XDG_CACHE_HOME"
+        ) from error
+
+
+def _import_ultralytics() -> None:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    logger = logging.getLogger("ultralytics")
+    try:
+        import torch  # noqa: F401  before Ultralytics, which sets OMP_NUM_THREADS=1 for whatever loads OpenMP later
+
+        logger.addFilter(_nothing)  # its first import announces a new settings file
+        import ultralytics.utils as utils
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in {"torch", "torchvision", "ultralytics"}:
+            raise KdError(EXTRA_MISSING) from error
+        raise
+    finally:
+        logger.removeFilter(_nothing)
+    if threads is None:
+        os.environ.pop("OMP_NUM_THREADS", None)  # or every process started from here would have one thread
+    off = dict.fromkeys(
+        ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb", "vscode_msg"), False
+    )
+    here = {"runs_dir": "runs", "weights_dir": "weights", "datasets_dir": "datasets"}
+    wanted = {**off, **{key: str(cache_dir() / name) for key, name in here.items()}}
+    if any(utils.SETTINGS.get(key) != value for key, value in wanted.items()):
+        utils.SETTINGS.update(wanted)
+    for handler in utils.LOGGER.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)  # stdout belongs to the commands' own output
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+def _keep_safe() -> None:
+    """Keep Ultralytics from unpickling: labels cached beside the data, and checkpoints without restriction.
+
+    A cache would run code if it came with the data, and runs beside each other delete and overwrite one another's.
+    """
+    from ultralytics.data import dataset as label_reader
+    from ultralytics.nn import tasks as networks
+
+    def load(path: Path) -> dict:
+        raise FileNotFoundError(path)
+
+    def save(prefix: str, path: Path, x: dict, version: str) -> None:
+        x["version"] = version  # read by the caller
+
+    label_reader.load_dataset_cache_file, label_reader.save_dataset_cache_file = load, save
+    # It reads ULTRALYTICS_SAFE_LOAD when it is first imported, which may have been before kd was.
+    networks.SAFE_LOAD = True
+
+
+_place_fonts()
+_import_ultralytics()
+_keep_safe()

@@ -1,0 +1,120 @@
+"""Models by name or file, loaded safely: a detector, or one line that says what was found.
+
+Invariant: a checkpoint goes through the restricted unpickler, a yaml is read without eval, a name is no download.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from ultralytics import RTDETR, YOLO
+from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import ROOT
+from ultralytics.utils.checks import check_yolov5u_filename
+
+from kd.config import GRID_PX
+from kd.errors import ModelError
+from kd.ultra import model_files, session
+
+
+def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
+    """The detector that ``spec`` names: a .pt, a .yaml, or a model name such as ``yolov5n`` or ``yolo26n``.
+
+    A name or a .yaml gives that architecture with fresh weights, drawn from torch's global generator; names
+    are those of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download.
+    Checkpoints go through the restricted unpickler. Raises ModelError, also for a model of none of the ``tasks``.
+    """
+    path = Path(spec)
+    suffix = path.suffix.lower()
+    if suffix == ".pt":
+        require_safe(spec)
+        source, kind = str(path.resolve()), "a checkpoint that Ultralytics 8 wrote"
+    elif suffix in {".yaml", ".yml"} and model_files.is_there(path):
+        with session.silence():
+            model_files.require_model_yaml(spec)
+        source, kind = spec, "a model yaml of Ultralytics 8"
+    else:
+        source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
+    try:
+        with session.silence():
+            by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
+            yolo = (RTDETR if by_name else YOLO)(source)
+    except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
+        raise ModelError(f"{spec}: got no usable model ({session.first_line(error)}), expected {kind}") from error
+    model_files.require_detector(yolo.model, spec)
+    if yolo.task not in tasks:
+        head = type(yolo.model.model[-1]).__name__
+        raise ModelError(f"{spec}: got a model for {yolo.task} ({head} head), expected a detector")
+    if suffix == ".pt":
+        model_files.require_running(yolo.model, spec)
+    return yolo
+
+
+def require_student(yolo: YOLO, spec: str) -> None:
+    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head.
+
+    Of a checkpoint the module must be what its yaml makes, since Ultralytics' trainer builds that.
+    """
+    head = yolo.model.model[-1]
+    if type(yolo.model) is not DetectionModel or not isinstance(head, Detect):
+        raise ModelError(
+            f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
+            f"YOLO detector with a Detect head, from yolov3 to yolo26"
+        )
+    if Path(spec).suffix.lower() == ".pt":
+        with session.silence():
+            model_files.require_unchanged(yolo.model, spec)
+
+
+def grid_px(yolo: YOLO) -> int:
+    """What image sides have to be multiples of: the largest stride, and at least 32."""
+    strides = getattr(yolo.model, "stride", None)
+    return max(GRID_PX, int(max(strides))) if strides is not None and len(strides) else GRID_PX
+
+
+def require_safe(spec: str) -> None:
+    """Raise ModelError for what is no file, and for files that Ultralytics would take for others or cannot load."""
+    path = Path(spec)
+    model_files.require_archive(spec)
+    if _is_classic(path):
+        raise ModelError(
+            f"{spec}: got a classic anchor-based YOLOv5 checkpoint, expected an anchor-free one of Ultralytics "
+            f"8 (yolov5nu.pt is such), or the model name yolov5n for that architecture with fresh weights"
+        )
+    if check_yolov5u_filename(str(path.resolve()), verbose=False) != str(path.resolve()):
+        raise ModelError(
+            f"{spec}: got a file name that Ultralytics reads as {path.stem}u.pt, expected another: rename it"
+        )
+
+
+def _is_classic(path: Path) -> bool:
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no zip archive or a damaged one: the load that follows says so
+        return False
+    return any(name.startswith("models.") for name in foreign)
+
+
+def _packaged(spec: str) -> str:
+    """A model name as the yaml that Ultralytics finds in its own package, the scale letter kept.
+
+    >>> _packaged("yolov5n")
+    'yolov5n.yaml'
+    """
+    stem = spec.removesuffix(".yaml").removesuffix(".yml")
+    known = {path.stem for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
+    if stem not in known and re.sub(r"^(yolov?\d+)[nslmx](?=$|-)", r"\1", stem) not in known:
+        scaled = {f"{name}{scale}" for name in known if re.fullmatch(r"yolov?\d+", name) for scale in "nsmlx"}
+        if found := model_files.what_it_is(spec):
+            raise ModelError(f"{spec}: {found}")
+        near = get_close_matches(stem, sorted(known | scaled), n=3) or ["yolov5n", "yolo11s", "yolo26n"]
+        raise ModelError(
+            f"{spec}: got neither a file nor a model name that Ultralytics knows, expected a .pt, a .yaml, or a "
+            f"name such as {', '.join(near)}"
+        )
+    return f"{stem}.yaml"

@@ -1,0 +1,101 @@
+"""What surrounds a run in Ultralytics: its log, its settings, its callbacks, the device."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from ultralytics.cfg import check_cfg
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
+from ultralytics.utils.callbacks import get_default_callbacks
+from ultralytics.utils.torch_utils import get_cpu_info, select_device
+
+from kd.errors import KdError, UsageError
+
+TORCH_THREADS = torch.get_num_threads()
+LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # package -> Ultralytics' module for it
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Hold back Ultralytics' log lines below errors, and with them its progress bars."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+@contextlib.contextmanager
+def narrate(quiet: bool) -> Iterator[None]:
+    """Let Ultralytics speak on stderr; silence it when ``quiet`` or when nobody is watching (no terminal)."""
+    if quiet or not sys.stderr.isatty():
+        with silence():
+            yield
+    else:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says, as ASCII and cut short."""
+    text = str(error).encode("ascii", "ignore").decode().replace("ERROR", "").strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].strip()[:160]}" if text else type(error).__name__
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise UsageError unless Ultralytics takes each setting's value, by its own rules of type and range."""
+    try:
+        with silence():
+            check_cfg({**DEFAULT_CFG_DICT, **settings})
+    except (TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"--set: {text}") from error
+    if str(settings.get("cache")).lower() == "disk":
+        raise UsageError("--set cache: got disk, which writes a file beside every image, expected ram: --set cache=ram")
+
+
+def check_logs(names: Collection[str]) -> None:
+    """Raise UsageError for what a run cannot be logged to, KdError where the package is not installed."""
+    for name in names:
+        if name not in LOGS:
+            raise UsageError(f"--log: got {name!r}, expected {', '.join(LOGS)}")
+        if importlib.util.find_spec(name) is None:
+            raise KdError(f"--log {name}: got no package {name}, expected it to be installed: pip install {name}")
+
+
+def callbacks(names: Collection[str]) -> dict[str, list[Any]]:
+    """Ultralytics' own callbacks, with those that log to the named packages; its settings stay as they are."""
+    found = get_default_callbacks()
+    for name in names if RANK in (-1, 0) else ():
+        for event, callback in importlib.import_module(f"ultralytics.utils.callbacks.{LOGS[name]}").callbacks.items():
+            found[event].append(callback)
+    return found
+
+
+def check_device(device: str | None) -> torch.device:
+    """The device that Ultralytics finds for cpu, mps, a GPU's number, or None for the best one; else UsageError."""
+    try:
+        with silence():
+            return select_device(device or "", verbose=False)
+    except ValueError as error:
+        raise UsageError(
+            f"--device: got {device!r}, expected cpu, or the number of a GPU that is there: "
+            f"{torch.cuda.device_count()} are"
+        ) from error
+    finally:
+        torch.set_num_threads(TORCH_THREADS)  # choosing the CPU takes one core away
+
+
+def device_name(device: torch.device, count: int = 1) -> str:
+    """'NVIDIA H100', '2 x NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
+    if device.type == "cuda":
+        return f"{count} x {torch.cuda.get_device_name(device)}" if count > 1 else torch.cuda.get_device_name(device)
+    return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type
