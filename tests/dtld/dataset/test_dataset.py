@@ -312,7 +312,7 @@ def test_a_replaced_dataset_is_there_however_the_run_was_killed(tmp_path, monkey
 def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path, overwrite):
     out = tmp_path / "out"
     code = (
-        f"from pathlib import Path; from dtld_tools import dataset; out = Path({str(out)!r})\n"
+        f"from pathlib import Path; from dtld_tools.dataset import dataset; out = Path({str(out)!r})\n"
         f"with dataset.output(out, 'one', overwrite={overwrite}): print('in')"
     )
     with dataset.output(out, "one", overwrite=False):

@@ -189,7 +189,9 @@ with ranks.launching(Fake):
     print(os.environ[ranks.LAUNCHER], flush=True)
     time.sleep(60)
 """
-FOLLOW = "import sys, time; from kd import ranks; ranks.end_with(sys.argv[1]); print(flush=True); time.sleep(60)"
+FOLLOW = (
+    "import sys, time; from kd.training import ranks; ranks.end_with(sys.argv[1]); print(flush=True); time.sleep(60)"
+)
 
 
 def test_a_rank_ends_with_the_process_that_the_user_started():

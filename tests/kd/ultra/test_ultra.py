@@ -89,7 +89,7 @@ def test_a_pickle_bomb_runs_nothing_when_ultralytics_was_imported_first(tmp_path
     torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "b.pt")
     code = (
         "import ultralytics, ultralytics.utils as u\nassert not u.SAFE_LOAD\n"
-        "from kd import ultra, errors\n"
+        "from kd import errors\nfrom kd.ultra import models\n"
         f"try: models.load_model({str(tmp_path / 'b.pt')!r})\n"
         "except errors.ModelError: print('refused')\n"
     )
@@ -116,7 +116,7 @@ def test_the_import_is_silent_and_leaves_the_users_settings_alone(tmp_path):
         **{k: v for k, v in os.environ.items() if not k.startswith(("YOLO", "ULTRALYTICS", "OMP"))},
         "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path / "config"),
     }  # fmt: skip
-    code = "from kd import ultra; import os, torch; print(torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS'))"
+    code = "import kd.ultra, os, torch; print(torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS'))"
 
     def run(code):
         return subprocess.run(
