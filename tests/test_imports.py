@@ -9,8 +9,8 @@ import pytest
 from tests.dtld_data import REPOSITORY
 
 STAGES = {"parse", "collapse", "split", "tile", "images", "augment"}
-DTLD = {path.stem: path for path in (REPOSITORY / "dtld_tools").glob("*.py")}
-KD = {path.stem: path for path in (REPOSITORY / "kd").glob("*.py")}
+DTLD = {path.stem: path for path in (REPOSITORY / "dtld_tools").rglob("*.py")}
+KD = {path.stem: path for path in (REPOSITORY / "kd").rglob("*.py")}
 
 
 def imports_of(path):
@@ -31,7 +31,8 @@ def packages(path):
 
 def own(path):
     """The modules of dtld_tools that a file imports."""
-    return {name.split(".")[1] for name in imports_of(path) if name.startswith("dtld_tools.")} & set(DTLD)
+    found = {name for name in imports_of(path) if name.startswith("dtld_tools.")}
+    return {name.rpartition(".")[2] for name in found} & set(DTLD)
 
 
 def test_the_reader_of_imports_sees_them_all(tmp_path):
@@ -41,7 +42,7 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
 
 
 def test_all_stages_exist():
-    assert set(DTLD) >= STAGES | {"types", "errors", "geometry", "pipeline", "dataset", "plan", "validate"}
+    assert set(DTLD) >= STAGES | {"types", "errors", "geometry", "stages", "dataset", "plan", "validate"}
 
 
 @pytest.mark.parametrize(("name", "may"), [("types", {"errors"}), ("errors", set())])
