@@ -228,8 +228,8 @@ def _warnings(pairs: list[Pair], alone: list[Run]) -> list[str]:
         lines.append(f"{len(pairs)} pair{'s' * (len(pairs) > 1)}: fewer than {LEAST_PAIRS} prove nothing")
     seen = set()
     for run, baseline in pairs:
-        made_on = [(key, run.record[key], baseline.record[key]) for key in ("device", "versions")]
-        for key, own, other in (*unlike(run, baseline, ("epochs", "batch", "freeze", "settings")), *made_on):
+        epochs, *made_on = ((key, run.record[key], baseline.record[key]) for key in ("epochs", "device", "versions"))
+        for key, own, other in (epochs, *unlike(run, baseline, ("batch", "freeze", "settings")), *made_on):
             if own != other and key not in seen:
                 seen.add(key)
                 lines.append(f"{run.folder}: {key}: {own}, but {other} in {baseline.folder}")
