@@ -36,7 +36,7 @@ def class_names(runs: Iterable[Run]) -> list[str]:
 
 def settings_line(arms: Sequence[Arm]) -> str:
     """What all arms were trained with: '30 epochs at 640 px, batch 16.'"""
-    common = [form.format(_span(arms, key)) for key, form in SETTINGS.items() if not _varies(arms, key)]
+    common = [form.format(_range(_values(arms, key))) for key, form in SETTINGS.items() if not _varies(arms, key)]
     return f"All models here: {', '.join(common)}." if common else ""
 
 
@@ -47,7 +47,7 @@ HEADS = {"epochs": "epochs", "imgsz": "px", "batch": "batch"}
 def plain_table(arms: Sequence[Arm], classes: Sequence[str], published: Sequence[Published]) -> str:
     """The paper's Table 2: a row per model trained without a teacher, the mean over its seeds."""
     mine = [arm for arm in arms if not arm[0].distils]
-    columns = [("model", _student), *_setup(mine, arms), *_size_and_scores(classes)]
+    columns = [("model", lambda arm: text(arm[0].student)), *_setup(mine, arms), *_size_and_scores(classes)]
     return _beside(columns, mine, [row for row in published if row.teacher is None])
 
 
@@ -61,7 +61,9 @@ def distilled_table(
     def gain(metric: str) -> Callable[[Arm], str]:
         return lambda arm: points(_differences(twins[id(arm)], metric).difference) if id(arm) in twins else "-"
 
-    who: list[Column] = [("student", _student), ("teacher", _teacher), ("method", _method)]
+    who: list[Column] = [
+        (name, lambda arm, name=name: text(getattr(arm[0], name))) for name in ("student", "teacher", "method")
+    ]
     scores = _size_and_scores(classes)
     scores[4:4] = [("mAP50 to plain", gain("map50")), ("mAP50-95 to plain", gain("map50_95"))]  # before the classes
     return _beside([*who, *_setup(mine, arms), *scores], mine, [row for row in published if row.teacher])
@@ -152,7 +154,7 @@ def _setup(mine: Sequence[Arm], arms: Sequence[Arm]) -> list[Column]:
     options = {id(arm): _options(arm[0]) for arm in mine}
     unlike = sorted({key for one in options.values() for key, value in one.items()
                      if any(other.get(key) != value for other in options.values())})  # fmt: skip
-    columns: list[Column] = [(HEADS[key], lambda arm, key=key: _span([arm], key)) for key in varying]
+    columns: list[Column] = [(HEADS[key], lambda arm, key=key: _range(_values([arm], key))) for key in varying]
     if unlike:
         say = lambda arm: ", ".join(f"{key} {options[id(arm)].get(key, 'as usual')}" for key in unlike)  # noqa: E731
         columns.append(("options", lambda arm: text(say(arm))))
@@ -196,24 +198,12 @@ def _beside(columns: Sequence[Column], arms: Sequence[Arm], published: Sequence[
     return table(head, rows)
 
 
-def _student(arm: Arm) -> str:
-    return text(arm[0].student)
-
-
-def _teacher(arm: Arm) -> str:
-    return text(arm[0].teacher)
-
-
-def _method(arm: Arm) -> str:
-    return text(arm[0].method)
-
-
 def _varies(arms: Iterable[Arm], key: str) -> bool:
-    return len({run.config[key] for arm in arms for run in arm}) > 1
+    return len(_values(arms, key)) > 1
 
 
-def _span(arms: Iterable[Arm], key: str) -> str:
-    return _range(sorted({run.config[key] for arm in arms for run in arm}))
+def _values(arms: Iterable[Arm], key: str) -> list[int]:
+    return sorted({run.config[key] for arm in arms for run in arm})
 
 
 def _range(values: Sequence[int]) -> str:

@@ -49,11 +49,7 @@ def differences(scores: Iterable[tuple[float | None, float | None]]) -> Differen
         means={name: fmean(pair[i] for pair in both) if both else None for i, name in enumerate(("runs", "baseline"))},
         difference=fmean(found) if found else None,
         interval95=interval95(found),
-        signs={
-            "up": sum(value > 0 for value in found),
-            "down": sum(value < 0 for value in found),
-            "same": sum(value == 0 for value in found),
-        },
+        signs={"up": sum(d > 0 for d in found), "down": sum(d < 0 for d in found), "same": found.count(0)},
         differences=found,
     )
 

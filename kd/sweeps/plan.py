@@ -337,17 +337,17 @@ def _check_runs(plan: Mapping[str, Any], name: str) -> None:
     if runs > MOST_RUNS:
         raise PlanError(f"{name}: got {runs} runs, expected at most {MOST_RUNS}: make several plans of it")
     for job in expand(plan):
-        with refused_of(name, job):
+        with refused(f"{name}: {job.name}"):
             configuration(job)
 
 
 @contextlib.contextmanager
-def refused_of(name: str | Path, job: Job) -> Iterator[None]:
-    """What a job's run would refuse becomes a PlanError that names the plan and the run."""
+def refused(where: str | Path) -> Iterator[None]:
+    """What a run would refuse becomes a PlanError that says where."""
     try:
         yield
     except KdError as error:
-        raise PlanError(f"{name}: {job.name}: {error}") from error
+        raise PlanError(f"{where}: {error}") from error
 
 
 def configuration(job: Job) -> TrainConfig:

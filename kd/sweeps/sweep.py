@@ -22,11 +22,11 @@ from typing import Any
 from tqdm import tqdm
 
 from kd.config import require_side
-from kd.errors import KdError, PlanError, RunError, UsageError
+from kd.errors import PlanError, RunError, UsageError
 from kd.files import write_all
 from kd.locks import LOCK, hold
 from kd.runs.record import CONFIG, OPTIMIZER, RUN, epochs_done, optimizer_settings, read_config, read_run
-from kd.sweeps.plan import Job, arguments, configuration, expand, read_plan, refused_of, require_extends, to_yaml
+from kd.sweeps.plan import Job, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
 from schemas.strict import StrictError
 from schemas.text import one_line
 
@@ -180,16 +180,13 @@ class Scheduler:
             seconds = self.estimate(job)
             if seconds is None:
                 return None
-            left += seconds * max(0.0, 1 - self._epochs_done(job.name) / _epochs(job))
+            left += seconds * max(0.0, 1 - epochs_done(self.out / job.name) / _epochs(job))
         return left / self.at_once
 
     def _view(self) -> str:
         """The runs at work with their epochs, and the time left."""
-        parts = [f"{name} epoch {self._epochs_done(name)}" for name in self.running]
+        parts = [f"{name} epoch {epochs_done(self.out / name)}" for name in self.running]
         return ", ".join([*parts, *_left(self.seconds_left())])
-
-    def _epochs_done(self, name: str) -> int:
-        return epochs_done(self.out / name)
 
     # ------------------------------------------------------------ processes
 
@@ -284,18 +281,16 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     from kd.training.check import require_trainable
     from kd.ultra import data, models
 
-    kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # with their first seeds, which say it all
+    kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
     students = dict.fromkeys(job.options["student"] for job in kinds)
     folders: set[str] = set()  # of unlabelled images, which are all read
     for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in kinds if "teacher" in job.options))):
-        try:
+        with refused(plan):
             model = models.load_model(spec)
             if spec in students:
                 models.require_student(model, spec)
-        except KdError as error:
-            raise PlanError(f"{plan}: {error}") from error
         for job in (job for job in kinds if job.options["student"] == spec):
-            with refused_of(plan, job):
+            with refused(f"{plan}: {job.name}"):
                 config = configuration(job)
                 require_side("imgsz", config.imgsz, models.grid_px(model))
                 require_trainable(config, len(model.model.model))
