@@ -1,4 +1,4 @@
-"""Comparisons: Student's t by its tables, a worked example, who is paired with whom, and what is refused."""
+"""Comparisons: a worked example, who is paired with whom, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from kd.reports.tables import differences_table
 from kd.runs.arms import arms_of, contrasts_of, twins_of
 from kd.runs.compare import compare, lines
 from kd.runs.record import read_runs
-from kd.runs.statistics import interval95, t975
 from tests.kd_runs import ADAMW, MUSGD, OTHER_DATA, write_run
 
 PLAIN, TAUGHT = (0.30, 0.32, 0.34, 0.30, 0.31), (0.33, 0.33, 0.36, 0.29, 0.34)
@@ -32,20 +31,6 @@ def arms(tmp_path):
     write_arm(tmp_path / "plain", PLAIN)
     write_arm(tmp_path / "fgfi", TAUGHT, teacher="m")
     return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("freedom", "t"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
-)
-def test_quantiles_are_those_of_the_printed_tables(freedom, t):
-    assert round(t975(freedom), 3) == t
-
-
-def test_one_value_has_no_interval_and_equal_ones_an_empty_one():
-    assert interval95([]) is None
-    assert interval95([0.02]) is None
-    assert interval95([0.25, 0.25]) == [0.25, 0.25]
 
 
 def test_a_worked_example(arms):
