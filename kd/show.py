@@ -67,6 +67,16 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def percent(value: float | None) -> str:
+    """A share of 1 in per cent, '31.0', or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares in percentage points, '+1.0', or a dash where there is none."""
+    return "-" if difference is None else f"{100 * difference:+.1f}"
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun: 1 run, 2 runs."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation
 
 from kd.errors import DataError
 from kd.reports.published import Published
-from kd.reports.tables import Arm, Contrast
+from kd.runs.arms import Arm, Contrast, epochs_of
 from kd.runs.record import Run, title
 from schemas.text import one_line
 
@@ -34,6 +34,7 @@ PLAINS = ((GREY, "o"), ("#5f6b7a", "X"), ("#a08c7a", "h"))
 ARMS = tuple(zip(("#0f9d6b", "#e07000", "#2f86d1", "#cc5fa3", "#b08900", "#17a2b8"), "^vD<>p", strict=True))
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 NAME = 120  # characters of a name in a figure
+CONFIDENCE = 0.25  # least one of a detection that is drawn
 MARK = 7  # half the side of a mark, with some air, in pixels of the canvas
 Place = tuple[Any, tuple[float, float]]  # a transform of Matplotlib's, and the point it takes
 
@@ -80,14 +81,14 @@ def gflops_figure(
 
 def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     """Arms of one kind together, whatever their student: what the legend calls them -> arms by GFLOPs."""
-    epochs = len({run.config["epochs"] for arm in arms for run in arm}) > 1
+    vary = len({run.config["epochs"] for arm in arms for run in arm}) > 1
     groups: dict[tuple, list[Arm]] = {}
     for arm in sorted(arms, key=lambda arm: arm[0].record["gflops"]):
         run = arm[0]
         asked = [run.config[key] for key in ("settings", "freeze", "imgsz", "batch")] + [run.config.get("fgfi")]
-        spans = sorted({run.config["epochs"] for run in arm})
+        epochs = epochs_of(arm)
         name = _plain(f"{run.method} from {run.teacher}") if run.distils else "without distillation"
-        name += f", {' to '.join(map(str, dict.fromkeys((spans[0], spans[-1]))))} epochs" if epochs else ""
+        name += f", {' to '.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs" if vary else ""
         groups.setdefault((run.distils, name, json.dumps(asked, sort_keys=True)), []).append(arm)
     named: dict[str, list[Arm]] = {}
     for (_, name, _), members in sorted(groups.items(), key=lambda item: item[0]):
@@ -118,8 +119,8 @@ def _draw_arms(axes: Any, kinds: dict[str, list[Arm]], teachers: Sequence[Arm]) 
     looks, plain_looks, places = iter(ARMS * len(kinds)), iter(PLAINS * len(kinds)), []
     for i, (name, members) in enumerate(kinds.items()):
         colour, marker = next(looks if members[0][0].distils else plain_looks)
-        aside = 0 if len(kinds) == 1 else 11 * (i / (len(kinds) - 1) - 0.5) / 72  # inches
-        place = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
+        offset = 0 if len(kinds) == 1 else 11 * (i / (len(kinds) - 1) - 0.5) / 72  # inches
+        place = axes.transData + ScaledTranslation(offset, 0, axes.figure.dpi_scale_trans)
         for arm in members:
             dots = [100 * score for score in _scores(arm)]
             axes.plot([_x(arm)] * len(dots), dots, ".", ms=4, color=colour, alpha=0.45, mew=0, transform=place)
@@ -225,17 +226,17 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
     """
     reason = "no pair's weights are there any more"
     for pair in (pair for contrast in contrasts if not contrast.longer for pair in contrast.pairs):
-        weights = [_weights(pair.plain), _weights(pair.distilled)]
+        weights = [_weights(pair.baseline), _weights(pair.run)]
         if not all(path.is_file() for path in weights):
             continue
-        names = [f"{run.student}, {run.method}" for run in (pair.plain, pair.distilled)]
-        teacher = _teacher_weights(pair.distilled, runs)
+        names = [f"{run.student}, {run.method}" for run in (pair.baseline, pair.run)]
+        teacher = _teacher_weights(pair.run, runs)
         if teacher:
             weights.append(teacher)
-            known = title(pair.distilled.config["teachers"][0])
+            known = title(pair.run.config["teachers"][0])
             names.append("teacher" if known == "teacher" else f"teacher {known}")
         try:
-            return _draw_detections(pair.distilled, weights, names, count)
+            return _draw_detections(pair.run, weights, names, count)
         except Exception as error:  # whatever torch makes of what lies there: the tables do not depend on it
             reason = " ".join(str(error).split()) or type(error).__name__
     return reason
@@ -262,12 +263,9 @@ def _draw_detections(run: Run, weights: Sequence[Path], names: Sequence[str], co
     page.save(image, format="PNG", optimize=True)
     times = "; ".join(f"{column.name} {fmean(column.times_ms):.1f} ms" for column in columns)
     return image.getvalue(), (
-        f"{len(shown)} of {len(labelled)} {split} images with objects, evenly spaced, seed {run.config['seed']}; mean "
+        f"{len(shown)} of {len(labelled)} {split} images with objects, evenly spaced, seed {run.seed}; mean "
         f"inference times on {columns[0].device}: {times}."
     )
-
-
-CONFIDENCE = 0.25
 
 
 def _weights(run: Run) -> Path:

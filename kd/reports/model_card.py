@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kd.reports.tables import gflops, percent, table, text
+from kd.reports.markdown import gflops, table, text
 from kd.runs.record import Run, optimizer_settings, title
+from kd.show import percent
 
 
 def model_card(record: dict[str, Any]) -> str:
@@ -41,10 +42,10 @@ def model_card(record: dict[str, Any]) -> str:
         parts += ["## Teachers", f"Methods and weights: {text(run.method)}.", _teachers(config, record["kd"])]
     rest = {**config["settings"], **({"freeze": config["freeze"]} if config["freeze"] else {})}
     rest |= optimizer_settings(record)
-    if rest:
-        parts += ["## Settings", ", ".join(f"{text(key)} {text(str(value))}" for key, value in sorted(rest.items()))]
     versions = ", ".join(f"{text(key)} {text(value)}" for key, value in record["versions"].items())
     parts += [
+        "## Settings",
+        ", ".join(f"{text(key)} {text(str(value))}" for key, value in sorted(rest.items())),
         "## Made with",
         f"{text(record['device'])}, {record['wall_time_s']:.0f} s; {versions}. Everything else stands in `run.json`.",
         "## Licence",

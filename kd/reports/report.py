@@ -19,25 +19,22 @@ from kd.errors import DataError, RunError, UsageError
 from kd.files import require_no_input, write_all
 from kd.locks import hold
 from kd.reports.figures import detections_figure, gflops_figure, inline, teacher_runs
+from kd.reports.markdown import text
 from kd.reports.page import embedded, to_html
 from kd.reports.published import Published, read_published
 from kd.reports.tables import (
-    Arm,
-    Contrast,
-    arms_of,
     class_differences_table,
     class_names,
-    contrasts_of,
     differences_table,
     distilled_table,
     hardware_table,
     plain_table,
     runs_table,
     settings_line,
-    text,
 )
-from kd.runs.compare import LEAST_PAIRS
-from kd.runs.record import Run, read_runs
+from kd.runs.arms import Arm, Contrast, arms_of, contrasts_of
+from kd.runs.record import CONFIG, RESULTS, RUN, Run, read_runs
+from kd.runs.statistics import LEAST_PAIRS
 from schemas.strict import StrictError, read_json
 
 HOW_TO_READ = (
@@ -51,7 +48,7 @@ HOW_PAIRED = (
     f"its 95 % interval by Student's t, and how many pairs went up. Fewer than {LEAST_PAIRS} pairs prove nothing."
 )
 
-RUN_FILES = ("README.md", "config.json", "run.json", "results.csv")
+RUN_FILES = ("README.md", CONFIG, RUN, RESULTS)
 
 
 @dataclass
@@ -85,9 +82,9 @@ def report(
 
     One process at a time writes it, all of its files or none.
 
-    The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is a file of published rows
-    (kd/published.py); ``images`` is how many Figure A1 shows, 0 for none. Raises RunError where there is no finished
-    run, DataError for published rows that are none, UsageError for another ending of ``out``.
+    The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is a file for `read_published`;
+    ``images`` is how many Figure A1 shows, 0 for none. Raises RunError where there is no finished run, DataError for
+    published rows that are none, UsageError for another ending of ``out``.
     """
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() != ".md":
@@ -187,9 +184,9 @@ def _failures(folder: Path) -> dict[str, str]:
         home = path.parent.relative_to(folder)
         try:
             found = read_json(path)
-            rows = found if isinstance(found, dict) else {str(row["run"]): row["reason"] for row in found}
-        except (OSError, StrictError, TypeError, KeyError):
-            rows = {path.name: "no list of failed runs that kd sweep wrote"}
+        except (OSError, StrictError):
+            found = None
+        rows = found if isinstance(found, dict) else {path.name: "no list of failed runs that kd sweep wrote"}
         failed |= {(home / name).as_posix(): str(reason) for name, reason in rows.items()}
     return failed
 

@@ -1,6 +1,6 @@
-"""The report's tables, as Markdown.
+"""The report's tables.
 
-In: runs, grouped into arms; published rows. Out: Markdown text.
+In: runs, grouped into arms; published rows. Out: Markdown.
 Invariant: every figure is the last checkpoint's unless its column says best; a seed counts once in its arm, and a
 difference is between runs of one seed.
 """
@@ -9,103 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 from urllib.parse import quote
 
+from kd.reports.markdown import gflops, table, text
 from kd.reports.published import Published
-from kd.runs.compare import LEAST_PAIRS, interval95
-from kd.runs.record import Pair, Run, comparable_settings, optimizers_agree
-from schemas.text import one_line
+from kd.runs.arms import Arm, Contrast, epochs_of
+from kd.runs.record import Run
+from kd.runs.statistics import LEAST_PAIRS, Differences, differences
+from kd.show import count, percent, points
 
-CELL = 1000  # characters; a name of ours has some dozens, a caption some hundreds
 MANY_CLASSES = 8  # beyond this a column per class is no table any more
-Arm = list[Run]  # runs that differ in nothing but the seed, by seed
 Column = tuple[str, Callable[[Arm], str]]
-
-
-# ---------------------------------------------------------------- arms and their pairs
-
-
-def arms_of(runs: Iterable[Run]) -> tuple[list[Arm], dict[str, str]]:
-    """Arms, the smaller networks first and plain before distilled, and runs left out: name -> why.
-
-    Folders ``seed<k>`` beside each other are one arm also where their epochs differ, as those of a sweep do that
-    trains for equal wall-clock time.
-    """
-    arms: dict[Any, dict[int, Run]] = {}
-    repeats: dict[str, str] = {}
-    for run in runs:
-        beside = re.fullmatch(r"seed\d+", run.folder.name)
-        key = (run.folder.parent, run.method, _asked(run, "epochs")) if beside else run.arm_key
-        first = arms.setdefault(key, {}).setdefault(run.config["seed"], run)
-        if first is not run:
-            repeats[run.name] = f"the same as {first.name}, seed {run.config['seed']} included"
-    ordered = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in arms.values()]
-    ordered.sort(key=lambda arm: (arm[0].record["params"], arm[0].student, arm[0].distils, _epochs(arm)))
-    return ordered, repeats
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """An arm, a plain arm, and their runs by seed."""
-
-    arm: Arm
-    plain: Arm
-    pairs: list[Pair]
-
-    @property
-    def longer(self) -> bool:
-        """Whether the plain runs had other epochs: equal time, say, in place of equal epochs."""
-        return _epochs(self.arm) != _epochs(self.plain)
-
-    def differences(self, metric: str, name: str | None = None) -> list[float]:
-        """Distilled minus plain by seed, as shares, of one class or of all; without pairs that have no score."""
-        both = [[_score(run, metric, name) for run in (pair.distilled, pair.plain)] for pair in self.pairs]
-        return [after - before for after, before in both if after is not None and before is not None]
-
-
-def contrasts_of(arms: Sequence[Arm]) -> list[Contrast]:
-    """Each distilled arm with the plain arms that differ from it in nothing but teacher and, maybe, epochs."""
-    found = []
-    for arm in arms:
-        mine = []
-        for plain in arms:
-            if arm[0].distils and not plain[0].distils and _are_kin(arm[0], plain[0]):
-                by_seed = {run.config["seed"]: run for run in plain}
-                seeds = [run for run in arm if run.config["seed"] in by_seed]
-                if seeds:
-                    mine.append(Contrast(arm, plain, [Pair(run, by_seed[run.config["seed"]]) for run in seeds]))
-        found += sorted(mine, key=lambda contrast: contrast.longer)
-    return found
-
-
-def _are_kin(run: Run, plain: Run) -> bool:
-    """Whether a distilled run may be held against a plain one: they differ in nothing but teacher and epochs."""
-    own, theirs = (
-        [side.record["data_sha256"], side.record["student_sha256"] or side.config["student"], settings]
-        + [side.config[key] for key in ("imgsz", "batch", "freeze")]
-        for side, settings in zip((run, plain), comparable_settings(run, plain), strict=True)
-    )
-    return own == theirs and optimizers_agree(run, plain)
-
-
-def _asked(run: Run, *but: str) -> str:
-    left_out = ("data", "out", "device", "seed", *but)
-    return json.dumps({key: value for key, value in run.config.items() if key not in left_out}, sort_keys=True)
-
-
-def _epochs(arm: Arm) -> list[int]:
-    return sorted({run.config["epochs"] for run in arm})
-
-
-def _score(run: Run, metric: str, name: str | None = None) -> float | None:
-    scores = run.scores()
-    return scores[metric] if name is None else scores["per_class"].get(name, {}).get(metric)
 
 
 def class_names(runs: Iterable[Run]) -> list[str]:
@@ -119,7 +36,7 @@ def class_names(runs: Iterable[Run]) -> list[str]:
 
 def settings_line(arms: Sequence[Arm]) -> str:
     """What all arms were trained with: '30 epochs at 640 px, batch 16.'"""
-    common = [form.format(_span(arms, key)) for key, form in SETTINGS.items() if not _varies(arms, key)]
+    common = [form.format(_range(_values(arms, key))) for key, form in SETTINGS.items() if not _varies(arms, key)]
     return f"All models here: {', '.join(common)}." if common else ""
 
 
@@ -130,7 +47,7 @@ HEADS = {"epochs": "epochs", "imgsz": "px", "batch": "batch"}
 def plain_table(arms: Sequence[Arm], classes: Sequence[str], published: Sequence[Published]) -> str:
     """The paper's Table 2: a row per model trained without a teacher, the mean over its seeds."""
     mine = [arm for arm in arms if not arm[0].distils]
-    columns = [("model", _student), *_setup(mine, arms), *_size_and_scores(classes)]
+    columns = [("model", lambda arm: text(arm[0].student)), *_setup(mine, arms), *_size_and_scores(classes)]
     return _beside(columns, mine, [row for row in published if row.teacher is None])
 
 
@@ -142,9 +59,11 @@ def distilled_table(
     twins = {id(contrast.arm): contrast for contrast in contrasts if not contrast.longer}
 
     def gain(metric: str) -> Callable[[Arm], str]:
-        return lambda arm: points(_mean(twins[id(arm)].differences(metric))) if id(arm) in twins else "-"
+        return lambda arm: points(_differences(twins[id(arm)], metric).difference) if id(arm) in twins else "-"
 
-    who: list[Column] = [("student", _student), ("teacher", _teacher), ("method", _method)]
+    who: list[Column] = [
+        (name, lambda arm, name=name: text(getattr(arm[0], name))) for name in ("student", "teacher", "method")
+    ]
     scores = _size_and_scores(classes)
     scores[4:4] = [("mAP50 to plain", gain("map50")), ("mAP50-95 to plain", gain("map50_95"))]  # before the classes
     return _beside([*who, *_setup(mine, arms), *scores], mine, [row for row in published if row.teacher])
@@ -156,8 +75,8 @@ def differences_table(contrasts: Sequence[Contrast]) -> str:
     for contrast in contrasts:
         run = contrast.arm[0]
         cells = [text(run.student), text(run.teacher), text(run.method), _baseline(contrast), str(len(contrast.pairs))]
-        cells += _statistics(contrast.differences("map50_95"))
-        rows.append([*cells, verdict(contrast.differences("map50_95")), *_statistics(contrast.differences("map50"))])
+        found = _differences(contrast, "map50_95")
+        rows.append([*cells, *_figures(found), verdict(found), *_figures(_differences(contrast, "map50"))])
     head = ["student", "teacher", "method", "against", "pairs", "mAP50-95", "95 % interval", "up", "which is"]
     return table([*head, "mAP50", "95 % interval", "up"], rows)
 
@@ -167,7 +86,7 @@ def class_differences_table(contrasts: Sequence[Contrast], classes: Sequence[str
     rows = [
         [
             text(contrast.arm[0].student), text(contrast.arm[0].teacher), text(contrast.arm[0].method),
-            _baseline(contrast), text(name), *_statistics(contrast.differences("map50_95", name)),
+            _baseline(contrast), text(name), *_figures(_differences(contrast, "map50_95", name)),
         ]
         for contrast in contrasts
         for name in classes
@@ -175,26 +94,28 @@ def class_differences_table(contrasts: Sequence[Contrast], classes: Sequence[str
     return table(["student", "teacher", "method", "against", "class", "mAP50-95", "95 % interval", "up"], rows)
 
 
-def verdict(differences: Sequence[float]) -> str:
-    """What paired differences show: better or worse when the interval is on one side of zero and pairs are enough.
+def verdict(found: Differences) -> str:
+    """What paired differences show, and of how many pairs where those are too few.
 
-    >>> verdict([0.01, 0.02, 0.01, 0.03, 0.02]), verdict([0.01, 0.02])
+    >>> verdict(differences([(0.4, 0.3)] * 5)), verdict(differences([(0.4, 0.3)] * 2))
     ('better', 'unproven: 2 pairs')
     """
-    interval = interval95(differences)
-    if len(differences) < LEAST_PAIRS or interval is None:
-        return f"unproven: {len(differences)} pair{'' if len(differences) == 1 else 's'}"
-    return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "unproven"
+    pairs = len(found.differences)
+    return found.verdict if pairs >= LEAST_PAIRS else f"{found.verdict}: {count(pairs, 'pair')}"
 
 
-def _statistics(differences: Sequence[float]) -> list[str]:
-    interval = interval95(differences)
-    span = f"{points(interval[0])} to {points(interval[1])}" if interval else "-"
-    return [points(_mean(differences)), span, f"{sum(d > 0 for d in differences)} of {len(differences)}"]
+def _differences(contrast: Contrast, metric: str, name: str | None = None) -> Differences:
+    """Distilled against plain by seed, of one class or of all."""
+    return differences([(_score(run, metric, name), _score(plain, metric, name)) for run, plain in contrast.pairs])
+
+
+def _figures(found: Differences) -> list[str]:
+    span = " to ".join(map(points, found.interval95)) if found.interval95 else "-"
+    return [points(found.difference), span, f"{found.signs['up']} of {len(found.differences)}"]
 
 
 def _baseline(contrast: Contrast) -> str:
-    return f"plain, {_range(_epochs(contrast.plain))} epochs" if contrast.longer else "plain"
+    return f"plain, {_range(epochs_of(contrast.plain))} epochs" if contrast.longer else "plain"
 
 
 # ---------------------------------------------------------------- the appendix
@@ -206,7 +127,7 @@ def runs_table(runs: Iterable[Run], home: Path) -> str:
     for run in runs:
         link = quote(os.fsencode(os.path.relpath(run.folder.resolve(), home.resolve())))
         shares = [run.scores(checkpoint)[metric] for checkpoint in ("last", "best") for metric in ("map50", "map50_95")]
-        numbers = [run.config["seed"], run.record["epochs"], run.config["imgsz"], run.config["batch"]]
+        numbers = [run.seed, run.record["epochs"], run.config["imgsz"], run.config["batch"]]
         rows.append([
             f"[{text(run.name)}]({link})", text(run.student), text(run.teacher), text(run.method), *map(str, numbers),
             *map(percent, shares), f"{run.record['wall_time_s']:.0f}",
@@ -233,7 +154,7 @@ def _setup(mine: Sequence[Arm], arms: Sequence[Arm]) -> list[Column]:
     options = {id(arm): _options(arm[0]) for arm in mine}
     unlike = sorted({key for one in options.values() for key, value in one.items()
                      if any(other.get(key) != value for other in options.values())})  # fmt: skip
-    columns: list[Column] = [(HEADS[key], lambda arm, key=key: _span([arm], key)) for key in varying]
+    columns: list[Column] = [(HEADS[key], lambda arm, key=key: _range(_values([arm], key))) for key in varying]
     if unlike:
         say = lambda arm: ", ".join(f"{key} {options[id(arm)].get(key, 'as usual')}" for key in unlike)  # noqa: E731
         columns.append(("options", lambda arm: text(say(arm))))
@@ -277,65 +198,21 @@ def _beside(columns: Sequence[Column], arms: Sequence[Arm], published: Sequence[
     return table(head, rows)
 
 
-def _student(arm: Arm) -> str:
-    return text(arm[0].student)
-
-
-def _teacher(arm: Arm) -> str:
-    return text(arm[0].teacher)
-
-
-def _method(arm: Arm) -> str:
-    return text(arm[0].method)
-
-
 def _varies(arms: Iterable[Arm], key: str) -> bool:
-    return len({run.config[key] for arm in arms for run in arm}) > 1
+    return len(_values(arms, key)) > 1
 
 
-def _span(arms: Iterable[Arm], key: str) -> str:
-    return _range(sorted({run.config[key] for arm in arms for run in arm}))
+def _values(arms: Iterable[Arm], key: str) -> list[int]:
+    return sorted({run.config[key] for arm in arms for run in arm})
 
 
 def _range(values: Sequence[int]) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-# ---------------------------------------------------------------- cells
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown; columns of figures stand to the right."""
-    sides = [
-        "---:" if rows and all(re.match(r"[*+-]?(\d|$)", cell) for cell in column) else "---"
-        for column in zip(*rows, strict=True)
-    ] or ["---"] * len(head)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, sides, *rows])
-
-
-def text(words: str) -> str:
-    r"""Words as Markdown shows them and takes nothing for its own signs, on one line and not endless.
-
-    >>> print(text("a|b *c* not_relevant _d_ <e>"))
-    a\|b \*c\* not_relevant \_d\_ \<e\>
-    """
-    words = one_line(" ".join(words.split()), CELL)
-    return re.sub(r"([\\`*\[\]<>|&~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", words)
-
-
-def percent(share: float | None) -> str:
-    """A share of 1 in per cent: '31.0'."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def points(difference: float | None) -> str:
-    """A difference of shares in percentage points: '+1.0'."""
-    return "-" if difference is None else f"{100 * difference:+.1f}"
-
-
-def gflops(value: float | None) -> str:
-    """Billions of floating point operations, small ones with more digits."""
-    return "-" if value is None else f"{value:.{1 if value >= 1 else 2}f}"
+def _score(run: Run, metric: str, name: str | None = None) -> float | None:
+    scores = run.scores()
+    return scores[metric] if name is None else scores["per_class"].get(name, {}).get(metric)
 
 
 def _spread(shares: Sequence[float | None]) -> str:

@@ -6,18 +6,19 @@ Invariant: a pair is two runs of one seed on the same data, student, epochs and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from kd.errors import RunError
-from kd.runs.record import Pair, Run, comparable_settings, find_pairs, read_runs
-from kd.show import NAME
+from kd.runs.arms import COMPARABLE, Pair, arm_key, pair_by_seed, twins_of, unlike
+from kd.runs.record import Run, read_runs
+from kd.runs.statistics import LEAST_PAIRS, Differences, differences
+from kd.show import NAME, percent, points
 from schemas.text import one_line
 
-LEAST_PAIRS = 5
 METRICS = ("map50_95", "map50")
 
 
@@ -43,47 +44,6 @@ def compare(
         results = _twins(found, checkpoint)
     alone = results[0] if len(results) == 1 else {}
     return {"checkpoint": checkpoint, **alone, "comparisons": results, "warnings": warnings}
-
-
-def interval95(differences: Sequence[float]) -> list[float] | None:
-    """The 95 % interval of a mean, by Student's t; None for fewer than two values.
-
-    >>> [round(end, 2) for end in interval95([1, 2, 3])]
-    [-0.48, 4.48]
-    """
-    n = len(differences)
-    if n < 2:
-        return None
-    mean, reach = fmean(differences), t975(n - 1) * stdev(differences) / math.sqrt(n)
-    return [mean - reach, mean + reach]
-
-
-def t975(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: what 95 % of its absolute values stay below.
-
-    Exact by its distribution's finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)
-    with t = sqrt(freedom) tan(angle), halved down to the last bit; scipy is no dependency of kd.
-
-    >>> round(t975(4), 3)
-    2.776
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _t_within(angle, freedom) < 0.95 else (low, angle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _t_within(angle: float, freedom: int) -> float:
-    """P(|T| < t) for t = sqrt(freedom) tan(angle)."""
-    odd = freedom % 2
-    power, total = (math.cos(angle) if odd else 1.0), 0.0
-    for k in range(odd, freedom - 1, 2):  # terms cos^k, each k + 1 / (k + 2) times the one before, cos squared aside
-        total += power
-        power *= math.cos(angle) ** 2 * (k + 1) / (k + 2)
-    if odd:
-        return (angle + math.sin(angle) * total) * 2 / math.pi
-    return math.sin(angle) * total
 
 
 # ---------------------------------------------------------------- who is compared with whom
@@ -116,9 +76,9 @@ def _against(runs: list[Run], baseline: list[Run], checkpoint: str, any_epochs: 
                     f"compare one arm with one other"
                 )
     for run in (*runs, *baseline):
-        _require_alike(run, baseline[0], any_epochs)
+        _require_comparable(run, baseline[0], any_epochs)
     own, theirs = _by_seed(runs), _by_seed(baseline)
-    pairs = [Pair(own[seed], theirs[seed]) for seed in sorted(own.keys() & theirs.keys())]
+    pairs = pair_by_seed(runs, baseline)
     if not pairs:
         seeds = [", ".join(map(str, sorted(side))) for side in (own, theirs)]
         raise RunError(
@@ -130,11 +90,11 @@ def _against(runs: list[Run], baseline: list[Run], checkpoint: str, any_epochs: 
 
 def _twins(runs: list[Run], checkpoint: str) -> list[dict[str, Any]]:
     """Each distilled arm with its plain twins."""
-    pairs = find_pairs(runs)
+    pairs = twins_of(runs)
     arms: dict[str, list[Run]] = {}
     for run in runs:
         if run.distils:
-            arms.setdefault(run.arm_key, []).append(run)
+            arms.setdefault(arm_key(run), []).append(run)
     if not arms:
         raise RunError(f"{runs[0].folder}: got plain runs alone, expected distilled ones too: or name a --baseline")
     if not pairs:
@@ -142,17 +102,17 @@ def _twins(runs: list[Run], checkpoint: str) -> list[dict[str, Any]]:
         plain = [run for run in runs if not run.distils]
         if not plain:
             raise RunError(f"{distilled.folder}: got distilled runs alone, expected plain twins: or name a --baseline")
-        nearest = min(plain, key=lambda run: len(list(_differences(distilled, run))))
-        name, got, expected = next(_differences(distilled, nearest))
+        nearest = min(plain, key=lambda run: len(unlike(distilled, run)))
+        name, got, expected = unlike(distilled, nearest)[0]
         raise RunError(
             f"{distilled.folder}: {name}: got {got}, expected {expected} as in {nearest.folder}, the nearest plain "
             f"run: pairs differ in nothing but the teacher"
         )
     results = []
     for arm in arms.values():
-        mine = sorted((pair for pair in pairs if pair.distilled in arm), key=lambda pair: pair.distilled.config["seed"])
-        _by_seed([pair.distilled for pair in mine])
-        paired = [pair.distilled for pair in mine]
+        mine = sorted((pair for pair in pairs if pair.run in arm), key=lambda pair: pair.run.seed)
+        paired = [pair.run for pair in mine]
+        _by_seed(paired)
         results.append(_comparison(mine, [run for run in arm if run not in paired], checkpoint, arm[0]))
     return results
 
@@ -160,43 +120,22 @@ def _twins(runs: list[Run], checkpoint: str) -> list[dict[str, Any]]:
 def _by_seed(runs: Iterable[Run]) -> dict[int, Run]:
     seeds: dict[int, Run] = {}
     for run in runs:
-        other = seeds.setdefault(run.config["seed"], run)
+        other = seeds.setdefault(run.seed, run)
         if other is not run:
             raise RunError(
-                f"{run.folder}: seed {run.config['seed']}: got it in {other.folder} too, expected a run per seed: "
+                f"{run.folder}: seed {run.seed}: got it in {other.folder} too, expected a run per seed: "
                 f"compare one arm with one other"
             )
     return seeds
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    """What must be the same in all runs of a comparison; the first ones are what people get wrong first."""
-    return {
-        "data": run.record["data_sha256"][:12],
-        "epochs": run.config["epochs"],
-        "imgsz": run.config["imgsz"],
-        "student": run.record["student_sha256"] or run.config["student"],
-        "optimizer": run.optimizer,  # None: of before run.json said so
-    }
-
-
-def _require_alike(run: Run, other: Run, any_epochs: bool) -> None:
-    for name, expected in _facts(other).items():
-        got = _facts(run)[name]
-        if got != expected and None not in (got, expected) and not (any_epochs and name == "epochs"):
-            hint = ", or --any-epochs for a comparison at equal time" if name == "epochs" else ""
-            raise RunError(
-                f"{run.folder}: {name}: got {got}, expected {expected} as in {other.folder}: "
-                f"compare runs that share it{hint}"
-            )
-
-
-def _differences(run: Run, other: Run) -> Iterable[tuple[str, Any, Any]]:
-    """What keeps a distilled run and a plain one from being twins: name, its value, the other's."""
-    sides = [_facts(side) | {key: side.config[key] for key in ("batch", "freeze", "settings", "seed")} for side in
-             (run, other)]  # fmt: skip
-    both = ((key, value, sides[1][key]) for key, value in sides[0].items())
-    return (row for row in both if row[1] != row[2] and None not in row)
+def _require_comparable(run: Run, other: Run, any_epochs: bool) -> None:
+    for name, got, expected in unlike(run, other, [key for key in COMPARABLE if key != "epochs" or not any_epochs]):
+        hint = ", or --any-epochs for a comparison at equal time" if name == "epochs" else ""
+        raise RunError(
+            f"{run.folder}: {name}: got {got}, expected {expected} as in {other.folder}: "
+            f"compare runs that share it{hint}"
+        )
 
 
 # ---------------------------------------------------------------- the figures
@@ -204,31 +143,28 @@ def _differences(run: Run, other: Run) -> Iterable[tuple[str, Any, Any]]:
 
 def _comparison(pairs: list[Pair], alone: list[Run], checkpoint: str, run: Run | None = None) -> dict[str, Any]:
     """The figures of one arm's pairs; ``alone`` are its runs, or the other's, whose seed has no partner."""
-    run = run or pairs[0].distilled
-    result: dict[str, Any] = {
-        "runs": _describe(run),
-        "baseline": _describe(pairs[0].plain) if pairs else None,
-        "split": "test" if "test" in run.record["metrics"][checkpoint] else "val",
-        "pairs": len(pairs),
-        "seeds": [pair.distilled.config["seed"] for pair in pairs],
-        "left_out": [str(other.folder) for other in alone],
-    }
-    scores = [(pair.distilled.scores(checkpoint), pair.plain.scores(checkpoint)) for pair in pairs]
-    by_metric = {metric: _statistics([(own[metric], base[metric]) for own, base in scores]) for metric in METRICS}
+    run = run or pairs[0].run
+    scores = [(pair.run.scores(checkpoint), pair.baseline.scores(checkpoint)) for pair in pairs]
+    by_metric = {metric: differences((own[metric], base[metric]) for own, base in scores) for metric in METRICS}
     names = list(dict.fromkeys(name for own, _ in scores for name in own["per_class"]))
     per_class = {
         name: {
-            metric: _statistics([(own["per_class"][name][metric], base["per_class"].get(name, {}).get(metric))
-                                 for own, base in scores if name in own["per_class"]])
+            metric: asdict(differences((own["per_class"][name][metric], base["per_class"].get(name, {}).get(metric))
+                                       for own, base in scores if name in own["per_class"]))
             for metric in METRICS
         }
         for name in names
     }  # fmt: skip
-    times = [fmean(side.record["wall_time_s"] for side in sides) for sides in zip(*map(_sides, pairs), strict=True)]
+    times = [fmean(side.record["wall_time_s"] for side in sides) for sides in zip(*pairs, strict=True)]
     return {
-        **result,
-        **by_metric["map50_95"],
-        **by_metric,
+        "runs": _describe(run),
+        "baseline": _describe(pairs[0].baseline) if pairs else None,
+        "split": "test" if "test" in run.record["metrics"][checkpoint] else "val",
+        "pairs": len(pairs),
+        "seeds": [pair.run.seed for pair in pairs],
+        "left_out": [str(other.folder) for other in alone],
+        **asdict(by_metric["map50_95"]),
+        **{metric: asdict(found) for metric, found in by_metric.items()},
         "per_class": per_class,
         "mean_wall_time_s": dict(zip(("runs", "baseline"), times, strict=True)) if times else None,
         "verdict": _verdict(by_metric["map50_95"]),
@@ -262,66 +198,39 @@ def lines(found: dict[str, Any]) -> list[str]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["difference"] is None:
         return ("-",) * 5
-    base, own = (f"{100 * row['means'][side]:.1f}" for side in ("baseline", "runs"))
-    interval = "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in row["interval95"])) if row["interval95"] else "-"
-    return base, own, f"{100 * row['difference']:+.1f}", interval, f"{row['signs']['up']} of {len(row['differences'])}"
-
-
-def _sides(pair: Pair) -> tuple[Run, Run]:
-    return pair.distilled, pair.plain
+    interval = "[{}, {}]".format(*map(points, row["interval95"])) if row["interval95"] else "-"
+    up = f"{row['signs']['up']} of {len(row['differences'])}"
+    return percent(row["means"]["baseline"]), percent(row["means"]["runs"]), points(row["difference"]), interval, up
 
 
 def _describe(run: Run) -> str:
     return f"{run.student} from {run.teacher}, {run.method}" if run.distils else f"{run.student}, plain"
 
 
-def _statistics(values: Iterable[tuple[float | None, float | None]]) -> dict[str, Any]:
-    """Means, mean difference, interval and signs of (run, baseline) pairs; a pair without both scores is not counted.
-
-    >>> _statistics([(0.5, 0.25), (0.5, 0.75)])["means"]
-    {'runs': 0.5, 'baseline': 0.5}
-    """
-    both = [(own, base) for own, base in values if own is not None and base is not None]
-    differences = [own - base for own, base in both]
-    return {
-        "means": {
-            name: fmean(side) if both else None
-            for name, side in zip(("runs", "baseline"), zip(*both, strict=True) if both else ((), ()), strict=True)
-        },
-        "difference": fmean(differences) if both else None,
-        "interval95": interval95(differences),
-        "signs": {
-            "up": sum(difference > 0 for difference in differences),
-            "down": sum(difference < 0 for difference in differences),
-            "same": sum(difference == 0 for difference in differences),
-        },
-        "differences": differences,
-    }
-
-
-def _verdict(found: dict[str, Any]) -> str:
+def _verdict(found: Differences) -> str:
     """One line: the difference in points with its interval, the signs, and what they show."""
-    count = len(found["differences"])
+    count = len(found.differences)
     if not count:
         return "no pairs: nothing to compare"
-    line = f"{100 * found['difference']:+.1f} points mAP50-95"
-    if found["interval95"] is None:
+    line = f"{points(found.difference)} points mAP50-95"
+    if found.interval95 is None:
         return f"{line}, one pair: no interval, nothing is shown"
-    low, high = found["interval95"]
-    line += f" [{100 * low:+.1f}, {100 * high:+.1f}], {found['signs']['up']} of {count} pairs up"
-    return f"{line}: " + ("better" if low > 0 else "worse" if high < 0 else "the interval holds zero, nothing is shown")
+    line += " [{}, {}]".format(*map(points, found.interval95)) + f", {found.signs['up']} of {count} pairs up"
+    if found.verdict != "unproven":
+        return f"{line}: {found.verdict}"
+    why = f"fewer than {LEAST_PAIRS} pairs" if count < LEAST_PAIRS else "the interval holds zero"
+    return f"{line}: {why}, nothing is shown"
 
 
 def _warnings(pairs: list[Pair], alone: list[Run]) -> list[str]:
-    lines = [f"{run.folder}: seed {run.config['seed']} has no partner and is left out" for run in alone]
+    lines = [f"{run.folder}: seed {run.seed} has no partner and is left out" for run in alone]
     if pairs and len(pairs) < LEAST_PAIRS:
         lines.append(f"{len(pairs)} pair{'s' * (len(pairs) > 1)}: fewer than {LEAST_PAIRS} prove nothing")
     seen = set()
-    for pair in pairs:
-        own, base = ({**side.config, **side.record} for side in _sides(pair))
-        own["settings"], base["settings"] = comparable_settings(*_sides(pair))
-        for key in ("epochs", "batch", "freeze", "settings", "device", "versions"):
-            if own[key] != base[key] and key not in seen:
+    for run, baseline in pairs:
+        epochs, *made_on = ((key, run.record[key], baseline.record[key]) for key in ("epochs", "device", "versions"))
+        for key, own, other in (epochs, *unlike(run, baseline, ("batch", "freeze", "settings")), *made_on):
+            if own != other and key not in seen:
                 seen.add(key)
-                lines.append(f"{pair.distilled.folder}: {key}: {own[key]}, but {base[key]} in {pair.plain.folder}")
+                lines.append(f"{run.folder}: {key}: {own}, but {other} in {baseline.folder}")
     return lines

@@ -1,14 +1,13 @@
-"""Finished runs as they lie on the disk, and which of them are a distilled run and its plain twin.
+"""Runs as they lie on the disk.
 
-In: a folder with runs at any depth. Out: Run and Pair values.
-Invariant: a distilled run is paired only with the plain run that differs from it in nothing but the teacher.
+In: a folder with runs at any depth. Out: Run values, and a word about each that is not finished.
+Invariant: a Run's record is as schemas/run.schema.json has it.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,8 @@ from kd.config import FgfiConfig
 from kd.errors import RunError
 from schemas.strict import StrictError, read_json
 
+CONFIG, RUN, RESULTS = "config.json", "run.json", "results.csv"  # of a run that was begun, is finished, has epochs
+REPLACED = ".replaced"  # in a run's folder: the one that it takes the place of (kd/training/run_folder.py)
 OPTIMIZER = ("optimizer", "lr0", "momentum", "warmup_bias_lr")  # settings that `optimizer=auto` decides
 
 
@@ -30,12 +31,9 @@ def optimizer_of(args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def optimizer_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that make the optimizer of a run.json again, however long one trains; none of a run of before."""
-    found = dict(record.get("optimizer", {}))
-    return {"optimizer": found.pop("name"), **found} if found else {}
-
-
-REPLACED = ".replaced"  # in a run's folder: the one that it takes the place of (kd/run_folder.py)
+    """The settings that make the optimizer of a run.json again, however long one trains."""
+    found = dict(record["optimizer"])
+    return {"optimizer": found.pop("name"), **found}
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,11 @@ class Run:
     def config(self) -> dict[str, Any]:
         """What the run was asked to do."""
         return self.record["config"]
+
+    @property
+    def seed(self) -> int:
+        """What decided initial weights and data order."""
+        return self.config["seed"]
 
     @property
     def student(self) -> str:
@@ -86,47 +89,20 @@ class Run:
         return bool(self.config["teachers"])
 
     @property
-    def optimizer(self) -> str | None:
-        """What trained it, None for a run of before run.json said so: 'AdamW, lr0 0.001667, momentum 0.9, ...'."""
-        found = self.record.get("optimizer")
-        return found and ", ".join([found["name"], *(f"{key} {found[key]}" for key in OPTIMIZER[1:])])
+    def optimizer(self) -> str:
+        """What trained it: 'AdamW, lr0 0.001667, momentum 0.9, ...'."""
+        found = self.record["optimizer"]
+        return ", ".join([found["name"], *(f"{key} {found[key]}" for key in OPTIMIZER[1:])])
 
     def scores(self, checkpoint: str = "last") -> dict[str, Any]:
         """A checkpoint's scores on test, or on val where there is no test split."""
         by_split = self.record["metrics"][checkpoint]
         return by_split.get("test", by_split["val"])
 
-    @property
-    def twin_key(self) -> str:
-        """What a distilled run and its plain twin have in common: all but the teacher."""
-        start = self.record["student_sha256"] or self.config["student"]
-        same = [self.config[key] for key in ("seed", "epochs", "imgsz", "batch", "freeze", "settings")]
-        return json.dumps([self.record["data_sha256"], start, same], sort_keys=True)
-
-    @property
-    def arm_key(self) -> str:
-        """What runs have in common that differ in nothing but the seed."""
-        asked = {key: value for key, value in self.config.items() if key not in ("data", "out", "device", "seed")}
-        taught = [teacher["sha256"] for teacher in self.record["kd"]["teachers"]] if self.distils else None
-        return json.dumps([self.record["data_sha256"], self.record["student_sha256"], taught, asked], sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A distilled run and its plain twin."""
-
-    distilled: Run
-    plain: Run
-
-    def difference(self, metric: str) -> float | None:
-        """Distilled minus plain, as a share; None where either has no score."""
-        after, before = self.distilled.scores()[metric], self.plain.scores()[metric]
-        return None if after is None or before is None else after - before
-
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The content of a finished run's run.json. Raises RunError where it is none of kd train."""
-    path = folder / "run.json"
+    path = folder / RUN
     try:
         record = _check()(read_json(path))
     except OSError as error:
@@ -157,53 +133,38 @@ def _check() -> Callable[[Any], Any]:
 def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     """The finished runs below ``folder``, sorted by name, and the others: name -> what is amiss."""
     runs, unfinished = [], {}
-    files = [path for name in ("run.json", "config.json") for path in folder.rglob(name)]
+    files = [path for name in (RUN, CONFIG) for path in folder.rglob(name)]
     folders = {path.parent for path in files if REPLACED not in path.relative_to(folder).parts}
     for place in sorted(folders):
         name = place.relative_to(folder).as_posix() if place != folder else place.resolve().name
         try:
-            if (place / "run.json").exists():
+            if (place / RUN).exists():
                 runs.append(Run(place, name, read_run(place)))
-            else:
-                asked = read_json(place / "config.json")["config"]["epochs"]
-                unfinished[name] = f"{epochs_done(place)} of {asked} epochs done"
+            elif asked := read_config(place):
+                unfinished[name] = f"{epochs_done(place)} of {asked['epochs']} epochs done"
         except RunError as error:
             unfinished[name] = f"run.json is none of kd train ({str(error).removeprefix(f'{place}/run.json: ')})"
         except (OSError, StrictError) as error:
-            unfinished[name] = f"config.json: {getattr(error, 'strerror', None) or error}"
-        except (KeyError, TypeError):
-            continue  # another program's config.json
+            unfinished[name] = f"{CONFIG}: {getattr(error, 'strerror', None) or error}"
     return runs, unfinished
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """What the run in a folder was asked to do, by its config.json; None where that is another program's.
+
+    Raises StrictError, and OSError where it cannot be read.
+    """
+    content = read_json(folder / CONFIG)
+    config = content.get("config") if isinstance(content, dict) else None
+    return config if isinstance(config, dict) and "epochs" in config else None
 
 
 def epochs_done(folder: Path) -> int:
     """Rows of a run's results.csv; 0 without one."""
     try:
-        return max(0, len((folder / "results.csv").read_bytes().splitlines()) - 1)
+        return max(0, len((folder / RESULTS).read_bytes().splitlines()) - 1)
     except OSError:
         return 0
-
-
-def find_pairs(runs: Iterable[Run]) -> list[Pair]:
-    """Each distilled run with its plain twin, where there is one."""
-    plain = {run.twin_key: run for run in runs if not run.distils}
-    pairs = [Pair(run, plain[run.twin_key]) for run in runs if run.distils and run.twin_key in plain]
-    return [pair for pair in pairs if optimizers_agree(pair.distilled, pair.plain)]
-
-
-def optimizers_agree(run: Run, other: Run) -> bool:
-    """Whether two runs had the same optimizer, as far as it is known."""
-    return run.optimizer == other.optimizer or None in (run.optimizer, other.optimizer)
-
-
-def comparable_settings(run: Run, other: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The further arguments of both runs, without those that their optimizers say, where both are known.
-
-    What `optimizer=auto` chose may be asked for by name elsewhere, as in a sweep's runs of equal time.
-    """
-    said = OPTIMIZER if run.optimizer and other.optimizer else ()
-    own, theirs = ({k: v for k, v in side.config["settings"].items() if k not in said} for side in (run, other))
-    return own, theirs
 
 
 def _variant(fgfi: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ name stays below OUT, and what a run would refuse of its options is refused befo
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -332,24 +333,37 @@ def _check_options(place: str, options: Mapping[str, Any], own: frozenset[str], 
 
 def _check_runs(plan: Mapping[str, Any], name: str) -> None:
     """Raise PlanError where a run would refuse its options: each job's become a configuration, as kd train makes it."""
-    from kd.training.check import require_closing
-    from kd.ultra import session
-
     runs = len(plan["students"]) * len(plan["arms"]) * len(plan["seeds"]) + len(plan.get("teachers", {}))
     if runs > MOST_RUNS:
         raise PlanError(f"{name}: got {runs} runs, expected at most {MOST_RUNS}: make several plans of it")
     for job in expand(plan):
-        options = dict(job.options)
-        if job.taught_by:
-            options["teacher"] = f"{job.taught_by}/weights/best.pt"
-        try:
-            config = TrainConfig(**train_values(options, session.DEFAULT_CFG_DICT), out=job.name)
-            session.check_settings(dict(config.settings))
-            session.check_logs(words_of(options.get("log")))
-            if not job.time_of:  # whose epochs are not known yet
-                require_closing(config)
-        except KdError as error:
-            raise PlanError(f"{name}: {job.name}: {error}") from error
+        with refused(f"{name}: {job.name}"):
+            configuration(job)
+
+
+@contextlib.contextmanager
+def refused(where: str | Path) -> Iterator[None]:
+    """What a run would refuse becomes a PlanError that says where."""
+    try:
+        yield
+    except KdError as error:
+        raise PlanError(f"{where}: {error}") from error
+
+
+def configuration(job: Job) -> TrainConfig:
+    """What `kd train` makes of a job's options. Raises KdError where it would refuse them."""
+    from kd.training.check import require_closing
+    from kd.ultra import session
+
+    options = dict(job.options)
+    if job.taught_by:
+        options["teacher"] = f"{job.taught_by}/weights/best.pt"
+    config = TrainConfig(**train_values(options, session.DEFAULT_CFG_DICT), out=job.name)
+    session.check_settings(dict(config.settings))
+    session.check_logs(words_of(options.get("log")))
+    if not job.time_of:  # whose epochs are not known yet
+        require_closing(config)
+    return config
 
 
 # ---------------------------------------------------------------- paths

@@ -21,12 +21,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kd.errors import KdError, PlanError, RunError, UsageError
+from kd.config import require_side
+from kd.errors import PlanError, RunError, UsageError
 from kd.files import write_all
 from kd.locks import LOCK, hold
-from kd.runs.record import OPTIMIZER, epochs_done, optimizer_settings, read_run
-from kd.sweeps.plan import Job, arguments, expand, read_plan, require_extends, to_yaml
-from schemas.strict import StrictError, read_json
+from kd.runs.record import CONFIG, OPTIMIZER, RUN, epochs_done, optimizer_settings, read_config, read_run
+from kd.sweeps.plan import Job, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
+from schemas.strict import StrictError
 from schemas.text import one_line
 
 DEFAULT_EPOCHS = 30  # of kd train
@@ -57,14 +58,14 @@ def sweep(
     jobs = expand(content)
     with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):
         _require_ours(out, jobs, Path(plan))
-        crew = Crew(out, jobs, at_once, tell)
-        _require_models([job for job in jobs if not crew.finished(job.name)], plan)
+        scheduler = Scheduler(out, jobs, at_once, tell)
+        _require_models([job for job in jobs if not scheduler.finished(job.name)], plan)
         if dry_run:
-            return {**crew.summary(), "plan": [crew.describe(job) for job in jobs]}
+            return {**scheduler.summary(), "plan": [scheduler.describe(job) for job in jobs]}
         write_all({out / "plan.yaml": to_yaml(content)})
         (out / "failures.json").unlink(missing_ok=True)
-        crew.work(quiet or not sys.stderr.isatty())
-    return crew.summary()
+        scheduler.work(quiet or not sys.stderr.isatty())
+    return scheduler.summary()
 
 
 def equal_epochs(distilled: Mapping[str, Any], plain: Mapping[str, Any]) -> int:
@@ -91,7 +92,7 @@ def follow_parent() -> None:
 
 
 @dataclass
-class Crew:
+class Scheduler:
     """The jobs of a sweep and the processes at work on them."""
 
     out: Path
@@ -133,7 +134,7 @@ class Crew:
 
     def finished(self, name: str) -> bool:
         """Whether a run is complete."""
-        return name in self.records or (self.out / name / "run.json").exists()
+        return name in self.records or (self.out / name / RUN).exists()
 
     def summary(self) -> dict[str, Any]:
         """Counts, and what failed."""
@@ -146,7 +147,7 @@ class Crew:
 
     def describe(self, job: Job) -> dict[str, Any]:
         """A job for `--dry-run`."""
-        begun = (self.out / job.name / "config.json").exists()
+        begun = (self.out / job.name / CONFIG).exists()
         return {
             "run": job.name,
             "state": "finished" if self.finished(job.name) else "begun" if begun else "to do",
@@ -179,27 +180,24 @@ class Crew:
             seconds = self.estimate(job)
             if seconds is None:
                 return None
-            left += seconds * max(0.0, 1 - self._epochs_done(job.name) / _epochs(job))
+            left += seconds * max(0.0, 1 - epochs_done(self.out / job.name) / _epochs(job))
         return left / self.at_once
 
     def _view(self) -> str:
         """The runs at work with their epochs, and the time left."""
-        parts = [f"{name} epoch {self._epochs_done(name)}" for name in self.running]
+        parts = [f"{name} epoch {epochs_done(self.out / name)}" for name in self.running]
         return ", ".join([*parts, *_left(self.seconds_left())])
-
-    def _epochs_done(self, name: str) -> int:
-        return epochs_done(self.out / name)
 
     # ------------------------------------------------------------ processes
 
     def _start(self, job: Job) -> None:
         """Start, continue, or start again the run of a job."""
         folder, options = self.out / job.name, dict(job.options)
-        begun = folder / "config.json"
+        begun = (folder / CONFIG).exists()
         if job.taught_by:
             options["teacher"] = str(self.out / job.taught_by / "weights" / "best.pt")
-        if job.time_of and begun.exists():
-            config = _begun(begun)
+        if job.time_of and begun:
+            config = _begun(folder)
             options["epochs"] = config["epochs"]  # times may have changed since
             given = {key: value for key, value in config.get("settings", {}).items() if key in OPTIMIZER}
         elif job.time_of:
@@ -208,7 +206,7 @@ class Crew:
         if job.time_of and given:
             options["set"] = {**options.get("set", {}), **given}
         words = [*arguments(options), "--out", str(folder), "--quiet"]
-        if begun.exists():
+        if begun:
             words.append("--resume" if job.resumable else "--overwrite")
         log = self._log(job.name)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -277,30 +275,41 @@ def _require_ours(out: Path, jobs: Sequence[Job], plan: Path) -> None:
         raise PlanError(f"{out}: got something that is no sweep, expected a new folder: choose another --out")
 
 
-def _require_models(jobs: Iterable[Job], plan: str | Path) -> None:
-    """Raise PlanError where a student or a given teacher is no model: its runs would fail after others have trained."""
-    from kd.ultra import models
+def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
+    """Raise PlanError where a run would refuse its models, or its options for them, after others have trained."""
+    from kd.distillation.unlabeled import check_unlabeled
+    from kd.training.check import require_trainable
+    from kd.ultra import data, models
 
-    students = dict.fromkeys(job.options["student"] for job in jobs)
-    for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in jobs if "teacher" in job.options))):
-        try:
+    kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
+    students = dict.fromkeys(job.options["student"] for job in kinds)
+    folders: set[str] = set()  # of unlabelled images, which are all read
+    for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in kinds if "teacher" in job.options))):
+        with refused(plan):
             model = models.load_model(spec)
             if spec in students:
                 models.require_student(model, spec)
-        except KdError as error:
-            raise PlanError(f"{plan}: {error}") from error
+        for job in (job for job in kinds if job.options["student"] == spec):
+            with refused(f"{plan}: {job.name}"):
+                config = configuration(job)
+                require_side("imgsz", config.imgsz, models.grid_px(model))
+                require_trainable(config, len(model.model.model))
+                if config.unlabeled and config.unlabeled not in folders:
+                    check_unlabeled(config.unlabeled, data.resolve_data(config.data))
+                    folders.add(config.unlabeled)
 
 
-def _begun(path: Path) -> dict[str, Any]:
+def _begun(folder: Path) -> dict[str, Any]:
     """What a run that was begun was asked to do. Raises RunError for a config.json that does not say."""
     try:
-        config = read_json(path)["config"]
-        if type(config["epochs"]) is int and isinstance(config.get("settings", {}), dict):
-            return config
-        reason = "got no number of epochs"
-    except (StrictError, TypeError, KeyError, AttributeError) as error:
-        reason = f"got no configuration ({error})"
-    raise RunError(f"{path}: {reason}, expected what kd train wrote: remove the folder to start this run again")
+        config, reason = read_config(folder), "got no configuration"
+    except StrictError as error:
+        config, reason = None, f"got no configuration ({error})"
+    if config and type(config["epochs"]) is int and isinstance(config.get("settings", {}), dict):
+        return config
+    raise RunError(
+        f"{folder / CONFIG}: {reason}, expected what kd train wrote: remove the folder to start this run again"
+    )
 
 
 def _reason(log: Path, code: int) -> str:

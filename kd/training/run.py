@@ -33,7 +33,7 @@ from kd.files import sha256
 from kd.locks import hold
 from kd.methods.losses import fgfi_masks
 from kd.reports.model_card import model_card
-from kd.runs.record import optimizer_of
+from kd.runs.record import epochs_done, optimizer_of
 from kd.scoring.evaluate import score
 from kd.training.builtin import builtin_settings, builtin_trainer, nearest_own
 from kd.training.check import require_closing, require_outside, require_trainable
@@ -210,7 +210,7 @@ def _carry_out(
             **_size(last, config.imgsz),
             "versions": versions(),
             "device": session.device_name(device, len((config.device or "").split(","))),
-            "epochs": len((out / "results.csv").read_text(encoding="utf-8").splitlines()) - 1,
+            "epochs": epochs_done(out),
             "resumed": resumed,
             "wall_time_s": round(state.get("seconds", 0.0) + time.monotonic() - started, 1),
         }

@@ -27,12 +27,13 @@ def test_a_card_tells_what_a_plain_run_is(tmp_path):
     assert "cpu x86_64, 2 threads, 61 s; dtld-kd 0.1.0, python 3.11, torch 2.15, ultralytics 8.4.190." in card
     assert "AGPL-3.0, which Ultralytics" in card
     assert "Teachers" not in card
-    assert "Settings" not in card
+    assert "\n## Settings\n\nlr0 0.001667, momentum 0.9, optimizer AdamW, warmup_bias_lr 0.0\n" in card  # no other
 
 
 def test_a_card_names_teachers_methods_and_settings_but_no_path(tmp_path):
     folder = tmp_path / "yolov5n" / "fgfi" / "seed3"
-    card = card_of(write_run(folder, (0.6, 0.3), teacher="big", seed=3, settings={"lr0": 0.1}, freeze=2))
+    faster = {"settings": {"lr0": 0.1}, "optimizer": {**ADAMW, "lr0": 0.1}}
+    card = card_of(write_run(folder, (0.6, 0.3), teacher="big", seed=3, freeze=2, **faster))
     assert "\n# yolov5n/fgfi/seed3\n" in card
     assert "distilled from big" in card
     assert "Methods and weights: fgfi 0.01." in card
@@ -50,4 +51,4 @@ def test_a_card_names_the_optimizer_that_was_chosen(tmp_path):
 def test_a_card_is_well_formed_markdown(tmp_path):
     card = card_of(write_run(tmp_path / "run", (0.6, 0.3), teacher="t")).split("---\n", 2)[2]
     tags = [token.type for token in MarkdownIt("commonmark").enable("table").parse(card)]
-    assert (tags.count("table_open"), tags.count("fence"), tags.count("heading_open")) == (2, 1, 6)
+    assert (tags.count("table_open"), tags.count("fence"), tags.count("heading_open")) == (2, 1, 7)

@@ -10,8 +10,10 @@ import pytest
 
 from kd.errors import RunError, UsageError
 from kd.reports.report import report
-from kd.runs.record import find_pairs, read_runs
-from tests.kd_runs import OTHER_DATA, write_run
+from kd.runs.arms import twins_of
+from kd.runs.record import read_runs
+from kd.runs.statistics import differences
+from tests.kd_runs import ADAMW, OTHER_DATA, write_run
 
 
 @pytest.fixture
@@ -141,19 +143,21 @@ def test_variants_of_fgfi_are_named(tmp_path):
     "other",
     [
         {"seed": 7}, {"epochs": 31}, {"imgsz": 320}, {"data": OTHER_DATA}, {"batch": 8}, {"freeze": 3},
-        {"settings": {"lr0": 0.1}}, {"student": "yolov5m"},
+        {"settings": {"cos_lr": True}}, {"student": "yolov5m"},
+        {"optimizer": {**ADAMW, "lr0": 0.1}, "settings": {"lr0": 0.1}},
     ],
     ids=lambda other: next(iter(other)),
 )  # fmt: skip
 def test_runs_that_differ_in_more_than_the_teacher_are_no_pair(tmp_path, other):
     write_run(tmp_path / "distilled", (0.5, 0.3), teacher="t")
     write_run(tmp_path / "other", (0.5, 0.3), **other)
-    assert find_pairs(read_runs(tmp_path)[0]) == []
+    assert twins_of(read_runs(tmp_path)[0]) == []
     assert report(tmp_path, tmp_path / "report.md")["pairs"] == 0
     write_run(tmp_path / "twin", (0.5, 0.2))
-    (pair,) = find_pairs(read_runs(tmp_path)[0])
-    assert (pair.distilled.name, pair.plain.name) == ("distilled", "twin")
-    assert pair.difference("map50_95") == pytest.approx(0.1)
+    (pair,) = twins_of(read_runs(tmp_path)[0])
+    assert (pair.run.name, pair.baseline.name) == ("distilled", "twin")
+    shares = [run.scores()["map50_95"] for run in pair]
+    assert differences([shares]).difference == pytest.approx(0.1)
 
 
 def test_arms_of_several_teachers_say_how_they_teach_and_which_is_random(tmp_path):
@@ -182,7 +186,7 @@ def test_a_run_tells_what_its_terms_were_made_of(tmp_path):
     assert methods == {
         "plain": "plain", "a": "cwd + box, balance 0.1, warmup, cosine, unlabeled images", "b": "fgfi 0.01",
     }  # fmt: skip
-    assert len(find_pairs(runs)) == 2  # whatever they are made of, their twin is the plain run
+    assert len(twins_of(runs)) == 2  # whatever they are made of, their twin is the plain run
 
 
 def test_datasets_are_never_mixed_in_a_table(tmp_path):
@@ -205,7 +209,7 @@ def test_unfinished_broken_and_failed_runs_are_listed_and_not_averaged(runs, tmp
         (runs / name / "run.json").write_text(content)
     (runs / "tool").mkdir()
     (runs / "tool" / "config.json").write_text('{"editor": "vi"}')
-    (runs / "failures.json").write_text(json.dumps([{"run": "pkd/seed3", "reason": "got a <loss> that is not finite"}]))
+    (runs / "failures.json").write_text(json.dumps({"pkd/seed3": "got a <loss> that is not finite"}))
     found = report(runs, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
     assert (found["runs"], found["unfinished"]) == (5, 4)

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+from kd.reports.markdown import text
 from kd.reports.page import embedded, to_html
 from kd.reports.report import report
-from kd.reports.tables import text
 from tests.kd_runs import write_run
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -1,4 +1,4 @@
-"""Comparisons: Student's t by its tables, a worked example, who is paired with whom, and what is refused."""
+"""Comparisons: a worked example, who is paired with whom, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from kd.commands import app
 from kd.errors import RunError
-from kd.reports.tables import arms_of, contrasts_of
-from kd.runs.compare import compare, interval95, lines, t975
-from kd.runs.record import find_pairs, read_runs
+from kd.reports.tables import differences_table
+from kd.runs.arms import arms_of, contrasts_of, twins_of
+from kd.runs.compare import compare, lines
+from kd.runs.record import read_runs
 from tests.kd_runs import ADAMW, MUSGD, OTHER_DATA, write_run
 
 PLAIN, TAUGHT = (0.30, 0.32, 0.34, 0.30, 0.31), (0.33, 0.33, 0.36, 0.29, 0.34)
@@ -30,20 +31,6 @@ def arms(tmp_path):
     write_arm(tmp_path / "plain", PLAIN)
     write_arm(tmp_path / "fgfi", TAUGHT, teacher="m")
     return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("freedom", "t"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
-)
-def test_quantiles_are_those_of_the_printed_tables(freedom, t):
-    assert round(t975(freedom), 3) == t
-
-
-def test_one_value_has_no_interval_and_equal_ones_an_empty_one():
-    assert interval95([]) is None
-    assert interval95([0.02]) is None
-    assert interval95([0.25, 0.25]) == [0.25, 0.25]
 
 
 def test_a_worked_example(arms):
@@ -123,15 +110,37 @@ def test_runs_of_unequal_optimizers_are_refused(tmp_path, other):
     for arguments in (([tmp_path],), ([tmp_path / "fgfi"], [tmp_path / "plain"])):
         with pytest.raises(RunError, match=rf"fgfi/seed\d: optimizer: got AdamW, lr0 .+ expected {other['name']}, lr"):
             compare(*arguments)
-    assert not find_pairs(read_runs(tmp_path)[0])
+    assert not twins_of(read_runs(tmp_path)[0])
 
 
-@pytest.mark.parametrize("other", [None, ADAMW])
-def test_an_optimizer_that_is_the_same_or_not_known_is_no_difference(tmp_path, other):
-    write_arm(tmp_path / "plain", PLAIN, optimizer=other)
-    write_arm(tmp_path / "fgfi", TAUGHT, teacher="m", optimizer=ADAMW)
-    for arguments in (([tmp_path],), ([tmp_path / "fgfi"], [tmp_path / "plain"])):
-        assert compare(*arguments)["pairs"] == 5
+def test_a_run_that_does_not_say_its_optimizer_is_none_of_kd_train(arms):
+    path = arms / "plain" / "seed0" / "run.json"
+    record = json.loads(path.read_text())
+    del record["optimizer"]
+    path.write_text(json.dumps(record))
+    found = compare([arms])
+    assert found["pairs"] == 4
+    assert "seed0 is not finished and left out: run.json is none of kd train" in found["warnings"][0]
+
+
+@pytest.mark.parametrize("pairs", range(1, 7))
+@pytest.mark.parametrize("gain", [0.02, -0.02, 0.0])
+def test_a_comparison_and_a_report_come_to_the_same_verdict(tmp_path, pairs, gain):
+    """Two pairs far from zero prove nothing in either, five do in both."""
+    shares = [0.30 + 0.01 * seed for seed in range(pairs)]
+    write_arm(tmp_path / "plain", shares)
+    noise = [0.001 * (-1) ** seed for seed in range(pairs)]
+    write_arm(tmp_path / "fgfi", [s + gain + n for s, n in zip(shares, noise, strict=True)], teacher="m")
+    said = compare([tmp_path])["verdict"].rpartition(": ")[2]
+    (row,) = differences_table(contrasts_of(arms_of(read_runs(tmp_path)[0])[0])).splitlines()[2:]
+    reported = row.split(" | ")[8]
+    proven = pairs >= 5 and gain != 0
+    assert (said in ("better", "worse")) == (reported in ("better", "worse")) == proven
+    if proven:
+        assert said == reported == ("better" if gain > 0 else "worse")
+    else:
+        assert said.endswith("nothing is shown")
+        assert reported.startswith("unproven")
 
 
 def test_an_optimizer_asked_for_by_name_is_the_one_that_auto_chose(tmp_path):
@@ -142,6 +151,8 @@ def test_an_optimizer_asked_for_by_name_is_the_one_that_auto_chose(tmp_path):
     assert (found["pairs"], [line for line in found["warnings"] if "settings" in line]) == (5, [])
     (contrast,) = contrasts_of(arms_of(read_runs(tmp_path)[0])[0])
     assert contrast.longer
+    write_arm(tmp_path / "pinned", PLAIN, optimizer=ADAMW, settings={"cos_lr": True, **pinned})
+    assert compare([tmp_path / "fgfi", tmp_path / "pinned"])["pairs"] == 5  # a comparison's rule is the report's
 
 
 def test_other_epochs_are_compared_when_asked_to_and_said(tmp_path):

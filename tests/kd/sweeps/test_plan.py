@@ -10,6 +10,7 @@ import yaml
 
 from kd.errors import PlanError, UsageError
 from kd.sweeps.plan import SHIPPED, arguments, expand, read_plan, require_extends, student_name
+from kd.sweeps.sweep import sweep
 
 PLAN = {
     "data": "data.yaml",
@@ -137,6 +138,16 @@ def test_changes_go_before_the_file(write, tmp_path, monkeypatch):
         ({"settings__epocs": 3}, "settings: got epocs, expected an option of kd train such as epochs"),
         ({"arms__fgfi__seed": 3}, "arms.fgfi: got seed, expected an option"),
         ({"arms__fgfi__method": {"fgfi": "a"}}, r"arms\.fgfi\.method\.fgfi: got a"),
+        ({"arms__fgfi__method": "fgfj"}, r"runs/yolov5n/fgfi/seed3: --method: got 'fgfj', expected fgfi"),
+        ({"arms__fgfi__schedule": "linear"}, r"runs/yolov5n/fgfi/seed3: --schedule: got 'linear', expected one of"),
+        ({"arms__fgfi__method": "cwd", "arms__fgfi__balance": -3}, r"fgfi/seed3: --balance: got -3, expected a ratio"),
+        ({"arms__fgfi__balance": 0.1}, r"--balance: got it with fgfi=0\.1, cwd=1, expected methods without weights"),
+        ({"arms__fgfi__fgfi": ["kernel=2"]}, r"fgfi/seed3: --fgfi kernel: got 2, expected 1 or 3"),
+        ({"arms__fgfi__priors": "no.json"}, r"fgfi/seed3: no\.json: No such file"),
+        ({"arms__plain__epochs": 0}, r"arms\.plain\.epochs: got 0, must be bigger"),
+        ({"arms__fgfi__imgsz": 100}, r"--imgsz: got 100, expected a multiple of 32"),
+        ({"arms__random__set": {"lr": 1}}, r"--set lr: got no training argument of Ultralytics"),
+        ({"arms__taught__teacher": "m", "arms__taught__method": {"built-in": 1, "cwd": 1}}, "expected built-in alone"),
         ({"arms__fgfi__teacher": "x"}, r"arms\.fgfi\.teacher: got x, expected one of m, given, s"),
         ({"arms__random__teacher": {"rando": "x"}}, r"arms\.random\.teacher"),
         ({"arms__longer__wall_time_of": "plain"}, r"wall_time_of: got plain, expected an arm with a teacher"),
@@ -159,6 +170,14 @@ def test_what_a_plan_may_not_say(write, keys, message):
     read_plan(write(PLAN))
     with pytest.raises(PlanError, match=message):
         read_plan(write(changed(**keys)))
+
+
+def test_a_plan_is_refused_whole_before_its_first_run(write, tmp_path):
+    """As it was once: found by the child process of the arm, when its teacher had been trained."""
+    wrong = {"teacher": "m", "method": "fgfj", "schedule": "linear", "balance": -3}
+    with pytest.raises(PlanError, match=r"plan\.yaml: runs/yolov5n/fgfi/seed3: --method: got 'fgfj'"):
+        sweep(write(changed(arms__fgfi=wrong)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "", "a: *b"])

@@ -220,6 +220,24 @@ def test_dry_run_writes_nothing_and_estimates_by_what_is_finished(plan, tmp_path
     assert done.stdout.endswith("out: 9 runs, 5 finished, about 4 min left\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze": 25}, r"--freeze: got 25, expected less than the 25 layers of yolov5n"),
+        ({"freeze": 24}, r"--freeze: got 24, all layers but the head, with fgfi"),
+        ({"method": "cwd", "unlabeled": "nowhere"}, "--unlabeled nowhere: no such folder"),
+    ],
+)
+def test_what_a_student_cannot_be_asked_for_is_refused_before_its_teacher_trains(plan, tmp_path, options, message):
+    content = yaml.safe_load(plan.read_text())
+    content["arms"]["fgfi"] |= options
+    content["data"] = str(write_dataset(tmp_path / "set"))
+    plan.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(PlanError, match=rf"runs/yolov5n/fgfi/seed0: .*{message}"):
+        sweep(plan, tmp_path / "out", tell=list)
+    assert not (tmp_path / "calls.jsonl").exists()
+
+
 def test_seeds_may_be_added_and_another_plan_is_refused(plan, tmp_path):
     out = tmp_path / "out"
     sweep(plan, out, changes=["seeds=[0]"], tell=list)
@@ -239,8 +257,8 @@ def test_seeds_may_be_added_and_another_plan_is_refused(plan, tmp_path):
 
 def test_several_runs_at_once_share_the_cores(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
-    crew = kd.sweeps.sweep.Crew(tmp_path, [], 3, list)
-    assert crew._environment()["OMP_NUM_THREADS"] == "2"
+    scheduler = kd.sweeps.sweep.Scheduler(tmp_path, [], 3, list)
+    assert scheduler._environment()["OMP_NUM_THREADS"] == "2"
     assert sweep(plan, tmp_path / "out", at_once=3, tell=list)["finished"] == 9
 
 

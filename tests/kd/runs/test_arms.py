@@ -1,0 +1,50 @@
+"""Arms and twins: what tells arms apart, which of several plain runs is the twin, and that a report takes the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kd.runs.arms import TWINS, arms_of, contrasts_of, pair_by_seed, twins_of, unlike
+from kd.runs.record import read_runs
+from tests.kd_runs import MUSGD, OTHER_DATA, write_run
+
+OTHERS = {
+    "data": {"data": OTHER_DATA}, "epochs": {"epochs": 31}, "imgsz": {"imgsz": 320}, "student": {"student": "yolov5m"},
+    "optimizer": {"optimizer": MUSGD}, "batch": {"batch": 8}, "freeze": {"freeze": 3},
+    "settings": {"settings": {"cos_lr": True}}, "seed": {"seed": 7},
+}  # fmt: skip
+
+
+def test_nothing_to_pair_is_no_pair():
+    assert (twins_of([]), arms_of([]), contrasts_of([]), pair_by_seed([], [])) == ([], ([], {}), [], [])
+
+
+@pytest.mark.parametrize("key", TWINS)
+def test_a_key_of_twins_that_differs_is_named_and_makes_other_arms(tmp_path, key):
+    write_run(tmp_path / "kd", (0.5, 0.3), teacher="t")
+    write_run(tmp_path / "other", (0.5, 0.3), **OTHERS[key])
+    taught, other = read_runs(tmp_path)[0]
+    assert [name for name, _, _ in unlike(taught, other)] == [key]
+    assert twins_of([taught, other]) == []
+    pairs = [pair for one in contrasts_of(arms_of([taught, other])[0]) if not one.longer for pair in one.pairs]
+    assert pairs == []
+
+
+def test_the_first_of_equal_plain_runs_is_the_twin_here_and_in_a_report(tmp_path):
+    for name, share in (("a", 0.2), ("b", 0.25)):
+        write_run(tmp_path / name, (0.5, share))
+    write_run(tmp_path / "kd", (0.5, 0.3), teacher="t")
+    runs, _ = read_runs(tmp_path)
+    (contrast,) = contrasts_of(arms_of(runs)[0])
+    assert [pair.baseline.name for pair in twins_of(runs)] == [pair.baseline.name for pair in contrast.pairs] == ["a"]
+
+
+def test_seeds_taught_by_other_weights_of_one_name_are_other_arms(tmp_path):
+    for seed in range(2):
+        folder = write_run(tmp_path / "fgfi" / f"seed{seed}", (0.5, 0.3), seed=seed, teacher="t")
+        if seed:
+            text = (folder / "run.json").read_text()
+            (folder / "run.json").write_text(json.dumps(json.loads(text.replace("c" * 64, "d" * 64))))
+    assert [len(arm) for arm in arms_of(read_runs(tmp_path)[0])[0]] == [1, 1]
