@@ -60,10 +60,10 @@ def inspect(
 
     The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
     """
+    from dtld_tools.files import refuse_inputs
     from dtld_tools.labels.collapse import load_rules
     from dtld_tools.labels.parse import VOCABULARY, read_labels
     from dtld_tools.labels.stats import frames_called, inspect_labels, plot_labels
-    from dtld_tools.outputs import refuse_inputs
 
     if anchors is None:
         options.refuse_without("--anchors", context, "tile_size", "overlap", "layout", "min_visible", "min_side")

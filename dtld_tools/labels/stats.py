@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from dtld_tools.errors import ImageError, UsageError
+from dtld_tools.files import whole_file
 from dtld_tools.labels.collapse import Rules
 from dtld_tools.labels.parse import VOCABULARY, Labels, locate
-from dtld_tools.outputs import whole_file
 from dtld_tools.pixels.images import image_size
 from dtld_tools.types import Frame, Light
 

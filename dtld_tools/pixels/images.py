@@ -8,8 +8,6 @@ count them: a file whose Orientation says that they are to be turned is an error
 from __future__ import annotations
 
 import io
-import os
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,22 +137,6 @@ def encode_image(image: np.ndarray, suffix: str) -> memoryview:
     if not written:
         raise ImageError(f"cannot encode a {image.shape} {image.dtype} image as {suffix}")
     return data.data
-
-
-def write_atomically(path: Path | str, data: bytes | memoryview, scratch: Path | str) -> None:
-    """Write beside nothing half-written: into ``scratch`` (same file system), then rename."""
-    temporary = f"{scratch}/{_WRITER}{os.getpid()}.tmp"
-    write(temporary, data)
-    os.replace(temporary, path)
-
-
-def write(path: Path | str, data: bytes | memoryview) -> None:
-    """Write a file, half of it if the disk is full."""
-    with open(path, "wb") as stream:
-        stream.write(data)
-
-
-_WRITER = f"{socket.gethostname()}-"  # several machines may write into one shared folder
 
 
 def _unreadable(path: Path) -> str:

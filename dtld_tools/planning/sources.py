@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import read_consistent
-from dtld_tools.dataset.naming import image_name
+from dtld_tools.dataset.names import image_name, image_path
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.labels.collapse import Rules
@@ -175,7 +174,7 @@ def dataset_sources(root: Path) -> Iterator[Source]:
             whole = image_name(image.frame, image.sequence, None, image.name)
             if image.augmentation is not None or image.name != whole:
                 raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
-            yield Source(dataset.image_path(root.absolute(), image), frame)
+            yield Source(image_path(root.absolute(), image), frame)
 
 
 def _repeats(light: Light, earlier: Sequence[Light]) -> bool:

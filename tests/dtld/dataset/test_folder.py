@@ -12,9 +12,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtld_tools.dataset import dataset
+from dtld_tools.dataset import folder
+from dtld_tools.dataset.consistency import read_sound_report
+from dtld_tools.dataset.data_yaml import read_class_names, write_data_yaml
+from dtld_tools.dataset.folder import line_files, output
+from dtld_tools.dataset.reading import read_frames, read_images
+from dtld_tools.dataset.records import frame_to_json, image_to_json, label_text
 from dtld_tools.errors import DatasetError, ImageError
 from dtld_tools.export.preview import read_boxes
+from dtld_tools.files import UNFINISHED
 from dtld_tools.types import SPLITS, Box, Dropped, FrameRecord, ImageRecord, SequenceId, Target, Window
 from tests.dtld_data import tree_bytes
 
@@ -72,15 +78,15 @@ images = st.builds(
 @given(st.lists(frames, max_size=3))
 def test_frame_lines_there_and_back(tmp_path_factory, records):
     root = tmp_path_factory.mktemp("d")
-    (root / "frames.jsonl").write_bytes(b"".join(orjson.dumps(dataset.frame_to_json(r)) + b"\n" for r in records))
-    assert list(dataset.read_frames(root)) == records  # floats to the last bit
+    (root / "frames.jsonl").write_bytes(b"".join(orjson.dumps(frame_to_json(r)) + b"\n" for r in records))
+    assert list(read_frames(root)) == records  # floats to the last bit
 
 
 @given(st.lists(images, max_size=3))
 def test_image_lines_there_and_back(tmp_path_factory, records):
     root = tmp_path_factory.mktemp("d")
-    (root / "manifest.jsonl").write_bytes(b"".join(orjson.dumps(dataset.image_to_json(r)) + b"\n" for r in records))
-    assert list(dataset.read_images(root)) == records
+    (root / "manifest.jsonl").write_bytes(b"".join(orjson.dumps(image_to_json(r)) + b"\n" for r in records))
+    assert list(read_images(root)) == records
 
 
 # --- labels ----------------------------------------------------------------------------------------------
@@ -88,10 +94,10 @@ def test_image_lines_there_and_back(tmp_path_factory, records):
 
 def test_a_label_line_by_hand():
     targets = [Target(0, Box(64, 128, 128, 256), 1), Target(1, Box(0, 0, 640, 640), 2)]
-    assert dataset.label_text(targets, (640, 640)) == (
+    assert label_text(targets, (640, 640)) == (
         "0 0.150000 0.300000 0.100000 0.200000\n1 0.500000 0.500000 1.000000 1.000000\n"
     )
-    assert dataset.label_text([], (640, 640)) == ""
+    assert label_text([], (640, 640)) == ""
 
 
 @st.composite
@@ -109,7 +115,7 @@ def inside(draw):
 def test_label_text_back_to_boxes(tmp_path_factory, drawn):
     (width, height), targets = drawn
     path = tmp_path_factory.mktemp("d") / "a.txt"
-    path.write_text(dataset.label_text(targets, (width, height)))
+    path.write_text(label_text(targets, (width, height)))
     back = read_boxes(path, (width, height))
     assert [class_id for class_id, _ in back] == [target.class_id for target in targets]
     for (_, box), target in zip(back, targets, strict=True):
@@ -120,7 +126,7 @@ def test_label_text_back_to_boxes(tmp_path_factory, drawn):
 @given(inside())
 def test_label_values_are_shares(drawn):
     size_wh, targets = drawn
-    for line in dataset.label_text(targets, size_wh).splitlines():
+    for line in label_text(targets, size_wh).splitlines():
         assert all(0 <= float(value) <= 1 for value in line.split()[1:])
 
 
@@ -134,32 +140,32 @@ GOOD = FrameRecord("A/1/s/a.tiff", SequenceId("A", "1", "s"), "train", 64, 32, (
     [
         ("{", "line 2"),
         ("[]", "line 2"),
-        (json.dumps(dataset.frame_to_json(GOOD) | {"split": "dev"}), "line 2.*split"),
-        (json.dumps(dataset.frame_to_json(GOOD) | {"width": 0}), "line 2.*width"),
-        (json.dumps(dataset.frame_to_json(GOOD) | {"extra": 0}), "line 2.*extra"),
-        (json.dumps(dataset.frame_to_json(GOOD) | {"lights": [{"id": 1, "class": 0}]}), "line 2.*box"),
-        (json.dumps(dataset.frame_to_json(GOOD) | {"dropped": [{"id": 1, "reason": "mood"}]}), "line 2.*reason"),
+        (json.dumps(frame_to_json(GOOD) | {"split": "dev"}), "line 2.*split"),
+        (json.dumps(frame_to_json(GOOD) | {"width": 0}), "line 2.*width"),
+        (json.dumps(frame_to_json(GOOD) | {"extra": 0}), "line 2.*extra"),
+        (json.dumps(frame_to_json(GOOD) | {"lights": [{"id": 1, "class": 0}]}), "line 2.*box"),
+        (json.dumps(frame_to_json(GOOD) | {"dropped": [{"id": 1, "reason": "mood"}]}), "line 2.*reason"),
         (
-            json.dumps(dataset.frame_to_json(GOOD) | {"lights": [{"id": "x", "class": 0, "box": [0, 0, 1, 1]}]}),
+            json.dumps(frame_to_json(GOOD) | {"lights": [{"id": "x", "class": 0, "box": [0, 0, 1, 1]}]}),
             "line 2.*id",
         ),
     ],
 )
 def test_a_wrong_line_is_named_by_its_number(tmp_path, line, message):
-    (tmp_path / "frames.jsonl").write_text(json.dumps(dataset.frame_to_json(GOOD)) + "\n" + line + "\n")
+    (tmp_path / "frames.jsonl").write_text(json.dumps(frame_to_json(GOOD)) + "\n" + line + "\n")
     with pytest.raises(DatasetError, match=message) as caught:
-        list(dataset.read_frames(tmp_path))
+        list(read_frames(tmp_path))
     assert str(tmp_path / "frames.jsonl") in str(caught.value)
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    for read in (lambda: list(dataset.read_frames(tmp_path)), lambda: list(dataset.read_images(tmp_path))):
+    for read in (lambda: list(read_frames(tmp_path)), lambda: list(read_images(tmp_path))):
         with pytest.raises(DatasetError, match=r"No such file.*expected a dataset made by dtld"):
             read()
     with pytest.raises(DatasetError, match=r"data.yaml: No such file"):
-        dataset.read_class_names(tmp_path)
+        read_class_names(tmp_path)
     with pytest.raises(DatasetError, match=r"report.json"):
-        dataset.read_report(tmp_path)
+        read_sound_report(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -181,19 +187,19 @@ def test_a_folder_that_is_no_dataset(tmp_path):
 def test_a_data_yaml_without_numbered_names(tmp_path, text):
     (tmp_path / "data.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DatasetError, match=r"yaml: (got no class names numbered from 0|line 2: got no YAML|byte 0)"):
-        dataset.read_class_names(tmp_path)
+        read_class_names(tmp_path)
 
 
 def test_data_yaml_there_and_back(tmp_path):
-    (tmp_path / dataset.UNFINISHED).mkdir()
-    dataset.write_data_yaml(tmp_path, ("relevant", "not_relevant"))
+    (tmp_path / UNFINISHED).mkdir()
+    write_data_yaml(tmp_path, ("relevant", "not_relevant"))
     assert yaml.safe_load((tmp_path / "data.yaml").read_text()) == {
         "train": "images/train",
         "val": "images/val",
         "test": "images/test",
         "names": {0: "relevant", 1: "not_relevant"},
     }  # no `path`: Ultralytics resolves beside the file
-    assert dataset.read_class_names(tmp_path) == ("relevant", "not_relevant")
+    assert read_class_names(tmp_path) == ("relevant", "not_relevant")
 
 
 # --- the output folder -----------------------------------------------------------------------------------
@@ -201,30 +207,30 @@ def test_data_yaml_there_and_back(tmp_path):
 
 def start(out, identity="one", *, overwrite=False):
     """Begin a dataset and stop in the middle."""
-    with dataset.output(out, identity, overwrite=overwrite):
+    with output(out, identity, overwrite=overwrite):
         (out / "images/train/a.jpg").write_bytes(b"a")
 
 
 def finish(out, identity="one"):
-    with dataset.output(out, identity, overwrite=False):
+    with output(out, identity, overwrite=False):
         (out / "images/train/a.jpg").write_bytes(b"a")
-        dataset.finish(out, {"identity": identity})
+        folder.finish(out, {"identity": identity})
 
 
 def test_a_new_folder_is_opened_and_finished(tmp_path):
     out = tmp_path / "deep" / "out"
-    with dataset.output(out, "one", overwrite=False):
+    with output(out, "one", overwrite=False):
         assert {p.relative_to(out).as_posix() for p in out.glob("*/*")} == {
             ".unfinished/identity",
             ".unfinished/lock",
             *(f"{kind}/{split}" for kind in ("images", "labels") for split in SPLITS),
         }
-        dataset.finish(out, {"identity": "one"})
+        folder.finish(out, {"identity": "one"})
     assert sorted(p.name for p in out.iterdir()) == ["images", "labels", "report.json"]
 
 
 def test_an_interrupted_one_stays_marked(tmp_path):
-    with pytest.raises(KeyboardInterrupt), dataset.output(tmp_path, "one", overwrite=False):
+    with pytest.raises(KeyboardInterrupt), output(tmp_path, "one", overwrite=False):
         raise KeyboardInterrupt
     assert (tmp_path / ".unfinished" / "identity").read_text() == "one"
 
@@ -236,11 +242,11 @@ def test_the_same_plan_continues_and_another_is_refused(tmp_path, make):
     before = tree_bytes(out, without=())
     with (
         pytest.raises(DatasetError, match=r"holds a dataset of another configuration.*--overwrite"),
-        dataset.output(out, "two", overwrite=False),
+        output(out, "two", overwrite=False),
     ):
         pass
     assert tree_bytes(out, without=()) == before  # a refusal touches nothing
-    with dataset.output(out, "one", overwrite=False):
+    with output(out, "one", overwrite=False):
         assert (out / "images/train/a.jpg").exists()
 
 
@@ -250,7 +256,7 @@ def test_overwrite_replaces_the_other_dataset_and_nothing_foreign(tmp_path):
     (out / "notes.txt").write_text("mine")
     (out / "runs").mkdir()
     (out / "runs" / "best.pt").write_bytes(b"weights")
-    with dataset.output(out, "two", overwrite=True):
+    with output(out, "two", overwrite=True):
         # The old one stands aside until the new one is finished: the input may turn out to be wrong.
         aside = {name: data for name, data in tree_bytes(out, without=()).items() if "/replaced/" in name}
         assert set(aside) == {".unfinished/replaced/images/train/a.jpg", ".unfinished/replaced/report.json"}
@@ -259,12 +265,12 @@ def test_overwrite_replaces_the_other_dataset_and_nothing_foreign(tmp_path):
             "notes.txt": b"mine",
             "runs/best.pt": b"weights",
         }
-        dataset.finish(out, {"identity": "two"})
+        folder.finish(out, {"identity": "two"})
     assert set(tree_bytes(out, without=())) == {"notes.txt", "runs/best.pt", "report.json"}
 
 
 def replace_and_fail(out, error):
-    with dataset.output(out, "two", overwrite=True):
+    with output(out, "two", overwrite=True):
         assert not (out / "images/train/a.jpg").exists()  # an image of the old one is none of the new one
         (out / "images/train/b.jpg").write_bytes(b"of the new one")
         (out / "frames.jsonl").write_bytes(b"of the new one")
@@ -280,7 +286,7 @@ def test_a_replaced_dataset_comes_back_when_the_input_is_wrong(tmp_path, error):
     with pytest.raises(error):
         replace_and_fail(out, error)
     assert tree_bytes(out, without=()) == before
-    with dataset.output(out, "one", overwrite=False):  # it is as it was
+    with output(out, "one", overwrite=False):  # it is as it was
         pass
 
 
@@ -300,7 +306,7 @@ def test_a_replaced_dataset_is_there_however_the_run_was_killed(tmp_path, monkey
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", replace_or_die)
-    with pytest.raises(KeyboardInterrupt), dataset.output(out, "two", overwrite=True):
+    with pytest.raises(KeyboardInterrupt), output(out, "two", overwrite=True):
         raise KeyboardInterrupt
     monkeypatch.undo()
     with pytest.raises(DatasetError):
@@ -312,15 +318,15 @@ def test_a_replaced_dataset_is_there_however_the_run_was_killed(tmp_path, monkey
 def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path, overwrite):
     out = tmp_path / "out"
     code = (
-        f"from pathlib import Path; from dtld_tools import dataset; out = Path({str(out)!r})\n"
-        f"with dataset.output(out, 'one', overwrite={overwrite}): print('in')"
+        f"from pathlib import Path; from dtld_tools.dataset.folder import output; out = Path({str(out)!r})\n"
+        f"with output(out, 'one', overwrite={overwrite}): print('in')"
     )
-    with dataset.output(out, "one", overwrite=False):
+    with output(out, "one", overwrite=False):
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "DatasetError" in second.stderr
         assert "another process is writing this dataset" in second.stderr
         assert (out / "images/train").is_dir()
-        dataset.finish(out, {"identity": "one"})
+        folder.finish(out, {"identity": "one"})
     third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert third.stdout == "in\n"
 
@@ -342,21 +348,21 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_a_run_killed_before_its_first_file_can_be_continued(tmp_path):
     """The mark's folder is made first; a kill right after it must not lock the output for good."""
-    (tmp_path / dataset.UNFINISHED).mkdir()
-    (tmp_path / dataset.UNFINISHED / "123.tmp").write_bytes(b"half")
-    (tmp_path / dataset.UNFINISHED / "lock").write_bytes(b"")  # the lock of a process that is no more
+    (tmp_path / UNFINISHED).mkdir()
+    (tmp_path / UNFINISHED / "123.tmp").write_bytes(b"half")
+    (tmp_path / UNFINISHED / "lock").write_bytes(b"")  # the lock of a process that is no more
     start(tmp_path)
-    assert (tmp_path / dataset.UNFINISHED / "identity").read_text() == "one"
-    assert not (tmp_path / dataset.UNFINISHED / "123.tmp").exists()
+    assert (tmp_path / UNFINISHED / "identity").read_text() == "one"
+    assert not (tmp_path / UNFINISHED / "123.tmp").exists()
 
 
 def test_lines_get_their_names_when_both_files_are_whole(tmp_path):
-    (tmp_path / dataset.UNFINISHED).mkdir()
-    with contextlib.suppress(KeyboardInterrupt), dataset.line_files(tmp_path) as (frames, _):
+    (tmp_path / UNFINISHED).mkdir()
+    with contextlib.suppress(KeyboardInterrupt), line_files(tmp_path) as (frames, _):
         frames.write(b"{}\n")
         raise KeyboardInterrupt
     assert not list(tmp_path.glob("*.jsonl"))
-    with dataset.line_files(tmp_path) as (frames, images):
+    with line_files(tmp_path) as (frames, images):
         frames.write(b"f\n")
         images.write(b"i\n")
     assert (tmp_path / "frames.jsonl").read_bytes() + (tmp_path / "manifest.jsonl").read_bytes() == b"f\ni\n"

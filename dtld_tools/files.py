@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +18,7 @@ UNFINISHED = ".unfinished"  # a folder in OUT: the lock, temporary files, and wh
 LOCK = "lock"
 IDENTITY = "identity"
 REPLACED = "replaced"  # the dataset that --overwrite replaces, until the new one is finished
+_WRITER = f"{socket.gethostname()}-"  # several machines may write into one shared folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,6 +71,19 @@ def told_when_full(out: Path) -> Iterator[None]:
         raise
 
 
+def write_atomically(path: Path | str, data: bytes | memoryview, scratch: Path | str) -> None:
+    """Write beside nothing half-written: into ``scratch`` (same file system), then rename."""
+    temporary = f"{scratch}/{_WRITER}{os.getpid()}.tmp"
+    write(temporary, data)
+    os.replace(temporary, path)
+
+
+def write(path: Path | str, data: bytes | memoryview) -> None:
+    """Write a file, half of it if the disk is full."""
+    with open(path, "wb") as stream:
+        stream.write(data)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, with its ending, for a file that gets its own name when it is whole.
@@ -111,11 +125,3 @@ def refuse_inputs(out: Path, inputs: Iterable[Path | None], *, inside: bool = Tr
         else:
             continue
         raise DatasetError(f"{option}: {out}: {relation} {given}, expected another place to write into")
-
-
-def package_version(package: str) -> str:
-    """The installed version of a package, or ``unknown``."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
