@@ -17,8 +17,10 @@ import numpy as np
 
 from dtld_tools.errors import ImageError, UsageError
 from dtld_tools.files import whole_file
+from dtld_tools.labels.attributes import VOCABULARY
 from dtld_tools.labels.collapse import Rules
-from dtld_tools.labels.parse import VOCABULARY, Labels, locate
+from dtld_tools.labels.locate import locate
+from dtld_tools.labels.parse import Labels
 from dtld_tools.pixels.images import image_size
 from dtld_tools.types import Frame, Light
 

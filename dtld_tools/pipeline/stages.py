@@ -24,7 +24,7 @@ from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.files import refuse_inputs, told_when_full
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY, Labels, read_labels
+from dtld_tools.labels.parse import Labels, read_labels
 from dtld_tools.pipeline.render import Render
 from dtld_tools.pipeline.workers import Executor, Map
 from dtld_tools.pixels.augment import AugmentSpec
@@ -168,7 +168,7 @@ def _plan_labels(
     max_images: MaxImages,
     strict: bool,
 ) -> Plan:
-    rules = load_rules(selection.rules, VOCABULARY)
+    rules = load_rules(selection.rules)
     labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
     decided = _split_labels(selection, labels, split)
     found = find_sources(

@@ -19,7 +19,8 @@ from dtld_tools.dataset.names import image_name, image_path
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.labels.collapse import Rules
-from dtld_tools.labels.parse import Labels, candidates, locate
+from dtld_tools.labels.locate import candidates, locate
+from dtld_tools.labels.parse import Labels
 from dtld_tools.pixels.images import image_size
 from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target
 
