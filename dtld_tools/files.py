@@ -1,4 +1,4 @@
-"""Where a command writes: locked while it does, never an input, and nothing has its name before it is whole."""
+"""Files and folders that commands write: locked meanwhile, never over an input, named only when they are whole."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def told_when_full(out: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path | str, data: bytes | memoryview, scratch: Path | str) -> None:
-    """Write beside nothing half-written: into ``scratch`` (same file system), then rename."""
+    """Write a file of a folder that is `held`: into its ``scratch``, then renamed. Elsewhere: `whole_file`."""
     temporary = f"{scratch}/{_WRITER}{os.getpid()}.tmp"
     write(temporary, data)
     os.replace(temporary, path)
 
 
 def write(path: Path | str, data: bytes | memoryview) -> None:
-    """Write a file, half of it if the disk is full."""
+    """Write a file in place: a full disk leaves half of it."""
     with open(path, "wb") as stream:
         stream.write(data)
 
@@ -88,6 +88,7 @@ def write(path: Path | str, data: bytes | memoryview) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, with its ending, for a file that gets its own name when it is whole.
 
+    For one that lies anywhere, such as a picture, written at once or piece by piece.
     Raises DatasetError if ``path`` cannot be a file, or the disk is full.
     """
     if not path.parent.is_dir():

@@ -16,13 +16,8 @@ from schemas.strict import StrictError
 
 
 def read_data_yaml(path: Path) -> Mapping[str, Any]:
-    """A dataset's data.yaml. Raises DatasetError."""
-    try:
-        document = strict.read_yaml(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a YOLO dataset's data.yaml") from error
-    except StrictError as error:
-        raise DatasetError(f"{path}: {error}; expected a YOLO dataset's data.yaml") from error
+    """Any YOLO dataset's data.yaml. Raises DatasetError."""
+    document = _document(path, "a YOLO dataset's data.yaml", "a YOLO dataset's data.yaml")
     if not isinstance(document, dict):
         raise DatasetError(f"{path}: got no keys, expected train, val, test and names")
     return document
@@ -31,17 +26,21 @@ def read_data_yaml(path: Path) -> Mapping[str, Any]:
 def read_class_names(root: Path) -> tuple[str, ...]:
     """The class names of data.yaml in the order of their numbers. Raises DatasetError."""
     path = root / "data.yaml"
-    try:
-        document = strict.read_yaml(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a dataset made by dtld convert or prepare") from error
-    except StrictError as error:
-        raise DatasetError(f"{path}: {error}; expected a dataset's data.yaml") from error
+    document = _document(path, "a dataset made by dtld convert or prepare", "a dataset's data.yaml")
     names = document.get("names") if isinstance(document, dict) else None
     names = dict(enumerate(names)) if isinstance(names, list) else names
     if not is_names(names):
         raise DatasetError(f"{path}: got no class names numbered from 0; expected a dataset's data.yaml")
     return tuple(names[index] for index in range(len(names)))
+
+
+def _document(path: Path, instead_of_none: str, instead_of_this: str) -> Any:
+    try:
+        return strict.read_yaml(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected {instead_of_none}") from error
+    except StrictError as error:
+        raise DatasetError(f"{path}: {error}; expected {instead_of_this}") from error
 
 
 def is_names(names: Any) -> bool:

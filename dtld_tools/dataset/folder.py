@@ -28,9 +28,9 @@ from dtld_tools.types import SPLITS
 def output(out: Path, identity: str, *, overwrite: bool) -> Iterator[None]:
     """Hold OUT ready for the plan with this identity, or to continue it, against any other process.
 
-    A folder that holds another dataset is refused, or with ``overwrite`` keeps it aside until the new one is finished:
-    it comes back when the input turns out to be wrong. One that holds anything else is always refused. Raises
-    DatasetError.
+    A folder that holds another dataset is refused, or with ``overwrite`` kept in OUT/.unfinished until the new one is
+    finished; it comes back if the input turns out to be wrong. One that holds anything else is always refused.
+    Raises DatasetError.
     """
     refuse_file(out)
     _holds_another(out, identity, overwrite)  # a refused folder stays as it was

@@ -268,7 +268,7 @@ _decoder = msgspec.json.Decoder(_Image)
 
 
 def _image_of_json(text: bytes) -> _Image:
-    """An image of a v2.0 file: at msgspec's speed where it is as expected, else with a word on what is not."""
+    """An image of a v2.0 file: at msgspec's speed where it is as expected, else an error that names what is not."""
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

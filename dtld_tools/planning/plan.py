@@ -66,7 +66,7 @@ class Plan:
     identity: str
     frames: int
     skipped: tuple[Skipped, ...] = ()
-    notes: tuple[str, ...] = ()  # what is worth a word beside the counts
+    notes: tuple[str, ...] = ()  # what the counts alone do not tell, a line each
 
 
 # --- sources -> images -----------------------------------------------------------------------------------

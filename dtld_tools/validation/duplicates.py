@@ -35,8 +35,8 @@ from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.files import UNFINISHED
 from dtld_tools.pixels.images import MAX_PIXELS, SIGNATURES, decode_bayer
 from dtld_tools.pixels.orientation import read_orientation
+from dtld_tools.threads import map_in_order
 from dtld_tools.types import SPLITS, Split
-from dtld_tools.validation.threads import map_in_order
 from schemas.lists import ListError, read_list
 
 # Of 64 bits. Shifted and noisy neighbours differ by 0 to 6, the nearest tiles of two of `dtld sample`'s streets by 10.

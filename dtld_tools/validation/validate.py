@@ -24,10 +24,10 @@ from dtld_tools.dataset.records import frame_from_json, image_from_json
 from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.files import UNFINISHED
+from dtld_tools.threads import map_in_order
 from dtld_tools.types import SPLITS, FrameRecord, ImageRecord, SequenceId, Split, TileSpec
 from dtld_tools.validation.duplicates import check_options, find_near_duplicates, is_own
 from dtld_tools.validation.frame import Proof
-from dtld_tools.validation.threads import map_in_order
 
 
 def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet: bool = True) -> dict[str, Any]:
