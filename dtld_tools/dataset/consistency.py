@@ -19,7 +19,6 @@ from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.images import MAX_PIXELS
 from dtld_tools.types import (
     Box,
-    Dropped,
     FrameRecord,
     ImageRecord,
     LightId,
@@ -154,13 +153,10 @@ def frame_defects(frame: FrameRecord, class_count: int) -> Iterator[str]:
         if light.class_id is not None and light.class_id >= class_count:
             yield f"light {light.light_id}: got class {light.class_id}, expected 0 to {class_count - 1}"
     for dropped in frame.dropped:
-        for name, has, value in zip(("class", "box"), REASONS[dropped.reason], _fate(dropped), strict=True):
+        has_class, has_box = REASONS[dropped.reason]
+        for name, has, value in (("class", has_class, dropped.class_id), ("box", has_box, dropped.box)):
             if has is not None and has != (value is not None):
                 yield f"light {dropped.light_id}: dropped for {dropped.reason}, expected {'a' if has else 'no'} {name}"
-
-
-def _fate(dropped: Dropped) -> tuple[object, object]:
-    return dropped.class_id, dropped.box
 
 
 def placement_defects(frame: FrameRecord, images: Sequence[ImageRecord]) -> Iterator[str]:

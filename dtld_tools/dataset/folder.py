@@ -40,7 +40,8 @@ def output(out: Path, identity: str, *, overwrite: bool) -> Iterator[None]:
             if (scratch / IDENTITY).exists():
                 remove_dataset(out)
             else:
-                _set_aside(out, replaced)
+                replaced.mkdir(exist_ok=True)
+                _move(out, replaced, OWN)  # not yet its report: as long as it is there, a killed run can do it again
         remove_temporary(scratch)
         write_atomically(scratch / IDENTITY, identity.encode(), scratch)
         if replaced.exists() and not (replaced / REPORT).exists():
@@ -64,12 +65,6 @@ def remove_dataset(out: Path) -> None:
         path = out / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     (out / UNFINISHED / IDENTITY).unlink(missing_ok=True)
-
-
-def _set_aside(out: Path, replaced: Path) -> None:
-    """Move a finished dataset away, all but its report: as long as that is there, a killed run can do it again."""
-    replaced.mkdir(exist_ok=True)
-    _move(out, replaced, OWN)
 
 
 def _move(source: Path, target: Path, names: Sequence[str]) -> None:

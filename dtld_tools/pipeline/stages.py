@@ -31,7 +31,7 @@ from dtld_tools.pixels.augment import AugmentSpec
 from dtld_tools.planning.plan import Cut, Plan, plan_copies, plan_images
 from dtld_tools.planning.sources import Skipped, dataset_sources, find_sources, select
 from dtld_tools.planning.split import SplitSpec, assign_splits, from_label_files
-from dtld_tools.types import FrameRecord, SequenceId, Split, TileSpec
+from dtld_tools.types import SequenceId, Split, TileSpec
 from dtld_tools.versions import package_version
 
 PACKAGES = {"dtld-kd": "dtld-kd", "opencv": "opencv-python", "numpy": "numpy", "shapely": "shapely"}
@@ -139,7 +139,7 @@ def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run
     refuse_inputs(out, [root])
     _refuse_augmented(root, "augment the one it was made from")
     settings = {"command": "augment", "augment": asdict(spec), "tiles": _tiles_of(root), "seed": seed}
-    return _execute(lambda: plan_copies(settings, root, spec, seed, _as_it_is), root, out, run)
+    return _execute(lambda: plan_copies(settings, root, spec, seed, lambda frame: frame.split), root, out, run)
 
 
 def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
@@ -225,10 +225,6 @@ def _tiling(tiles: TileSpec, empty_ratio: float | None, max_images: MaxImages) -
 def _tiles_of(root: Path) -> dict[str, Any]:
     """How a dataset was tiled: what is copied from it is held against that, too. Raises DatasetError."""
     return read_sound_report(root)["configuration"]["tiles"]
-
-
-def _as_it_is(frame: FrameRecord) -> Split:
-    return frame.split
 
 
 def _plain(split: SplitSpec) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def read_image(path: Path) -> np.ndarray:
     try:
         image = _decode(path)
     except (OSError, cv2.error) as error:
-        raise ImageError(f"{path}: {_in_one_line(error)}; expected a TIFF, PNG or JPEG image") from error
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{path}: {reason}; expected a TIFF, PNG or JPEG image") from error
     if image is None:
         raise ImageError(f"{path}: {_unreadable(path)}; expected a whole TIFF, PNG or JPEG image; copy it again")
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -145,7 +146,3 @@ def _unreadable(path: Path) -> str:
             return "cannot be decoded" if stream.read(1) else "the file is empty"
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

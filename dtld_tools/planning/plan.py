@@ -24,7 +24,7 @@ from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.augment import AugmentSpec, draw_recipe
 from dtld_tools.planning.sources import Skipped, Source
 from dtld_tools.planning.tile import tile_frame
-from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec, Window
+from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec
 from dtld_tools.versions import package_version
 
 
@@ -101,9 +101,9 @@ class Cut:
 
     def tiles(self, source: Source) -> list[tuple[Tile, str]]:
         """All tiles of a source with their images' names."""
-        frame, suffix = source.frame, self.suffix or source.path.suffix
+        frame, suffix, is_whole = source.frame, self.suffix or source.path.suffix, self.spec.layout == "frame"
         return [
-            (tile, image_name(frame.frame, frame.sequence, self._place(tile.window), suffix))
+            (tile, image_name(frame.frame, frame.sequence, None if is_whole else tile.window, suffix))
             for tile in tile_frame(frame.width, frame.height, frame.lights, self.spec)
         ]
 
@@ -117,9 +117,6 @@ class Cut:
         if split in self.last_rank and _order(self.seed, name) > self.last_rank[split]:
             return False
         return self.passes_quota(tile, name, split)
-
-    def _place(self, window: Window) -> Window | None:
-        return None if self.spec.layout == "frame" else window
 
 
 def plan_images(

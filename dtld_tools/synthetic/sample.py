@@ -132,7 +132,7 @@ def sample(
         for folder in {frame.sequence.folder for frame in plan}:
             (out / folder).mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=len(plan), desc="sample", unit="frame", disable=None if progress else True)
-        with bar, Executor(workers).started(_draw_frame, _path_of) as map_frames:
+        with bar, Executor(workers).started(_draw_frame, lambda frame: frame.image_path) as map_frames:
             for _ in map_frames(partial(_draw_frame, out), plan):
                 bar.update()
         for name, data in _label_files(plan, labels):
@@ -215,10 +215,6 @@ def _frames_of(sequence: PlannedSequence, first_id: int) -> Iterator[PlannedFram
         yield PlannedFrame(
             sequence, step, sequence.start + timedelta(seconds=after_s), round(velocity, 3), yaw_rate, lights
         )
-
-
-def _path_of(frame: PlannedFrame) -> str:
-    return frame.image_path
 
 
 def _draw_frame(out: Path, frame: PlannedFrame) -> None:

@@ -28,6 +28,7 @@ from dtld_tools.threads import map_in_order
 from dtld_tools.types import SPLITS, FrameRecord, ImageRecord, SequenceId, Split, TileSpec
 from dtld_tools.validation.duplicates import check_options, find_near_duplicates, is_own
 from dtld_tools.validation.frame import Proof
+from schemas.text import one_line
 
 
 def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet: bool = True) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
         "frames": len(names),
         "images": sum(tally.images.values()),
         "targets": sum(tally.targets.values()),
-        "defects": [_in_one_line(defect) for defect in defects],
+        "defects": [one_line(defect, limit=len(defect)) for defect in defects],
     }
 
 
@@ -223,7 +224,3 @@ def _wrong_sums(report: dict[str, Any], tally: Tally, names: set[str]) -> Iterat
     for key, value in tally.counts(sum(n for n in lights if isinstance(n, int))).items():
         if report.get(key) != value:
             yield f"report.json: {key}: got {report.get(key)}, expected {value} as counted again"
-
-
-def _in_one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
