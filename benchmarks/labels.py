@@ -276,13 +276,14 @@ import os, sys, time
 sys.path.insert(0, {str(HERE.parent)!r})
 from pathlib import Path
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY, read_labels
+from dtld_tools.labels.attributes import VOCABULARY
+from dtld_tools.labels.parse import read_labels
 from dtld_tools.labels.stats import inspect_labels
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 before, started = resident(), time.perf_counter()
 labels = read_labels([Path(sys.argv[1])])
 held = (resident() - before) / len(labels.frames)
-inspect_labels(labels, load_rules(None, VOCABULARY))
+inspect_labels(labels, load_rules(None))
 print(time.perf_counter() - started, held)
 """
 INSPECT = f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); import cli; cli.dtld()"

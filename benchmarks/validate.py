@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import orjson
 
-from dtld_tools.dataset import dataset
+from dtld_tools.dataset.records import frame_to_json, image_to_json, label_text
 from dtld_tools.dataset.tally import Tally
 from dtld_tools.planning.split import SplitSpec
 from dtld_tools.planning.tile import tile_frame
@@ -45,7 +45,7 @@ def write_dataset(root: Path, frames: int) -> None:
     picture.write_bytes(cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes())
     lights = tuple(Target(0, Box(x + 4.5, 4.25, x + 14.5, 24.25), n) for n, x in enumerate(range(0, 128, 32)))
     tiles = tile_frame(*FRAME_WH, lights, SPEC)
-    label.write_text(dataset.label_text(tiles[0].targets, (32, 32)))
+    label.write_text(label_text(tiles[0].targets, (32, 32)))
     tally = Tally(("relevant", "not_relevant"))
     with (root / "frames.jsonl").open("wb") as frame_lines, (root / "manifest.jsonl").open("wb") as image_lines:
         for number in range(frames):
@@ -61,9 +61,9 @@ def write_dataset(root: Path, frames: int) -> None:
                 images.append(ImageRecord(name, split, path, sequence, tile.window, 1.0, None, ids, ()))
                 link(picture, root / "images" / split / name)
                 link(label, (root / "labels" / split / name).with_suffix(".txt"))
-            frame_lines.write(orjson.dumps(dataset.frame_to_json(frame), option=orjson.OPT_APPEND_NEWLINE))
+            frame_lines.write(orjson.dumps(frame_to_json(frame), option=orjson.OPT_APPEND_NEWLINE))
             for image in images:
-                image_lines.write(orjson.dumps(dataset.image_to_json(image), option=orjson.OPT_APPEND_NEWLINE))
+                image_lines.write(orjson.dumps(image_to_json(image), option=orjson.OPT_APPEND_NEWLINE))
             tally.add(frame, images)
     picture.unlink()
     label.unlink()

@@ -60,16 +60,16 @@ def inspect(
 
     The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
     """
+    from dtld_tools.files import refuse_inputs
     from dtld_tools.labels.collapse import load_rules
-    from dtld_tools.labels.parse import VOCABULARY, read_labels
+    from dtld_tools.labels.parse import read_labels
     from dtld_tools.labels.stats import frames_called, inspect_labels, plot_labels
-    from dtld_tools.outputs import refuse_inputs
 
     if anchors is None:
         options.refuse_without("--anchors", context, "tile_size", "overlap", "layout", "min_visible", "min_side")
     if plot:
         refuse_inputs(plot, [*labels, rules], option="--plot")
-    parsed, table = read_labels(labels), load_rules(rules, VOCABULARY)
+    parsed, table = read_labels(labels), load_rules(rules)
     if plot and root:
         refuse_inputs(plot, frames_called(plot.name, parsed, root), option="--plot")
     found = inspect_labels(parsed, table, root)

@@ -1,1 +1,1 @@
-"""The dataset on disk: records, names, files, and what contradicts itself in them."""
+"""The dataset on disk: its lines and names, reading and writing them, and what must not contradict itself."""

@@ -12,14 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dtld_tools.dataset import dataset
-from dtld_tools.dataset.lenient import read_report
-from dtld_tools.dataset.naming import COPY_NAME, image_name
+from dtld_tools.dataset.data_yaml import read_class_names
+from dtld_tools.dataset.names import COPY_NAME, image_name
+from dtld_tools.dataset.reading import read_frames_with_images, read_report
 from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.images import MAX_PIXELS
 from dtld_tools.types import (
     Box,
-    Dropped,
     FrameRecord,
     ImageRecord,
     LightId,
@@ -48,7 +47,7 @@ TILED = ("min_visible", "min_side", "max_images")  # the reasons that tiling giv
 
 def read_classes(root: Path) -> tuple[str, ...]:
     """The names of the classes 0, 1, ..., on which data.yaml and report.json agree. Raises DatasetError."""
-    names, report = dataset.read_class_names(root), read_sound_report(root)
+    names, report = read_class_names(root), read_sound_report(root)
     if names != tuple(report["classes"]):
         raise DatasetError(
             f"{root / 'data.yaml'}: names: got {', '.join(names)}, expected {', '.join(report['classes'])} "
@@ -60,7 +59,7 @@ def read_classes(root: Path) -> tuple[str, ...]:
 def read_sound_report(root: Path) -> dict[str, Any]:
     """report.json. Raises DatasetError if there is none or it contradicts itself."""
     defects: list[str] = []
-    report, is_valid = read_report(root / "report.json", defects)
+    report, is_valid = read_report(root, defects)
     if is_valid:
         defects += (f"report.json: {text}" for text in report_defects(report))
     if defects:
@@ -69,12 +68,12 @@ def read_sound_report(root: Path) -> dict[str, Any]:
 
 
 def read_consistent(root: Path) -> Iterator[tuple[FrameRecord, tuple[ImageRecord, ...]]]:
-    """`dataset.read_frames_with_images`, each held against itself, the others and the classes. Raises DatasetError."""
+    """`read_frames_with_images`, each held against itself, the others and the classes. Raises DatasetError."""
     class_count = len(read_classes(root))
     names: set[str] = set()
     splits: dict[SequenceId, Split] = {}
     imageless = None
-    for frame, images in dataset.read_frames_with_images(root):
+    for frame, images in read_frames_with_images(root):
         first = splits.setdefault(frame.sequence, frame.split)
         whole = chain(
             ["stands twice"] if frame.frame in names else (),
@@ -154,13 +153,10 @@ def frame_defects(frame: FrameRecord, class_count: int) -> Iterator[str]:
         if light.class_id is not None and light.class_id >= class_count:
             yield f"light {light.light_id}: got class {light.class_id}, expected 0 to {class_count - 1}"
     for dropped in frame.dropped:
-        for name, has, value in zip(("class", "box"), REASONS[dropped.reason], _fate(dropped), strict=True):
+        has_class, has_box = REASONS[dropped.reason]
+        for name, has, value in (("class", has_class, dropped.class_id), ("box", has_box, dropped.box)):
             if has is not None and has != (value is not None):
                 yield f"light {dropped.light_id}: dropped for {dropped.reason}, expected {'a' if has else 'no'} {name}"
-
-
-def _fate(dropped: Dropped) -> tuple[object, object]:
-    return dropped.class_id, dropped.box
 
 
 def placement_defects(frame: FrameRecord, images: Sequence[ImageRecord]) -> Iterator[str]:

@@ -16,11 +16,13 @@ from typing import Any
 
 import orjson
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import read_classes, read_consistent
+from dtld_tools.dataset.data_yaml import yaml_text
+from dtld_tools.dataset.names import files_of
+from dtld_tools.dataset.records import label_text
 from dtld_tools.errors import DatasetError
 from dtld_tools.export.coco import CocoImage, Crowd, label_of, read_coco
-from dtld_tools.outputs import refuse_file, refuse_inputs, told_when_full, whole_file
+from dtld_tools.files import UNFINISHED, refuse_file, refuse_inputs, told_when_full, whole_file
 from dtld_tools.planning.tile import image_size, targets_in
 from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
 
@@ -39,12 +41,12 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     ``convert_coco(cls91to80=False)`` takes the 1 off again. Images also say their city, route, sequence and frame,
     annotations the id of their light. Memory does not grow with the dataset. Raises DatasetError.
     """
-    if (root / dataset.UNFINISHED).exists():
+    if (root / UNFINISHED).exists():
         raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
     names = read_classes(root)
     if not out.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
-    refuse_inputs(out, dataset.files_of(root))
+    refuse_inputs(out, files_of(root))
     info = {"description": f"{root.resolve().name}, a dataset of dtld", "splits": list(splits)}
     categories = [{"id": FIRST_ID + index, "name": name} for index, name in enumerate(names)]
     images = annotations = 0
@@ -92,12 +94,12 @@ def to_yolo(path: Path, out: Path, crowd: Crowd = "drop") -> dict[str, Any]:
             for image in coco.images:
                 label = staging / image.label
                 label.parent.mkdir(parents=True, exist_ok=True)
-                label.write_text(dataset.label_text(image.targets, image.size_wh), encoding="utf-8")
+                label.write_text(label_text(image.targets, image.size_wh), encoding="utf-8")
             for root in sorted(roots):
                 (out / root).parent.mkdir(parents=True, exist_ok=True)
                 (staging / root).replace(out / root)
                 moved.append(out / root)
-            (staging / "data.yaml").write_text(dataset.yaml_text(document), encoding="utf-8")
+            (staging / "data.yaml").write_text(yaml_text(document), encoding="utf-8")
             (staging / "data.yaml").replace(out / "data.yaml")
             moved.append(out / "data.yaml")
         loaded = _load(out, coco.images, entries)

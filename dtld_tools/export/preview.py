@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import read_classes
+from dtld_tools.dataset.names import files_of, image_path, label_path
+from dtld_tools.dataset.reading import read_images
 from dtld_tools.errors import DatasetError, UsageError
-from dtld_tools.outputs import refuse_inputs, whole_file
+from dtld_tools.files import refuse_inputs, whole_file
 from dtld_tools.pixels.images import read_image
 from dtld_tools.types import SUFFIXES, Box, ImageRecord, Split
 
@@ -33,9 +34,9 @@ def preview(root: Path, out: Path, *, count: int = 16, split: Split = "train") -
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out: got the ending {out.suffix!r}, expected {', '.join(SUFFIXES)}")
-    refuse_inputs(out, dataset.files_of(root))
+    refuse_inputs(out, files_of(root))
     class_names = read_classes(root)
-    images = [image for image in dataset.read_images(root) if image.split == split]
+    images = [image for image in read_images(root) if image.split == split]
     if not images:
         raise DatasetError(f"{root}: no images in {split}, choose another --split")
     chosen = _spread(images, count)
@@ -78,16 +79,16 @@ def _every(images: list[ImageRecord], count: int) -> list[ImageRecord]:
 
 def _cell(root: Path, image: ImageRecord, class_count: int) -> tuple[Image.Image, int]:
     """The image at the cell's width with its boxes drawn around the lights, and how many there are."""
-    pixels = read_image(dataset.image_path(root, image))
+    pixels = read_image(image_path(root, image))
     height, width = pixels.shape[:2]
     scale = CELL_WIDTH / width
     cell = Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
     cell = cell.resize((CELL_WIDTH, round(height * scale)), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(cell)
-    boxes = read_boxes(dataset.label_path(root, image), (width, height))
+    boxes = read_boxes(label_path(root, image), (width, height))
     for class_id, box in boxes:
         if class_id >= class_count:
-            path = dataset.label_path(root, image)
+            path = label_path(root, image)
             raise DatasetError(f"{path}: got class {class_id}, expected 0 to {class_count - 1}; see dtld validate")
         colour = COLOURS[class_id % len(COLOURS)]
         x1, y1, x2, y2 = (round(value * scale) for value in box)

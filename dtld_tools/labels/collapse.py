@@ -14,6 +14,7 @@ import fastjsonschema
 
 import schemas
 from dtld_tools.errors import RulesError
+from dtld_tools.labels.attributes import VOCABULARY
 from dtld_tools.types import Light
 from schemas.strict import StrictError, load_yaml
 
@@ -26,13 +27,13 @@ class Rules:
     A missing attribute and a value that neither the vocabulary nor the table lists count as ``unknown``.
     """
 
-    def __init__(self, table: Mapping[str, Any], vocabulary: Mapping[str, tuple[str, ...]], source: str) -> None:
+    def __init__(self, table: Mapping[str, Any], source: str) -> None:
         """Check and compile a table of the form of schemas/rules.schema.json. Raises RulesError."""
-        _check(table, vocabulary, source)
+        _check(table, source)
         self.table = table
         self.class_names: tuple[str, ...] = tuple(table["classes"])
         self._rules = [(rule["class"], _conditions(rule.get("when", {}))) for rule in table["rules"]]
-        self._values = {name: set(values) for name, values in vocabulary.items()}
+        self._values = {name: set(values) for name, values in VOCABULARY.items()}
         for _, conditions in self._rules:
             for name, values, _ in conditions:
                 self._values[name] |= values
@@ -57,7 +58,7 @@ class Rules:
         return value if value in self._values[name] else "unknown"
 
 
-def load_rules(path: Path | None, vocabulary: Mapping[str, tuple[str, ...]]) -> Rules:
+def load_rules(path: Path | None) -> Rules:
     """The table in a JSON or YAML file, or the project's own (the seed paper's two classes). Raises RulesError."""
     source = files("dtld_tools").joinpath("rules.json") if path is None else path
     try:
@@ -67,7 +68,7 @@ def load_rules(path: Path | None, vocabulary: Mapping[str, tuple[str, ...]]) -> 
         raise RulesError(f"{source}: {error.strerror or error}; expected a rule table in JSON or YAML") from error
     except StrictError as error:
         raise RulesError(f"{source}: {error}; expected a rule table in JSON or YAML") from error
-    return Rules(table, vocabulary, str(source))
+    return Rules(table, str(source))
 
 
 def _conditions(when: Mapping[str, Any]) -> list[tuple[str, set[str], bool]]:
@@ -78,7 +79,7 @@ def _conditions(when: Mapping[str, Any]) -> list[tuple[str, set[str], bool]]:
     ]
 
 
-def _check(table: Any, vocabulary: Mapping[str, tuple[str, ...]], source: str) -> None:
+def _check(table: Any, source: str) -> None:
     try:
         fastjsonschema.validate(schemas.load("rules"), table)
     except fastjsonschema.JsonSchemaValueException as error:
@@ -88,9 +89,9 @@ def _check(table: Any, vocabulary: Mapping[str, tuple[str, ...]], source: str) -
             expected = ", ".join((*table["classes"], DROP))
             raise RulesError(f"{source}: rules[{index}].class: got {rule['class']!r}, expected {expected}")
         for name in rule.get("when", {}):
-            if name not in vocabulary:
+            if name not in VOCABULARY:
                 raise RulesError(
-                    f"{source}: rules[{index}].when: got the attribute {name!r}, expected {', '.join(vocabulary)}"
+                    f"{source}: rules[{index}].when: got the attribute {name!r}, expected {', '.join(VOCABULARY)}"
                 )
     if table["rules"][-1].get("when"):
         raise RulesError(

@@ -1,4 +1,4 @@
-"""Label files in, frames out: the only expert in DTLD's label formats and in where its images lie.
+"""Label files in, frames out: the only expert in DTLD's label formats.
 
 v2.0 is JSON with named attributes, v1.0 is YAML with a six-digit class number; both become the same `Light`.
 Strict in structure (a missing key or a wrong type is an error that names its place), lenient in values (an
@@ -13,7 +13,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
@@ -21,51 +21,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from dtld_tools.errors import LabelError
+from dtld_tools.labels.attributes import OPTIONAL_ATTRIBUTES, VOCABULARY, attributes_from_class_id, has_unlisted_digit
 from dtld_tools.labels.documents import as_list, as_object, get, json_items, json_value, short, yaml_items
 from dtld_tools.types import Box, Frame, Light, LightId, SequenceId
-
-#: Every attribute of v2.0 and its listed values; ``reflection`` came with v2.0 and may be missing.
-VOCABULARY: Mapping[str, tuple[str, ...]] = {
-    "direction": ("front", "back", "left", "right"),
-    "relevance": ("relevant", "not_relevant"),
-    "occlusion": ("occluded", "not_occluded"),
-    "orientation": ("vertical", "horizontal"),
-    "aspects": ("one_aspect", "two_aspects", "three_aspects", "four_aspects", "unknown"),
-    "state": ("red", "yellow", "red_yellow", "green", "off", "unknown"),
-    "pictogram": (
-        "circle",
-        "arrow_left",
-        "arrow_right",
-        "arrow_straight",
-        "arrow_straight_left",
-        "tram",
-        "pedestrian",
-        "bicycle",
-        "pedestrian_bicycle",
-        "unknown",
-    ),
-    "reflection": ("reflected", "not_reflected"),
-}
-OPTIONAL_ATTRIBUTES = ("reflection",)
-OTHER_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-
-# v1.0: what each digit of class_id means (DTLD_FORMAT.md of the official parser, tag v1.0). Masks 5 and 7
-# (arrows right + straight, all three) have no v2.0 name and stay unknown.
-_V1_DIRECTION = {"1": "front", "2": "back", "3": "left", "4": "right"}
-_V1_RELEVANCE = {
-    "0": ("not_relevant", "not_occluded"),
-    "1": ("relevant", "not_occluded"),
-    "2": ("not_relevant", "not_occluded"),
-    "3": ("relevant", "not_occluded"),
-    "4": ("not_relevant", "occluded"),
-}
-_V1_ORIENTATION = dict.fromkeys("1368", "horizontal") | dict.fromkeys("2479", "vertical")
-_V1_TRAM_MOUNTINGS = frozenset("6789")
-_V1_ASPECTS = {"1": "one_aspect", "2": "two_aspects", "3": "three_aspects", "4": "four_aspects"}
-_V1_STATE = {"0": "off", "1": "red", "2": "yellow", "3": "red_yellow", "4": "green", "5": "unknown"}
-_V1_PICTOGRAM = {"0": "circle", "1": "arrow_straight", "2": "arrow_left", "3": "arrow_straight_left"}
-_V1_PICTOGRAM |= {"4": "arrow_right", "8": "pedestrian", "9": "bicycle"}
-_V1_DIGITS = (_V1_DIRECTION, _V1_RELEVANCE, _V1_ORIENTATION, _V1_ASPECTS, _V1_STATE, _V1_PICTOGRAM)
 
 _MAX_ID = 2**63 - 1  # what JSON writers take
 _MAX_NUMBER = 1e15  # beyond any coordinate and any time stamp in microseconds; keeps box arithmetic finite
@@ -97,52 +55,6 @@ def read_labels(paths: Iterable[Path]) -> Labels:
             gc.enable()
     frames = tuple(reader.frames[path][0] for path in sorted(reader.frames))
     return Labels(frames, dict(sorted(reader.problems.items())), dict(sorted(reader.unlisted.items())))
-
-
-def locate(image_path: str, root: Path, *, follow_symlinks: bool = False) -> Path | None:
-    """Find a frame's file below ``root``, also where a city's archive was unpacked one level deeper.
-
-    Where there is no such file, the one that differs in its ending alone counts: frames are often converted to PNG.
-    None if it is missing, or if several differ so. Raises LabelError if the file lies outside ``root`` through a
-    symbolic link.
-    """
-    places = candidates(image_path, root)
-    candidate = next(filter(_is_file, places), None)
-    if candidate is None:
-        others = [place.with_suffix(ending) for place in places for ending in OTHER_ENDINGS]
-        there = [other for other in others if other not in places and _is_file(other)]
-        if len(there) != 1:
-            return None
-        (candidate,) = there
-    if not follow_symlinks and not _real(candidate).is_relative_to(_real_folder(root)):
-        raise LabelError(
-            f"{candidate}: a symbolic link leads to {candidate.resolve()}, expected a file below {root}; "
-            "pass --follow-symlinks if that is meant"
-        )
-    return candidate
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name of more than 255 bytes, which no file has
-        return False
-
-
-def _real(path: Path) -> Path:
-    """Where a file lies when all links are followed, or the folder that it lies in if it is no link itself."""
-    return path.resolve() if path.is_symlink() else _real_folder(path.parent)
-
-
-@lru_cache(maxsize=256)
-def _real_folder(folder: Path) -> Path:
-    return folder.resolve()  # looks at each folder above: once for all files of a sequence
-
-
-def candidates(image_path: str, root: Path) -> tuple[Path, Path]:
-    """The places where a frame may lie: ROOT/City/Route/... and ROOT/City/City/Route/..."""
-    city = image_path.split("/", 1)[0]
-    return root / image_path, root / city / image_path
 
 
 class _Attributes(NamedTuple):
@@ -279,7 +191,7 @@ class _Reader:
         found = self._attributes.get(class_id) if type(class_id) is int else None
         if found is None:
             found = self._of_dict(attributes_from_class_id(class_id, ".class_id"))
-            if any(d != " " and d not in known for d, known in zip(_digits(class_id), _V1_DIGITS, strict=True)):
+            if has_unlisted_digit(class_id):
                 found = _Attributes(found.values, {"unlisted_values": 1}, {f"class_id={class_id}": 1})
             self._attributes[class_id] = found
         return found
@@ -299,33 +211,6 @@ def _checked(attributes: Mapping[str, Any]) -> _Attributes:
     if unlisted:
         problems["unlisted_values"] = sum(unlisted.values())
     return _Attributes(MappingProxyType(dict(attributes)), problems, unlisted)
-
-
-def attributes_from_class_id(class_id: Any, where: str = "class_id") -> dict[str, str]:
-    """The v2.0 attributes of a v1.0 class number, read from the right: leading digits may be absent.
-
-    >>> attributes_from_class_id(112340)["state"], attributes_from_class_id(2340)["direction"]
-    ('green', 'unknown')
-    """
-    digits = _digits(class_id)
-    if isinstance(class_id, bool) or len(digits) != 6 or not digits.lstrip().isdecimal():
-        raise LabelError(f"{where}: got {short(class_id)}, expected a number of up to six digits such as 112340")
-    direction, relevance, mounting, lamps, state, mask = digits
-    relevance, occlusion = _V1_RELEVANCE.get(relevance, ("unknown", "unknown"))
-    return {
-        "direction": _V1_DIRECTION.get(direction, "unknown"),
-        "relevance": relevance,
-        "occlusion": occlusion,
-        "orientation": _V1_ORIENTATION.get(mounting, "unknown"),
-        "aspects": _V1_ASPECTS.get(lamps, "unknown"),
-        "state": _V1_STATE.get(state, "unknown"),
-        "pictogram": "tram" if mounting in _V1_TRAM_MOUNTINGS else _V1_PICTOGRAM.get(mask, "unknown"),
-    }
-
-
-def _digits(class_id: Any) -> str:
-    """Six characters, blank where a leading digit is absent."""
-    return str(class_id).rjust(6)
 
 
 def _image_path(text: Any, where: str) -> str:
@@ -383,7 +268,7 @@ _decoder = msgspec.json.Decoder(_Image)
 
 
 def _image_of_json(text: bytes) -> _Image:
-    """An image of a v2.0 file: at msgspec's speed where it is as expected, else with a word on what is not."""
+    """An image of a v2.0 file: at msgspec's speed where it is as expected, else an error that names what is not."""
     try:
         return _decoder.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from dtld_tools.errors import ImageError, UsageError
+from dtld_tools.files import whole_file
+from dtld_tools.labels.attributes import VOCABULARY
 from dtld_tools.labels.collapse import Rules
-from dtld_tools.labels.parse import VOCABULARY, Labels, locate
-from dtld_tools.outputs import whole_file
+from dtld_tools.labels.locate import locate
+from dtld_tools.labels.parse import Labels
 from dtld_tools.pixels.images import image_size
 from dtld_tools.types import Frame, Light
 
@@ -77,6 +79,7 @@ def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
 
 def _draw_labels(labels: Labels, rules: Rules) -> Any:
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
+    from matplotlib.patches import Rectangle
 
     lights = [light for frame in labels.frames for light in frame.lights]
     names = (*rules.class_names, "drop")
@@ -109,7 +112,7 @@ def _draw_labels(labels: Labels, rules: Rules) -> Any:
         centres = [((m.box.x1 + m.box.x2) / 2, (m.box.y1 + m.box.y2) / 2) for m in members]
         if centres:
             heat.scatter(*zip(*centres, strict=True), s=12, alpha=0.6, lw=0, color=colours.get(name, "#777777"))
-    heat.add_patch(_outline(width, height))
+    heat.add_patch(Rectangle((0, 0), width, height, fill=False, color="#999999", lw=1))
     heat.set(xlim=(-0.05 * width, 1.05 * width), ylim=(1.05 * height, -0.05 * height), aspect="equal")
     heat.set(title="Where in the frame are they?", xlabel="x, px", ylabel="y, px")
     _bars(states, by_class, "state", colours)
@@ -179,12 +182,6 @@ def _size_bins(widths: Sequence[float]) -> list[float]:
     while bins[-1] < largest:
         bins.append(bins[-1] * 1.25)
     return bins
-
-
-def _outline(width: int, height: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((0, 0), width, height, fill=False, color="#999999", lw=1)
 
 
 def _bars(axes: Any, by_class: dict[str, list[Light]], attribute: str, colours: dict[str, str]) -> None:

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dtld_tools.dataset import dataset
+from dtld_tools.dataset.names import image_file, label_file
+from dtld_tools.dataset.records import frame_to_json, image_to_json, label_text
 from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import ImageError
+from dtld_tools.files import UNFINISHED, write, write_atomically
 from dtld_tools.pixels.augment import apply_recipe
-from dtld_tools.pixels.images import crop, encode_image, paint_over, read_image, refuse_turned, write, write_atomically
+from dtld_tools.pixels.images import crop, encode_image, paint_over, read_image, refuse_turned
 from dtld_tools.planning.plan import FramePlan, Job
 from dtld_tools.planning.tile import image_size, targets_in
 from dtld_tools.types import FrameRecord, ImageRecord, Target
@@ -69,8 +71,8 @@ class Render:
         tally = Tally()
         tally.add(frame, images)
         return made(
-            _line(dataset.frame_to_json(frame)),
-            b"".join(_line(dataset.image_to_json(image)) for image in images),
+            _line(frame_to_json(frame)),
+            b"".join(_line(image_to_json(image)) for image in images),
             tally,
         )
 
@@ -97,13 +99,13 @@ class Render:
                 data = encode_image(part, os.path.splitext(path)[1])
             # The label goes first: an image that has its name has its label. Half a label without its image is made
             # anew, so it needs a second name only where the image is there already.
-            scratch, text = f"{self.out}/{dataset.UNFINISHED}", dataset.label_text(targets, size_wh).encode()
+            scratch, text = f"{self.out}/{UNFINISHED}", label_text(targets, size_wh).encode()
             write_atomically(label_path, text, scratch) if is_there else write(label_path, text)
             write_atomically(path, data, scratch)
 
     def _paths(self, image: ImageRecord) -> tuple[str, str]:
         # Plain strings: paths as objects would cost half a millisecond a frame.
-        return f"{self.out}/{dataset.image_file(image)}", f"{self.out}/{dataset.label_file(image)}"
+        return f"{self.out}/{image_file(image)}", f"{self.out}/{label_file(image)}"
 
 
 def _is_older(path: str, source: Path) -> bool:

@@ -16,20 +16,23 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import read_classes, read_sound_report
+from dtld_tools.dataset.data_yaml import write_data_yaml
+from dtld_tools.dataset.folder import finish, line_files, output, remove_dataset
+from dtld_tools.dataset.reading import read_frames, read_images
 from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import DatasetError, ImageError, UsageError
+from dtld_tools.files import refuse_inputs, told_when_full
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY, Labels, read_labels
-from dtld_tools.outputs import package_version, refuse_inputs, told_when_full
+from dtld_tools.labels.parse import Labels, read_labels
 from dtld_tools.pipeline.render import Render
 from dtld_tools.pipeline.workers import Executor, Map
 from dtld_tools.pixels.augment import AugmentSpec
 from dtld_tools.planning.plan import Cut, Plan, plan_copies, plan_images
 from dtld_tools.planning.sources import Skipped, dataset_sources, find_sources, select
 from dtld_tools.planning.split import SplitSpec, assign_splits, from_label_files
-from dtld_tools.types import FrameRecord, SequenceId, Split, TileSpec
+from dtld_tools.types import SequenceId, Split, TileSpec
+from dtld_tools.versions import package_version
 
 PACKAGES = {"dtld-kd": "dtld-kd", "opencv": "opencv-python", "numpy": "numpy", "shapely": "shapely"}
 FULL_FRAMES = TileSpec(layout="frame", min_visible=0, min_side_px=0)
@@ -136,14 +139,14 @@ def augment(root: Path, out: Path, spec: AugmentSpec, *, seed: int = 0, run: Run
     refuse_inputs(out, [root])
     _refuse_augmented(root, "augment the one it was made from")
     settings = {"command": "augment", "augment": asdict(spec), "tiles": _tiles_of(root), "seed": seed}
-    return _execute(lambda: plan_copies(settings, root, spec, seed, _as_it_is), root, out, run)
+    return _execute(lambda: plan_copies(settings, root, spec, seed, lambda frame: frame.split), root, out, run)
 
 
 def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = Run()) -> dict[str, Any]:
     """A dataset split anew; returns its report. Raises DtldError for one with augmented copies."""
     refuse_inputs(out, [root, spec.split_file])
     _refuse_augmented(root, "copies of a training image must not end up in test; split first, then augment")
-    splits = assign_splits(Counter(frame.sequence for frame in dataset.read_frames(root)), spec, seed)
+    splits = assign_splits(Counter(frame.sequence for frame in read_frames(root)), spec, seed)
     settings = {"command": "split", "split": _plain(spec), "tiles": _tiles_of(root), "seed": seed}
     return _execute(
         lambda: plan_copies(settings, root, None, seed, lambda frame: splits[frame.sequence]), root, out, run
@@ -165,7 +168,7 @@ def _plan_labels(
     max_images: MaxImages,
     strict: bool,
 ) -> Plan:
-    rules = load_rules(selection.rules, VOCABULARY)
+    rules = load_rules(selection.rules)
     labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
     decided = _split_labels(selection, labels, split)
     found = find_sources(
@@ -224,10 +227,6 @@ def _tiles_of(root: Path) -> dict[str, Any]:
     return read_sound_report(root)["configuration"]["tiles"]
 
 
-def _as_it_is(frame: FrameRecord) -> Split:
-    return frame.split
-
-
 def _plain(split: SplitSpec) -> dict[str, Any]:
     def text(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -238,7 +237,7 @@ def _plain(split: SplitSpec) -> dict[str, Any]:
 
 
 def _refuse_augmented(root: Path, advice: str) -> None:
-    for image in dataset.read_images(root):
+    for image in read_images(root):
         if image.augmentation is not None:
             raise DatasetError(f"{root}: holds augmented copies such as {image.name}; {advice}")
 
@@ -251,11 +250,11 @@ def _execute(make_plan: Callable[[], Plan], source_root: Path, out: Path, run: R
     with run.executor.started(Render) as map_frames:
         plan = make_plan()
         started = time.monotonic()
-        with told_when_full(out), dataset.output(out, plan.identity, overwrite=run.overwrite):
+        with told_when_full(out), output(out, plan.identity, overwrite=run.overwrite):
             tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
-            dataset.write_data_yaml(out, plan.class_names)
+            write_data_yaml(out, plan.class_names)
             report = _report(plan, tally, skipped, time.monotonic() - started)
-            dataset.finish(out, report)
+            finish(out, report)
     return report
 
 
@@ -280,7 +279,7 @@ def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run:
     """Write images, labels and lines of every frame; returns their counts and the frames left out."""
     tally, skipped, failed = Tally(plan.class_names), list(plan.skipped), 0
     bar = tqdm(total=plan.frames, unit="frame", desc=plan.settings["command"], disable=True if run.quiet else None)
-    with bar, dataset.line_files(out) as (frame_lines, image_lines):
+    with bar, line_files(out) as (frame_lines, image_lines):
         for made in map_frames(Render(plan.cut, str(out.absolute())), plan.items()):
             bar.update()
             if made.failure is None:
@@ -294,6 +293,6 @@ def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run:
             failed += 1
         if failed and not tally.images:
             first = skipped[len(plan.skipped)].reason
-            dataset.remove_dataset(out)
+            remove_dataset(out)
             raise DatasetError(f"{source_root}: none of {failed} frames could be read; the first: {first}")
     return tally, skipped

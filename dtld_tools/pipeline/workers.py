@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class Executor:
             raise UsageError("--ray-address: is for --executor ray, which is not given")
 
     @contextmanager
-    def started(self, used: Any = None, name_of: Callable[[Any], str] | None = None) -> Iterator[Map]:
+    def started(self, used: Any = None, name_of: Callable[[Any], str] = attrgetter("frame.frame")) -> Iterator[Map]:
         """A `Map` to be used once. Processes start at once and import where ``used`` stands while the caller plans.
 
         ``name_of(item)`` is what the error calls the item of a worker that died; its frame's path otherwise.
@@ -66,7 +67,7 @@ class Executor:
                 for _ in range(self.workers):
                     with _no_interrupt():
                         workers.append(_start(used))
-                yield lambda work, items: _map_in_processes(work, items, workers, name_of or _frame_of)
+                yield lambda work, items: _map_in_processes(work, items, workers, name_of)
             finally:
                 _stop(workers)
 
@@ -85,8 +86,9 @@ def _map_here(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]
 
 
 # --- processes -------------------------------------------------------------------------------------------
-# A pipe to each worker and no thread in this process: the executor of the standard library wakes three for each item,
-# on cores that the workers need, and does not say which item a killed worker had.
+# A pipe to each worker and no thread in this process. The standard library's ProcessPoolExecutor takes the same
+# processor time if it is given chunks of items, but it does not say which item a killed worker had, and its workers
+# outlive a killed parent.
 
 
 @dataclass(slots=True)
@@ -115,10 +117,6 @@ def _stop(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.process.join()
         worker.pipe.close()
-
-
-def _frame_of(item: Any) -> str:
-    return item.frame.frame
 
 
 def _map_in_processes(

@@ -8,8 +8,6 @@ count them: a file whose Orientation says that they are to be turned is an error
 from __future__ import annotations
 
 import io
-import os
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +65,8 @@ def read_image(path: Path) -> np.ndarray:
     try:
         image = _decode(path)
     except (OSError, cv2.error) as error:
-        raise ImageError(f"{path}: {_in_one_line(error)}; expected a TIFF, PNG or JPEG image") from error
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{path}: {reason}; expected a TIFF, PNG or JPEG image") from error
     if image is None:
         raise ImageError(f"{path}: {_unreadable(path)}; expected a whole TIFF, PNG or JPEG image; copy it again")
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -141,29 +140,9 @@ def encode_image(image: np.ndarray, suffix: str) -> memoryview:
     return data.data
 
 
-def write_atomically(path: Path | str, data: bytes | memoryview, scratch: Path | str) -> None:
-    """Write beside nothing half-written: into ``scratch`` (same file system), then rename."""
-    temporary = f"{scratch}/{_WRITER}{os.getpid()}.tmp"
-    write(temporary, data)
-    os.replace(temporary, path)
-
-
-def write(path: Path | str, data: bytes | memoryview) -> None:
-    """Write a file, half of it if the disk is full."""
-    with open(path, "wb") as stream:
-        stream.write(data)
-
-
-_WRITER = f"{socket.gethostname()}-"  # several machines may write into one shared folder
-
-
 def _unreadable(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             return "cannot be decoded" if stream.read(1) else "the file is empty"
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

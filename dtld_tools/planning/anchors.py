@@ -15,7 +15,8 @@ import numpy as np
 
 from dtld_tools.errors import ImageError, LabelError, UsageError
 from dtld_tools.labels.collapse import Rules
-from dtld_tools.labels.parse import Labels, locate
+from dtld_tools.labels.locate import locate
+from dtld_tools.labels.parse import Labels
 from dtld_tools.labels.stats import DTLD_FRAME_WH
 from dtld_tools.pixels.images import image_size
 from dtld_tools.planning.sources import frame_record

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import read_classes, read_consistent
-from dtld_tools.dataset.naming import COPY_NAME, image_name
+from dtld_tools.dataset.names import COPY_NAME, image_name, image_path
+from dtld_tools.dataset.records import frame_to_json, image_to_json
 from dtld_tools.errors import DatasetError
-from dtld_tools.outputs import package_version
 from dtld_tools.pixels.augment import AugmentSpec, draw_recipe
 from dtld_tools.planning.sources import Skipped, Source
 from dtld_tools.planning.tile import tile_frame
-from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec, Window
+from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec
+from dtld_tools.versions import package_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Plan:
     identity: str
     frames: int
     skipped: tuple[Skipped, ...] = ()
-    notes: tuple[str, ...] = ()  # what is worth a word beside the counts
+    notes: tuple[str, ...] = ()  # what the counts alone do not tell, a line each
 
 
 # --- sources -> images -----------------------------------------------------------------------------------
@@ -101,9 +101,9 @@ class Cut:
 
     def tiles(self, source: Source) -> list[tuple[Tile, str]]:
         """All tiles of a source with their images' names."""
-        frame, suffix = source.frame, self.suffix or source.path.suffix
+        frame, suffix, is_whole = source.frame, self.suffix or source.path.suffix, self.spec.layout == "frame"
         return [
-            (tile, image_name(frame.frame, frame.sequence, self._place(tile.window), suffix))
+            (tile, image_name(frame.frame, frame.sequence, None if is_whole else tile.window, suffix))
             for tile in tile_frame(frame.width, frame.height, frame.lights, self.spec)
         ]
 
@@ -117,9 +117,6 @@ class Cut:
         if split in self.last_rank and _order(self.seed, name) > self.last_rank[split]:
             return False
         return self.passes_quota(tile, name, split)
-
-    def _place(self, window: Window) -> Window | None:
-        return None if self.spec.layout == "frame" else window
 
 
 def plan_images(
@@ -140,7 +137,7 @@ def plan_images(
     names: set[str] = set()
     empties, with_targets = array("Q"), 0
     for source in sources():
-        identity.add([dataset.frame_to_json(source.frame), source.path.suffix])
+        identity.add([frame_to_json(source.frame), source.path.suffix])
         _check_name(source, sources, names)
         if empty_ratio is not None and source.frame.split == "train":
             for tile, name in cut.tiles(source):
@@ -285,7 +282,7 @@ class CopyOver:
         jobs = []
         for image in originals.images:
             moved = replace(image, split=frame.split)
-            source = dataset.image_path(self.root, image)
+            source = image_path(self.root, image)
             jobs.append(Job(source, (moved, *copies(moved, self.augment, self.seed)), verbatim=True))
         return FramePlan(frame, tuple(jobs))
 
@@ -310,7 +307,7 @@ def plan_copies(
     identity = _Identity(settings, class_names)
     like_copies: dict[str, str] = {}  # originals with a copy's name -> their frames; there are none, as a rule
     for item in items():
-        identity.add([dataset.frame_to_json(item.frame), [dataset.image_to_json(image) for image in item.images]])
+        identity.add([frame_to_json(item.frame), [image_to_json(image) for image in item.images]])
         like_copies |= {image.name: image.frame for image in item.images if COPY_NAME.fullmatch(image.name)}
     cut = CopyOver(root.absolute(), augment, seed)
     if like_copies and augment:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import read_consistent
-from dtld_tools.dataset.naming import image_name
+from dtld_tools.dataset.names import image_name, image_path
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.labels.collapse import Rules
-from dtld_tools.labels.parse import Labels, candidates, locate
+from dtld_tools.labels.locate import candidates, locate
+from dtld_tools.labels.parse import Labels
 from dtld_tools.pixels.images import image_size
+from dtld_tools.threads import map_in_order
 from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target
 
 LONGEST_NAME_BYTES = 255 - len("_x99999_y99999_a99.jpeg")  # file systems take 255
@@ -46,7 +46,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What `find_sources` found: the sources, anew at each call; what is left out; what is worth a word."""
+    """What `find_sources` found: the sources, anew at each call; what is left out; notes."""
 
     sources: Callable[[], Iterator[Source]]
     skipped: list[Skipped]
@@ -99,19 +99,20 @@ def find_sources(
     found: list[tuple[Frame, str, tuple[int, int]]] = []
     skipped: list[Skipped] = []
     sizes: dict[tuple[int, int], tuple[int, int]] = {}  # one for all frames, as a rule
-    with ThreadPoolExecutor(8) as pool:  # waits for the disk, not for the processor
-        for batch, answers in _in_batches(pool, look_at, frames):
-            for frame, seen in zip(batch, answers, strict=True):
-                if not isinstance(seen, str):
-                    name = seen[0].relative_to(root).as_posix()
-                    name = frame.image_path if name == frame.image_path else name
-                    found.append((frame, name, sizes.setdefault(seen[1], seen[1])))
-                    continue
-                tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
-                if strict:
-                    reason = f"no such file, tried {tried}" if seen == "missing" else seen
-                    raise ImageError(f"{frame.image_path}: {reason}; leave out --strict to skip it")
-                skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
+    # Waits for the disk, not for the processor; a task for each frame would cost as much as its answer.
+    batches = [frames[start : start + 32] for start in range(0, len(frames), 32)]
+    answers = map_in_order(lambda batch: [look_at(frame) for frame in batch], batches, 8)
+    for frame, seen in zip(frames, chain.from_iterable(answers), strict=True):
+        if not isinstance(seen, str):
+            name = seen[0].relative_to(root).as_posix()
+            name = frame.image_path if name == frame.image_path else name
+            found.append((frame, name, sizes.setdefault(seen[1], seen[1])))
+            continue
+        tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
+        if strict:
+            reason = f"no such file, tried {tried}" if seen == "missing" else seen
+            raise ImageError(f"{frame.image_path}: {reason}; leave out --strict to skip it")
+        skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
     if not found:
         first = skipped[0]
         tried = " and ".join(str(path) for path in candidates(first.frame, root))
@@ -137,14 +138,6 @@ def _notes(found: Sequence[tuple[Frame, str, tuple[int, int]]]) -> list[str]:
         return []
     frame, name = others[0]
     return [f"{len(others)} frames have another ending than in the labels, such as {name} for {frame.image_path}"]
-
-
-def _in_batches(
-    pool: ThreadPoolExecutor, look_at: Callable[[Frame], Any], frames: Sequence[Frame]
-) -> Iterator[tuple[Sequence[Frame], list[Any]]]:
-    """Batches of frames with the answers for them: a task for each frame would cost as much as the answer."""
-    batches = [frames[start : start + 32] for start in range(0, len(frames), 32)]
-    yield from zip(batches, pool.map(lambda batch: [look_at(frame) for frame in batch], batches), strict=True)
 
 
 def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Rules, name: str) -> FrameRecord:
@@ -175,7 +168,7 @@ def dataset_sources(root: Path) -> Iterator[Source]:
             whole = image_name(image.frame, image.sequence, None, image.name)
             if image.augmentation is not None or image.name != whole:
                 raise DatasetError(f"{root}: {image.name} is a tile or a copy, expected a dataset of dtld convert")
-            yield Source(dataset.image_path(root.absolute(), image), frame)
+            yield Source(image_path(root.absolute(), image), frame)
 
 
 def _repeats(light: Light, earlier: Sequence[Light]) -> bool:

@@ -20,13 +20,13 @@ import orjson
 import yaml
 from tqdm import tqdm
 
-from dtld_tools import outputs
 from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.files import IDENTITY, UNFINISHED, held, refuse_file, remove_temporary, told_when_full, write_atomically
 from dtld_tools.pipeline.workers import Executor
-from dtld_tools.pixels.images import write_atomically
 from dtld_tools.synthetic.scene.layout import DARK, Brief, build_scene
 from dtld_tools.synthetic.scene.sensor import expose, render
 from dtld_tools.synthetic.scene.world import STEP_S, Scene, Sighting, look
+from dtld_tools.versions import package_version
 
 LabelFormats = Literal["v1", "v2", "both"]
 
@@ -122,23 +122,23 @@ def sample(
     if workers < 1:
         raise UsageError(f"--workers: got {workers}, expected 1 or more")
     plan = plan_tree(frames, seed)
-    outputs.refuse_file(out, "tree")
-    identity = orjson.dumps([outputs.package_version("dtld-kd"), frames, str(seed), labels])
+    refuse_file(out, "tree")
+    identity = orjson.dumps([package_version("dtld-kd"), frames, str(seed), labels])
     _refuse_another(out, identity, plan, labels)
-    with outputs.told_when_full(out), outputs.held(out, "tree") as scratch:
+    with told_when_full(out), held(out, "tree") as scratch:
         _refuse_another(out, identity, plan, labels)  # somebody may have finished another one meanwhile
-        outputs.remove_temporary(scratch)
-        write_atomically(scratch / outputs.IDENTITY, identity, scratch)
+        remove_temporary(scratch)
+        write_atomically(scratch / IDENTITY, identity, scratch)
         for folder in {frame.sequence.folder for frame in plan}:
             (out / folder).mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=len(plan), desc="sample", unit="frame", disable=None if progress else True)
-        with bar, Executor(workers).started(_draw_frame, _path_of) as map_frames:
+        with bar, Executor(workers).started(_draw_frame, lambda frame: frame.image_path) as map_frames:
             for _ in map_frames(partial(_draw_frame, out), plan):
                 bar.update()
         for name, data in _label_files(plan, labels):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out / name, data, scratch)
-        (scratch / outputs.IDENTITY).unlink()
+        (scratch / IDENTITY).unlink()
     return {
         "frames": len(plan),
         "lights": sum(len(frame.lights) for frame in plan),
@@ -149,14 +149,14 @@ def sample(
 
 def _refuse_another(out: Path, identity: bytes, plan: Sequence[PlannedFrame], labels: LabelFormats) -> None:
     """Raise DatasetError unless OUT is new, or the tree of this very command, whole or cut off."""
-    mark = out / outputs.UNFINISHED / outputs.IDENTITY
+    mark = out / UNFINISHED / IDENTITY
     if mark.is_file():
         if mark.read_bytes() != identity:
             raise DatasetError(
                 f"{out}: holds the unfinished tree of another command (--frames, --seed, --labels); "
                 "run that one again to continue it, or choose another folder"
             )
-    elif out.is_dir() and any(path.name != outputs.UNFINISHED for path in out.iterdir()):
+    elif out.is_dir() and any(path.name != UNFINISHED for path in out.iterdir()):
         # A whole tree bears no mark, but its labels say what it is.
         for name, data in _label_files(plan, labels):
             if not (out / name).is_file() or (out / name).read_bytes() != data:
@@ -217,10 +217,6 @@ def _frames_of(sequence: PlannedSequence, first_id: int) -> Iterator[PlannedFram
         )
 
 
-def _path_of(frame: PlannedFrame) -> str:
-    return frame.image_path
-
-
 def _draw_frame(out: Path, frame: PlannedFrame) -> None:
     """Draws one frame unless it is there, uncompressed: noise hardly packs, and packing costs more than drawing."""
     path = out / frame.image_path
@@ -232,7 +228,7 @@ def _draw_frame(out: Path, frame: PlannedFrame) -> None:
     encoded, data = cv2.imencode(".tiff", raw, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     if not encoded:
         raise DatasetError(f"{path}: could not be encoded as TIFF")
-    write_atomically(path, data.data, out / outputs.UNFINISHED)
+    write_atomically(path, data.data, out / UNFINISHED)
 
 
 def _label_files(plan: Sequence[PlannedFrame], labels: LabelFormats) -> Iterator[tuple[Path, bytes]]:

@@ -27,13 +27,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from dtld_tools.dataset import dataset
-from dtld_tools.dataset.lenient import read_data_yaml, read_lines
+from dtld_tools.dataset.data_yaml import read_data_yaml
+from dtld_tools.dataset.names import image_path
+from dtld_tools.dataset.reading import read_lines
+from dtld_tools.dataset.records import image_from_json
 from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.files import UNFINISHED
 from dtld_tools.pixels.images import MAX_PIXELS, SIGNATURES, decode_bayer
 from dtld_tools.pixels.orientation import read_orientation
+from dtld_tools.threads import map_in_order
 from dtld_tools.types import SPLITS, Split
-from dtld_tools.validation.threads import map_in_order
 from schemas.lists import ListError, read_list
 
 # Of 64 bits. Shifted and noisy neighbours differ by 0 to 6, the nearest tiles of two of `dtld sample`'s streets by 10.
@@ -128,15 +131,15 @@ def check_options(distance: int) -> None:
 
 def is_own(root: Path) -> bool:
     """Whether a folder claims to be a dataset of dtld."""
-    return any((root / name).exists() for name in ("frames.jsonl", "manifest.jsonl", dataset.UNFINISHED))
+    return any((root / name).exists() for name in ("frames.jsonl", "manifest.jsonl", UNFINISHED))
 
 
 def _own_images(root: Path) -> Iterator[Compared]:
     for _, line in read_lines(root / "manifest.jsonl", "manifest", []):  # a line that is wrong is `validate`'s to tell
-        image = dataset.image_from_json(line)
+        image = image_from_json(line)
         if image.augmentation is None:
             group = sys.intern(" ".join(map(str, (*image.window, image.scale))))
-            yield Compared(_name(dataset.image_path(root, image), root), sys.intern(image.split), group)
+            yield Compared(_name(image_path(root, image), root), sys.intern(image.split), group)
 
 
 def _foreign_images(root: Path) -> list[Compared]:

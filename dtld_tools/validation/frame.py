@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import (
     TILED,
     boxed,
@@ -22,6 +21,8 @@ from dtld_tools.dataset.consistency import (
     place,
     placement_defects,
 )
+from dtld_tools.dataset.names import image_path, label_path
+from dtld_tools.dataset.records import label_text
 from dtld_tools.errors import ImageError
 from dtld_tools.pixels.images import read_image
 from dtld_tools.planning.tile import image_size, targets_in, tile_frame
@@ -66,12 +67,12 @@ class Proof:
         seen = targets_in(image.window, image.scale, boxed(frame))
         for text in light_defects(image, frame, [target.light_id for target in seen], tile, self.spec):
             yield f"manifest.jsonl: {image.name}: {text}"
-        file = dataset.image_path(self.root, image)
+        file = image_path(self.root, image)
         for text in _image_defects(file, size_wh):
             yield f"images/{image.split}/{image.name}: {text}"
         wanted = [target for target in seen if target.light_id in image.targets]
-        file = dataset.label_path(self.root, image)
-        for text in _label_defects(file, dataset.label_text(wanted, size_wh)):
+        file = label_path(self.root, image)
+        for text in _label_defects(file, label_text(wanted, size_wh)):
             yield f"labels/{image.split}/{file.name}: {text}"
 
 

@@ -17,15 +17,18 @@ from typing import Any, BinaryIO
 import orjson
 from tqdm import tqdm
 
-from dtld_tools.dataset import dataset
 from dtld_tools.dataset.consistency import report_defects
-from dtld_tools.dataset.lenient import read_data_yaml, read_lines, read_report
+from dtld_tools.dataset.data_yaml import is_names, read_class_names, read_data_yaml
+from dtld_tools.dataset.reading import read_lines, read_report
+from dtld_tools.dataset.records import frame_from_json, image_from_json
 from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import DatasetError, UsageError
+from dtld_tools.files import UNFINISHED
+from dtld_tools.threads import map_in_order
 from dtld_tools.types import SPLITS, FrameRecord, ImageRecord, SequenceId, Split, TileSpec
 from dtld_tools.validation.duplicates import check_options, find_near_duplicates, is_own
 from dtld_tools.validation.frame import Proof
-from dtld_tools.validation.threads import map_in_order
+from schemas.text import one_line
 
 
 def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet: bool = True) -> dict[str, Any]:
@@ -44,12 +47,12 @@ def validate(root: Path, *, distance: int | None = None, workers: int = 1, quiet
 
 
 def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
-    unfinished = (root / dataset.UNFINISHED).exists()
+    unfinished = (root / UNFINISHED).exists()
     if unfinished and not (root / "report.json").exists():
         raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
     defects: list[str] = []
     if unfinished:
-        defects.append(f"{dataset.UNFINISHED}: the dataset is unfinished; run the command that made it again")
+        defects.append(f"{UNFINISHED}: the dataset is unfinished; run the command that made it again")
     report, class_names, spec = _read_report(root, defects)
     defects += _data_yaml_defects(root, class_names)
     manifest = _index_manifest(root, defects)
@@ -71,7 +74,7 @@ def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
         "frames": len(names),
         "images": sum(tally.images.values()),
         "targets": sum(tally.targets.values()),
-        "defects": [_in_one_line(defect) for defect in defects],
+        "defects": [one_line(defect, limit=len(defect)) for defect in defects],
     }
 
 
@@ -80,10 +83,10 @@ def _prove(root: Path, workers: int, quiet: bool) -> dict[str, Any]:
 
 def _read_report(root: Path, defects: list[str]) -> tuple[dict[str, Any], tuple[str, ...], TileSpec | None]:
     """The report, the class names in order, and the options of tiling, as far as they can be read."""
-    report, is_valid = read_report(root / "report.json", defects)
+    report, is_valid = read_report(root, defects)
     if not is_valid:
         try:
-            return report, dataset.read_class_names(root), None
+            return report, read_class_names(root), None
         except (DatasetError, ValueError):
             return report, (), None
     made_with = report["configuration"]
@@ -110,7 +113,7 @@ def _data_yaml_defects(root: Path, class_names: tuple[str, ...]) -> Iterator[str
         yield f"data.yaml: path: got {document['path']!r}, expected no such key: images are looked for there"
     names = document.get("names")
     as_numbered = dict(enumerate(names)) if isinstance(names, list) else names
-    if not dataset.is_names(as_numbered) or as_numbered != dict(enumerate(class_names)):
+    if not is_names(as_numbered) or as_numbered != dict(enumerate(class_names)):
         yield f"data.yaml: names: got {names!r}, expected {dict(enumerate(class_names))} as in report.json"
 
 
@@ -150,7 +153,7 @@ def _frames_with_images(
     last, in_order = -1, True
     with (root / "manifest.jsonl").open("rb") as lines:
         for _, line in read_lines(root / "frames.jsonl", "frame", defects):
-            frame = dataset.frame_from_json(line)
+            frame = frame_from_json(line)
             if frame.frame in names:
                 defects.append(f"frames.jsonl: {frame.frame}: stands twice")
                 continue
@@ -171,7 +174,7 @@ def _frames_with_images(
 
 def _image_at(lines: BinaryIO, offset: int) -> ImageRecord:
     lines.seek(offset)
-    return dataset.image_from_json(orjson.loads(lines.readline()))
+    return image_from_json(orjson.loads(lines.readline()))
 
 
 def _frameless_images(manifest: _Manifest) -> Iterator[str]:
@@ -221,7 +224,3 @@ def _wrong_sums(report: dict[str, Any], tally: Tally, names: set[str]) -> Iterat
     for key, value in tally.counts(sum(n for n in lights if isinstance(n, int))).items():
         if report.get(key) != value:
             yield f"report.json: {key}: got {report.get(key)}, expected {value} as counted again"
-
-
-def _in_one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -158,10 +158,10 @@ def test_without_its_report_a_dataset_is_no_finished_one(dtld, dataset, tmp_path
     refused_by_all(dtld, dataset, tmp_path, "report.json")
 
 
-def test_a_dataset_from_before_there_were_notes_is_sound(dtld, dataset, tmp_path):
+def test_a_report_without_notes_is_damaged(dtld, dataset, tmp_path):
     edit_report(dataset, lambda report: report.pop("notes"))
-    assert defects(dataset) == []
-    assert dtld("tile", dataset, "--out", tmp_path / "out", "--tile-size", 64, "--workers", 1)[0] == 0
+    assert defects(dataset) == ["report.json: the report must contain ['notes'] properties"]
+    refused_by_all(dtld, dataset, tmp_path, "report.json: the report must contain")
 
 
 def test_a_sound_dataset_is_read_as_it_is(sound, full):

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dtld_tools.dataset import dataset
+from dtld_tools.dataset.reading import read_frames, read_images
+from dtld_tools.dataset.records import frame_to_json, image_to_json, label_text
 from dtld_tools.errors import DatasetError
+from dtld_tools.export import export
 from dtld_tools.export.export import to_coco, to_yolo
+from dtld_tools.files import UNFINISHED
 from dtld_tools.pipeline import stages as pipeline
 from dtld_tools.pipeline.stages import Selection
 from dtld_tools.pixels.augment import AugmentSpec
@@ -54,14 +57,14 @@ def load(path):
 
 def targets_of(root):
     """{file name: targets}, derived here from frames.jsonl and the windows."""
-    frames = {frame.frame: frame for frame in dataset.read_frames(root)}
+    frames = {frame.frame: frame for frame in read_frames(root)}
     return {
         f"images/{image.split}/{image.name}": [
             target
             for target in targets_in(image.window, image.scale, frames[image.frame].lights)
             if target.light_id in image.targets
         ]
-        for image in dataset.read_images(root)
+        for image in read_images(root)
     }
 
 
@@ -86,7 +89,7 @@ def test_pycocotools_finds_every_image_and_every_target(tiles, exported):
 
 
 def test_images_are_where_the_file_names_say_and_tell_their_origin(tiles, exported):
-    manifest = {f"images/{image.split}/{image.name}": image for image in dataset.read_images(tiles)}
+    manifest = {f"images/{image.split}/{image.name}": image for image in read_images(tiles)}
     for image in load(exported).imgs.values():
         assert (tiles / image["file_name"]).is_file()
         record = manifest[image["file_name"]]
@@ -150,7 +153,7 @@ def test_without_images_the_file_is_still_one(tiles, tmp_path):
 
 def test_an_unfinished_dataset_is_refused(tiles, tmp_path):
     root = Path(shutil.copytree(tiles, tmp_path / "tiles"))
-    (root / dataset.UNFINISHED).mkdir()
+    (root / UNFINISHED).mkdir()
     with pytest.raises(DatasetError, match="is unfinished; run the command that was making it again"):
         to_coco(root, tmp_path / "a.json")
 
@@ -235,14 +238,14 @@ def test_there_and_back_whatever_the_window(tiles, tmp_path_factory, scene):
     frame = FrameRecord("A/1/s/a.b.tiff", sequence, "train", width, height, kept, ())
     name = f"A_1_s_a.b_x{window.x}_y{window.y}"
     image = ImageRecord(f"{name}.jpg", "train", frame.frame, sequence, window, scale, None, shown, ())
-    (root / "frames.jsonl").write_bytes(orjson.dumps(dataset.frame_to_json(frame)))
-    (root / "manifest.jsonl").write_bytes(orjson.dumps(dataset.image_to_json(image)))
+    (root / "frames.jsonl").write_bytes(orjson.dumps(frame_to_json(frame)))
+    (root / "manifest.jsonl").write_bytes(orjson.dumps(image_to_json(image)))
     for file in ("data.yaml", "report.json"):
         shutil.copy(tiles / file, root)
     to_coco(root, root / "a.json")
     to_yolo(root / "a.json", root / "back")
     size_wh = (round(window.w * scale), round(window.h * scale))
-    assert (root / f"back/labels/train/{name}.txt").read_text() == dataset.label_text(targets, size_wh)
+    assert (root / f"back/labels/train/{name}.txt").read_text() == label_text(targets, size_wh)
 
 
 def test_the_tie_is_one():
@@ -250,7 +253,7 @@ def test_the_tie_is_one():
     (target,) = targets_in(*TIE[1:])
     rebuilt = Box.from_xywh(target.box.x1, target.box.y1, target.box.width, target.box.height)
     other = Target(0, rebuilt, 1)
-    assert dataset.label_text([target], (640, 640)) != dataset.label_text([other], (640, 640))
+    assert label_text([target], (640, 640)) != label_text([other], (640, 640))
 
 
 # --- back: files of others -------------------------------------------------------------------------------
@@ -311,7 +314,7 @@ def test_images_may_lie_in_the_folder_but_no_labels(tmp_path):
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "label_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(export, "label_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         to_yolo(write(tmp_path, FOREIGN), tmp_path / "out")
     assert os.listdir(tmp_path) == ["coco.json"]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtld_tools.errors import RulesError
+from dtld_tools.labels.attributes import VOCABULARY
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY
 from dtld_tools.types import Box, Light
 from tests.dtld_data import GREEN
 
@@ -23,7 +23,7 @@ def class_of(rules, **changes):
 
 @pytest.fixture(scope="module")
 def default():
-    return load_rules(None, VOCABULARY)
+    return load_rules(None)
 
 
 def table(folder, document, name="rules.json"):
@@ -113,7 +113,6 @@ def test_the_first_rule_that_holds_decides_and_drop_drops(tmp_path):
                 ],
             },
         ),
-        VOCABULARY,
     )
     assert rules.class_names == ("stop", "go", "other")
     assert class_of(rules, state="red") == 0
@@ -127,20 +126,20 @@ def test_a_table_may_list_a_value_that_dtld_does_not(tmp_path):
         "classes": ["odd", "rest"],
         "rules": [{"class": "odd", "when": {"state": ["purple"]}}, {"class": "rest"}],
     }
-    rules = load_rules(table(tmp_path, document), VOCABULARY)
+    rules = load_rules(table(tmp_path, document))
     assert (class_of(rules, state="purple"), class_of(rules, state="pink")) == (0, 1)
 
 
 def test_unknown_can_be_asked_for_and_catches_unlisted_values(tmp_path):
     document = {"classes": ["u", "rest"], "rules": [{"class": "u", "when": {"state": ["unknown"]}}, {"class": "rest"}]}
-    rules = load_rules(table(tmp_path, document), VOCABULARY)
+    rules = load_rules(table(tmp_path, document))
     assert (class_of(rules, state="pink"), class_of(rules, state="off")) == (0, 1)
 
 
 def test_a_yaml_table_may_write_off_without_quotes(tmp_path):
     """YAML 1.1 reads a bare `off` as false; in a rule table it is a state."""
     text = "classes: [dark, lit]\nrules:\n- class: dark\n  when: {state: [off, unknown]}\n- class: lit\n"
-    rules = load_rules(table(tmp_path, text, "rules.yaml"), VOCABULARY)
+    rules = load_rules(table(tmp_path, text, "rules.yaml"))
     assert (class_of(rules, state="off"), class_of(rules, state="red")) == (0, 1)
 
 
@@ -167,11 +166,11 @@ def test_a_yaml_table_may_write_off_without_quotes(tmp_path):
 )
 def test_a_wrong_table_is_refused(tmp_path, document, message):
     with pytest.raises(RulesError, match=message) as caught:
-        load_rules(table(tmp_path, document), VOCABULARY)
+        load_rules(table(tmp_path, document))
     assert "rules.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_no_such_table(tmp_path):
     with pytest.raises(RulesError, match=r"nowhere\.json.*expected a rule table"):
-        load_rules(tmp_path / "nowhere.json", VOCABULARY)
+        load_rules(tmp_path / "nowhere.json")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dtld_tools.errors import LabelError
 from dtld_tools.labels import parse
-from dtld_tools.labels.parse import VOCABULARY, read_labels
+from dtld_tools.labels.attributes import VOCABULARY
+from dtld_tools.labels.parse import read_labels
 from tests.dtld_data import GREEN, class_id_of, image, light, write_v1, write_v2
 
 PATH = "Berlin/Berlin1/2015-04-17_10-50-05/a_k0.tiff"

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from dtld_tools.errors import UsageError
 from dtld_tools.geometry import clip_boxes
+from dtld_tools.labels.attributes import VOCABULARY
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY, read_labels
+from dtld_tools.labels.parse import read_labels
 from dtld_tools.labels.stats import inspect_labels, plot_labels
 from dtld_tools.types import Box
 from tests.dtld_data import REAL, image, light, needs_real, write_raw, write_v2
 
-RULES = load_rules(None, VOCABULARY)
+RULES = load_rules(None)
 PATHS = ["A/A1/s/1.tiff", "A/A1/s/2.tiff", "B/B1/s/1.tiff"]
 
 
@@ -104,7 +105,7 @@ def test_files_below_the_root_are_counted_and_their_size_is_used(tmp_path):
 def test_lights_that_a_rule_drops_are_counted(tmp_path, labels):
     rules = tmp_path / "rules.json"
     rules.write_text('{"classes": ["a"], "rules": [{"class": "drop", "when": {"state": ["green"]}}, {"class": "a"}]}')
-    assert inspect_labels(labels, load_rules(rules, VOCABULARY))["classes"] == {"a": 2, "drop": 3}
+    assert inspect_labels(labels, load_rules(rules))["classes"] == {"a": 2, "drop": 3}
 
 
 def test_the_real_labels():

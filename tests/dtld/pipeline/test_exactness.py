@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtld_tools.dataset.dataset import label_text
+from dtld_tools.dataset.records import label_text
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.planning.tile import image_size, targets_in, tile_frame
 from dtld_tools.types import Box, Target, TileSpec

@@ -118,7 +118,7 @@ def test_kill_9_at_any_moment_then_the_same_command_gives_the_same_bytes(raw, wh
 
 KILLED_RUN = """
 import os, signal, sys
-from dtld_tools.dataset import dataset
+from dtld_tools.dataset import data_yaml, folder
 from dtld_tools.pipeline import render
 write, left = render.write_atomically, [int(sys.argv.pop(1))]
 def write_or_die(path, data, scratch):
@@ -127,7 +127,7 @@ def write_or_die(path, data, scratch):
         open(f"{scratch}/1.tmp", "wb").write(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, data, scratch)
-render.write_atomically = dataset.write_atomically = write_or_die
+render.write_atomically = folder.write_atomically = data_yaml.write_atomically = write_or_die
 import cli
 cli.dtld()
 """

@@ -12,7 +12,6 @@ from dtld_tools.pixels.images import (
     encode_image,
     image_size,
     read_image,
-    write_atomically,
 )
 from tests.dtld_data import REAL, needs_real, random_raw, write_raw
 
@@ -199,13 +198,3 @@ def test_png_is_lossless_and_jpeg_is_quality_95(colour):
     np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(encode_image(colour, ".png"), np.uint8), 1), colour)
     _, expected = cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_QUALITY, 95])
     assert encode_image(colour, ".jpg") == expected.tobytes()
-
-
-def test_writing_replaces_and_leaves_no_temporary(tmp_path):
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-    write_atomically(path, b"new", scratch)
-    assert path.read_bytes() == b"new"
-    assert list(scratch.iterdir()) == []

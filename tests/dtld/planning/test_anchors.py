@@ -9,7 +9,7 @@ import pytest
 
 from dtld_tools.errors import LabelError, UsageError
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY, read_labels
+from dtld_tools.labels.parse import read_labels
 from dtld_tools.pipeline import stages as pipeline
 from dtld_tools.pipeline.stages import Selection
 from dtld_tools.pixels.augment import AugmentSpec
@@ -18,7 +18,7 @@ from dtld_tools.planning.split import SplitSpec
 from dtld_tools.types import TileSpec
 from tests.dtld_data import image, light, make_tree, read_lines, write_raw, write_v2
 
-RULES = load_rules(None, VOCABULARY)
+RULES = load_rules(None)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dtld_tools.dataset.names import image_name
 from dtld_tools.errors import DatasetError, ImageError, LabelError, UsageError
 from dtld_tools.labels.collapse import load_rules
-from dtld_tools.labels.parse import VOCABULARY, read_labels
-from dtld_tools.planning.sources import find_sources, frame_record, image_name, select
+from dtld_tools.labels.parse import read_labels
+from dtld_tools.planning.sources import find_sources, frame_record, select
 from dtld_tools.types import Box, Frame, Light, SequenceId, Window
 from tests.dtld_data import image, light, make_tree, write_raw, write_v2
 
 SEQUENCE = SequenceId("Berlin", "Berlin1", "2015")
-RULES = load_rules(None, VOCABULARY)
+RULES = load_rules(None)
 
 
 def all_train(sequences):
@@ -76,7 +77,7 @@ def test_a_light_without_area_is_dropped_for_one_reason(box, reason):
 def test_a_rule_drops_and_the_box_is_remembered(tmp_path):
     path = tmp_path / "rules.json"
     path.write_text('{"classes": ["a"], "rules": [{"class": "drop", "when": {"state": ["off"]}}, {"class": "a"}]}')
-    record = record_of(lamp((1, 2, 3, 4), 1), lamp((5, 6, 7, 8), 2, state="off"), rules=load_rules(path, VOCABULARY))
+    record = record_of(lamp((1, 2, 3, 4), 1), lamp((5, 6, 7, 8), 2, state="off"), rules=load_rules(path))
     assert [t.light_id for t in record.lights] == [1]
     assert [(d.light_id, d.reason, d.class_id, d.box) for d in record.dropped] == [(2, "rule", None, Box(5, 6, 7, 8))]
 

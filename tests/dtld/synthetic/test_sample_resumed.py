@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from dtld_tools import outputs
 from dtld_tools.errors import DatasetError
+from dtld_tools.files import held
 from dtld_tools.synthetic.sample import sample
 from tests.dtld_data import tool, tree_bytes
 
@@ -128,7 +128,7 @@ def test_a_whole_tree_is_its_own_commands_and_nobody_elses(whole, tmp_path):
 
 def test_a_second_process_is_refused(tmp_path):
     out = tmp_path / "out"
-    with outputs.held(out, "tree"):
+    with held(out, "tree"):
         second = tool("dtld", "sample", out, "--frames", 1)
         assert (second.returncode, second.stdout) == (1, "")
         assert "another process is writing this tree" in second.stderr

@@ -1,13 +1,13 @@
-"""Where a command writes: locked while it does, never an input, and nothing has its name before it is whole."""
+"""Files and folders that commands write: locked meanwhile, never over an input, named only when they are whole."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +18,7 @@ UNFINISHED = ".unfinished"  # a folder in OUT: the lock, temporary files, and wh
 LOCK = "lock"
 IDENTITY = "identity"
 REPLACED = "replaced"  # the dataset that --overwrite replaces, until the new one is finished
+_WRITER = f"{socket.gethostname()}-"  # several machines may write into one shared folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,10 +71,24 @@ def told_when_full(out: Path) -> Iterator[None]:
         raise
 
 
+def write_atomically(path: Path | str, data: bytes | memoryview, scratch: Path | str) -> None:
+    """Write a file of a folder that is `held`: into its ``scratch``, then renamed. Elsewhere: `whole_file`."""
+    temporary = f"{scratch}/{_WRITER}{os.getpid()}.tmp"
+    write(temporary, data)
+    os.replace(temporary, path)
+
+
+def write(path: Path | str, data: bytes | memoryview) -> None:
+    """Write a file in place: a full disk leaves half of it."""
+    with open(path, "wb") as stream:
+        stream.write(data)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, with its ending, for a file that gets its own name when it is whole.
 
+    For one that lies anywhere, such as a picture, written at once or piece by piece.
     Raises DatasetError if ``path`` cannot be a file, or the disk is full.
     """
     if not path.parent.is_dir():
@@ -111,11 +126,3 @@ def refuse_inputs(out: Path, inputs: Iterable[Path | None], *, inside: bool = Tr
         else:
             continue
         raise DatasetError(f"{option}: {out}: {relation} {given}, expected another place to write into")
-
-
-def package_version(package: str) -> str:
-    """The installed version of a package, or ``unknown``."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.outputs import refuse_inputs, told_when_full, whole_file
+from dtld_tools.files import refuse_inputs, told_when_full, whole_file, write_atomically
 from tests.dtld_data import tree_bytes
 
 TILES = ("--tile-size", 96, "--workers", 1)
@@ -152,3 +152,13 @@ def test_only_a_full_disk_is_told_as_one(tmp_path):
         raise OSError(28, "No space left", "x")
     with pytest.raises(PermissionError), told_when_full(Path("out")):
         raise PermissionError(13, "no", "x")
+
+
+def test_writing_replaces_and_leaves_no_temporary(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    write_atomically(path, b"new", scratch)
+    assert path.read_bytes() == b"new"
+    assert list(scratch.iterdir()) == []
