@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import jsonschema
 
 import schemas
-from kd.config import DEFAULT_WEIGHTS
 from kd.errors import DistillationError, RunError
-from kd.methods.losses import METHODS
+from kd.methods.facts import DEFAULT_WEIGHTS
+from kd.methods.registry import METHODS
 from kd.scoring.evaluate import evaluate
 from kd.training import run as train_module
 from kd.training.run import train
