@@ -19,7 +19,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Facts:
-    """One method: its default weight, what the student imitates, who proposed it, and what it needs.
+    """One method: its default weight, what the student ``imitates``, whose it is, and what it needs.
 
     ``needs_head``: the teacher's head runs, not its features alone. ``boxes_only``: it looks near ground-truth boxes
     alone, so at no unlabelled image. ``adapter`` is None for a method that compares head outputs. ``same_classes``:
@@ -28,7 +28,7 @@ class Facts:
 
     name: str
     weight: float
-    help: str
+    imitates: str
     source: str
     needs_head: bool = False
     boxes_only: bool = False

@@ -27,7 +27,7 @@ def table() -> str:
         bins = "; both heads of one reg_max > 1, so not YOLO26" if facts.same_bins else ""
         adapter = adapters[facts.adapter.convolutions if facts.adapter else 0]
         head = "runs" if facts.needs_head else "cut off"
-        imitated = f"{facts.help} ({facts.source}){names}{bins}"
+        imitated = f"{facts.imitates} ({facts.source}){names}{bins}"
         lines.append(f"| {facts.name} | {imitated} | {adapter} | {head} | {facts.weight:g} |")
     return "\n".join(lines) + "\n"
 
