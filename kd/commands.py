@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
+from kd.methods.facts import BUILT_IN, CHOICES
 from kd.show import count, print_groups, print_json, print_scores, say, warn
 
 app = typer.Typer(
@@ -68,8 +69,8 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME[=WEIGHT]",
-            help="What to imitate: fgfi, cwd, pkd or score-l2 (features), logits, box or ld (what the head says); give "
-            "it again for several. Or built-in, Ultralytics' own distillation.  [default: fgfi]",
+            help=f"What to imitate: {CHOICES}; give it again for several. "
+            f"Or {BUILT_IN}, Ultralytics' own distillation.  [default: fgfi]",
         ),
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Weight of the one method (lambda).")] = None,
@@ -153,7 +154,7 @@ def train(
 ) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
     from kd.config import TrainConfig
-    from kd.distillation.criterion import named_weights
+    from kd.distillation.balance import named_weights
     from kd.errors import UsageError
     from kd.options import train_values
     from kd.training.run import train as run

@@ -12,30 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from kd.errors import UsageError
+from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, WEIGHTS
 from kd.schedule import SCHEDULES
 
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
 Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
 
-# The weight that a method gets when none is given: what starts its kd_loss near 1 beside a box_loss near 6, unless its
-# source says otherwise. In brackets the unweighted term on a first batch (BCCD, 256 px, a yolov8n teacher trained for
-# two epochs, yolov5n with fresh weights, box_loss 5.4).
-DEFAULT_WEIGHTS: dict[str, float] = {
-    "fgfi": 0.01,  # (152) a sum over channels, so large by itself; 0.01 gave the better seeds of the first trials
-    "cwd": 1.0,  # (1.1)
-    "pkd": 1.0,  # (3.0) 1 - r starts at 1 on each of three levels, and its authors weigh it more: 6
-    "logits": 1.0,  # (0.9)
-    "box": 1.0,  # (0.9)
-    "ld": 0.25,  # (4.5) its authors' own weight too
-    "score-l2": 6.0,  # (2.6) Ultralytics' own default (`dis`), kept so that the term is theirs
-}
-BUILT_IN = "built-in"  # no term of ours: Ultralytics' own distillation, the reference (kd/builtin.py)
-WEIGHTS = {**DEFAULT_WEIGHTS, BUILT_IN: 6.0}  # all that --method takes
-
 MASKS = ("anchors", "boxes")  # what says where fgfi imitates
-COMBINE = ("mean", "best")  # what several teachers say: the weighted mean, or the surest of them per image
-HEAD_METHODS = frozenset({"logits", "box", "ld", "score-l2"})  # they look at what the heads say, others at features
-BOXES_ONLY = frozenset({"fgfi"})  # methods that look near ground-truth boxes alone, so at no unlabelled image
+COMBINE = ("mean", "best")  # several teachers: the mean by their weights, or per image the most confident one
 
 GRID_PX = 32  # image sides are multiples of this, or of the largest stride: Ultralytics rounds others up
 # Option -> least and most. Below the most stands whatever is in use; beyond it memory or time end first, or 32 bits.
@@ -98,9 +82,9 @@ class TrainConfig:
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
     ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
     the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
-    those in ``methods`` (kd/balance.py); ``unlabeled`` is a folder of images that the terms alone see
-    (kd/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/labels.py). Raises UsageError when
-    made.
+    those in ``methods`` (kd/distillation/balance.py); ``unlabeled`` is a folder of images that the terms alone see
+    (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py).
+    Raises UsageError when made.
     """
 
     data: str
@@ -246,10 +230,10 @@ class TrainConfig:
         return self.combine == "best" and len(self.teachers) > 1
 
     @property
-    def looks_at_heads(self) -> bool:
-        """Whether a method needs what the teachers' heads say, and not their features alone."""
+    def needs_head(self) -> bool:
+        """Whether a method needs what the teachers' heads put out, not their features alone."""
         names = {name for name, _ in self.methods}
-        return bool(names & HEAD_METHODS) or ("fgfi" in names and self.fgfi.soft)
+        return bool(names & NEEDS_HEAD) or ("fgfi" in names and self.fgfi.soft)
 
     @property
     def built_in(self) -> bool:

@@ -14,8 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from kd.config import WEIGHTS, FgfiConfig, Priors, are_priors
+from kd.config import FgfiConfig, Priors, are_priors
 from kd.errors import DataError, UsageError
+from kd.methods.facts import WEIGHTS
 from schemas.strict import StrictError, read_json
 
 # Ultralytics settings that have an option of their own, or that the engine decides.

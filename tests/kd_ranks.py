@@ -30,8 +30,8 @@ class GlooTrainer(Trainer):
         torch.nn.parallel.DistributedDataParallel = _on_cpu
         super()._setup_train()
         assert type(self.model) is DistributedDataParallel
-        (tutor,) = self.distillation.tutors
-        assert not {id(p) for p in tutor.teacher.model.parameters()} & {id(p) for p in self.model.parameters()}
+        (link,) = self.distillation.links
+        assert not {id(p) for p in link.teacher.model.parameters()} & {id(p) for p in self.model.parameters()}
 
     def preprocess_batch(self, batch):
         with (self.save_dir / f"seen{RANK}.txt").open("a") as file:

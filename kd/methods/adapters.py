@@ -1,29 +1,21 @@
 """Adapters: the small convolutions that carry a student's features into its teacher's channels.
 
 In: channels by stride and the methods. Out: a module whose parameters the optimizer takes and the sidecar keeps.
-Invariant: a method's adapters start alike whatever other methods are beside it, no copy of a student carries any,
-and making them leaves the random state as it was.
+Invariant: a method's adapters start alike whatever the other methods are, no copy of a student carries any, and making
+them leaves the random state as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import pairwise
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kd.config import TrainConfig
-from kd.methods.losses import Layers
-
-# Method -> convolutions (with ReLU between them) for student's channels, teacher's channels and FGFI's kernel.
-# Methods that compare what heads say have none: both heads speak of classes and boxes.
-LAYERS: dict[str, Callable[[int, int, int], list[nn.Conv2d]]] = {
-    "fgfi": lambda student, teacher, kernel: [nn.Conv2d(student, teacher, kernel, padding=kernel // 2)],
-    # No bias: a softmax over cells and a zero mean take it out again.
-    "cwd": lambda student, teacher, _: [nn.Conv2d(student, teacher, 1, bias=False)],
-    "pkd": lambda student, teacher, _: [nn.Conv2d(student, teacher, 1, bias=False)],
-    "score-l2": lambda student, teacher, _: [nn.Conv2d(student, teacher, 1), nn.Conv2d(teacher, teacher, 1)],
-}
+from kd.methods.batch import Layers
+from kd.methods.facts import FACTS, ON_FEATURES, Adapter
 
 
 class Adapters(nn.ModuleDict):
@@ -36,10 +28,12 @@ class Adapters(nn.ModuleDict):
         """``channels``: stride -> (student's, teacher's), in the student's order."""
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            for method in (name for name, _ in config.methods if name in LAYERS):
+            for method in (name for name, _ in config.methods if name in ON_FEATURES):
                 torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach GPUs' as well
-                levels = {str(s): nn.ModuleList(LAYERS[method](*c, config.fgfi.kernel)) for s, c in channels.items()}
-                self[method] = nn.ModuleDict(levels)
+                kernel = config.fgfi.kernel if method == "fgfi" else 1
+                self[method] = nn.ModuleDict(
+                    {str(stride): _convolutions(FACTS[method].adapter, *c, kernel) for stride, c in channels.items()}
+                )
 
     def __deepcopy__(self, memo: dict) -> None:
         """Leave adapters out of every copy of the student."""
@@ -50,3 +44,23 @@ class Adapters(nn.ModuleDict):
             method: {int(stride): [(conv.weight, conv.bias) for conv in convs] for stride, convs in levels.items()}
             for method, levels in self.items()
         }
+
+
+def _convolutions(adapter: Adapter, student: int, teacher: int, kernel: int) -> nn.ModuleList:
+    """The convolutions of one level, from the student's channels to the teacher's; the grid of cells stays."""
+    channels = [student, *[teacher] * adapter.convolutions]
+    return nn.ModuleList(nn.Conv2d(*c, kernel, padding=kernel // 2, bias=adapter.bias) for c in pairwise(channels))
+
+
+def project(features: Tensor, layers: Layers) -> Tensor:
+    """Student features in the teacher's channels: convolutions with ReLU between them, [B, Cs, H, W] -> [B, Ct, H, W].
+
+    None after the last one, as SiLU targets are negative in places. Returns float32, under autocast too.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.float()
+        for i, (weight, bias) in enumerate(layers):
+            features = features.relu() if i else features
+            bias = None if bias is None else bias.float()
+            features = F.conv2d(features, weight.float(), bias, padding=weight.shape[-1] // 2)
+        return features

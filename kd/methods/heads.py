@@ -1,4 +1,4 @@
-"""Terms that compare what two heads say about the same cells: classes, boxes, box distributions.
+"""Methods that compare two heads' outputs in the same cells: classes, boxes, box distributions.
 
 In: rows of N cells, raw as the heads give them. Out: a scalar, unweighted.
 Invariant: float32, 0 with zero gradients for N = 0, and no gradient into the teacher; torch only.
@@ -6,11 +6,16 @@ Invariant: float32, 0 with zero gradients for N = 0, and no gradient into the te
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CLASS_TEMPERATURE = 2.0  # mild: scores near 0 still say which classes are alike, without drowning those near 1
+from kd.config import TrainConfig
+from kd.methods.batch import Batch, Method
+
+CLASS_TEMPERATURE = 2.0  # mild: scores near 0 still tell which classes are alike, without drowning those near 1
 BOX_TEMPERATURE = 10.0  # Zheng et al.'s choice
 
 
@@ -60,8 +65,8 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 def box_divergence(student: Tensor, teacher: Tensor, confidence: Tensor) -> Tensor:
     """1 - GIoU of student's and teacher's boxes, the mean over cells weighted by the teacher's confidence.
 
-    The IoU term of BCKD (Yang et al., ICCV 2023), with GIoU for a gradient between boxes apart and the
-    teacher's confidence for a weight. Fewer than one confident cell in all count as one, as in Ultralytics' own loss.
+    The IoU term of BCKD (Yang et al., ICCV 2023), with GIoU for a gradient between boxes apart and the teacher's
+    confidence for a weight. Fewer than one confident cell in all count as one, as in Ultralytics' own loss.
 
     ``student`` [N, 4 * reg_max], ``teacher`` [N, 4 * its reg_max], ``confidence`` [N]. Returns a float32 scalar.
     """
@@ -69,7 +74,7 @@ def box_divergence(student: Tensor, teacher: Tensor, confidence: Tensor) -> Tens
 
 
 def localisation(student: Tensor, teacher: Tensor, confidence: Tensor, temperature: float = BOX_TEMPERATURE) -> Tensor:
-    """KL(teacher || student) of the four sides' distributions, the mean over sides; by confidence over cells.
+    """KL(teacher || student) of the four sides' distributions, the mean over sides and, by confidence, over cells.
 
     T^2 * KL of softmax(z / T) over a side's bins (LD; Zheng et al., CVPR 2022).
 
@@ -83,3 +88,26 @@ def localisation(student: Tensor, teacher: Tensor, confidence: Tensor, temperatu
 def _weighted(terms: Tensor, confidence: Tensor) -> Tensor:
     confidence = confidence.detach().float()
     return (terms * confidence).sum() / confidence.sum().clamp(min=1)
+
+
+def logits(batch: Batch, config: TrainConfig) -> Tensor:
+    """Soft targets: `soft_targets` of the class logits on the cells that count."""
+    return _over_branches(soft_targets(c.student.scores, c.teacher.scores[:, batch.classes]) for c in batch.cells)
+
+
+def box(batch: Batch, config: TrainConfig) -> Tensor:
+    """Teacher's boxes as targets: `box_divergence` on the cells that count, by the teacher's confidence."""
+    return _over_branches(box_divergence(c.student.boxes, c.teacher.boxes, c.confidence) for c in batch.cells)
+
+
+def ld(batch: Batch, config: TrainConfig) -> Tensor:
+    """Localisation distillation: `localisation` on the cells that count, by the teacher's confidence."""
+    return _over_branches(localisation(c.student.boxes, c.teacher.boxes, c.confidence) for c in batch.cells)
+
+
+def _over_branches(terms: Iterable[Tensor]) -> Tensor:
+    """The mean over a head's branches, so that a weight means the same for dual heads."""
+    return torch.stack(list(terms)).mean()
+
+
+METHODS: dict[str, Method] = {"logits": logits, "box": box, "ld": ld}

@@ -21,8 +21,9 @@ import fastjsonschema
 import yaml
 
 import schemas
-from kd.config import BUILT_IN, TrainConfig
+from kd.config import TrainConfig
 from kd.errors import KdError, PlanError, UsageError
+from kd.methods.facts import BUILT_IN
 from kd.options import OPTIONS, train_values, words_of
 from schemas import strict
 

@@ -26,15 +26,16 @@ from tqdm import tqdm
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import autocast
 
-from kd.config import DEFAULT_WEIGHTS, TrainConfig, require_number, require_side
+from kd.config import TrainConfig, require_number, require_side
 from kd.distillation.teacher import Teacher, load_detector
 from kd.errors import DistillationError
+from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
 from kd.training.run import versions
 from kd.training.trainer import trainer_class
 from kd.ultra import models, session
 
-PLAIN, BUILT_IN, MASKS = "plain", "built-in", "fgfi's masks"
+PLAIN, MASKS = "plain", "fgfi's masks"
 TEACHER, FEATURES = "teacher, whole", "teacher, features"
 BOXES = 8  # per image; COCO has 7 on average
 WARM_UP = 2  # rounds that do not count
@@ -116,14 +117,14 @@ class Pair:
 
         Raises UsageError for an image size that is no multiple of the student's largest stride, as training does.
         """
-        loaded, taught = load_detector(teacher), models.load_model(student)
-        models.require_student(taught, student)
-        require_side("imgsz", imgsz, models.grid_px(taught))
+        teacher_yolo, student_yolo = load_detector(teacher), models.load_model(student)
+        models.require_student(student_yolo, student)
+        require_side("imgsz", imgsz, models.grid_px(student_yolo))
         if not teacher.lower().endswith(".pt"):
             teacher = str(folder / "teacher.pt")
-            torch.save({"model": loaded.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
-        draw_batch(folder, loaded.names, side=imgsz, images=batch)
-        return cls(folder, taught.overrides["model"], teacher, imgsz, batch, device)
+            torch.save({"model": teacher_yolo.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
+        draw_batch(folder, teacher_yolo.names, side=imgsz, images=batch)
+        return cls(folder, student_yolo.overrides["model"], teacher, imgsz, batch, device)
 
     def trainer(self, arm: str, weight: float | None = None) -> DetectionTrainer:
         """A trainer ready for its first step: plain, of a method, or Ultralytics' own distillation.
@@ -139,8 +140,8 @@ class Pair:
         if arm == BUILT_IN:
             trainer = DetectionTrainer(overrides={**overrides, "distill_model": self.teacher})
         else:
-            taught = {} if arm == PLAIN else {"teachers": (self.teacher,), "methods": ((arm, weight),)}
-            config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **taught)
+            distilled = {} if arm == PLAIN else {"teachers": (self.teacher,), "methods": ((arm, weight),)}
+            config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **distilled)
             trainer = trainer_class(config)(overrides=overrides)
         trainer._setup_train()
         trainer._model_train()
@@ -192,7 +193,7 @@ def in_turns(arms: dict[str, Step], rounds: int, device: torch.device, quiet: bo
 
 
 def _arms(pair: Pair, named: dict[str, float]) -> tuple[dict[str, Step], dict[str, str]]:
-    """What takes turns, by name, and why methods that nobody named, or the built-in, are not among it."""
+    """The steps to time, by name, and by name why one is left out: a method that was not asked for, or the built-in."""
     plain = pair.trainer(PLAIN)
     arms = {PLAIN: training_step(plain), **_teacher_arms(pair, plain)}
     left_out: dict[str, str] = {}

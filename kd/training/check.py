@@ -12,7 +12,7 @@ from typing import Any
 
 from kd.config import TrainConfig
 from kd.errors import RunError, UsageError
-from kd.methods.adapters import LAYERS
+from kd.methods.facts import ON_FEATURES, ON_HEADS
 from kd.ultra import session
 from kd.ultra.data import SPLITS, image_files, label_file
 
@@ -33,11 +33,11 @@ def require_trainable(config: TrainConfig, layers: int) -> None:
         raise UsageError(
             f"--freeze: got {config.freeze}, expected less than the {layers} layers of {config.student}, head included"
         )
-    features = [name for name, _ in config.methods if name in LAYERS and config.distils]
+    features = [name for name, _ in config.methods if name in ON_FEATURES and config.distils]
     if features and config.freeze == layers - 1:
         raise UsageError(
             f"--freeze: got {config.freeze}, all layers but the head, with {', '.join(features)}, expected less, or "
-            f"methods that teach the head: logits, box, ld"
+            f"methods that teach the head: {', '.join(ON_HEADS)}"
         )
 
 

@@ -115,7 +115,7 @@ class ResumableTrainer(DetectionTrainer):
         return sidecar_of(self.last)
 
     @property
-    def beside(self) -> nn.Module | None:
+    def adapters(self) -> nn.Module | None:
         """What is trained with the student and is in no checkpoint."""
         return None
 
@@ -223,7 +223,7 @@ class ResumableTrainer(DetectionTrainer):
             "checkpoint": sha256(aside(self.last)),
             "student": {key: value for key, value in model.state_dict().items() if key in average},
             "average": average,
-            "adapters": self.beside.state_dict() if self.beside else {},
+            "adapters": self.adapters.state_dict() if self.adapters else {},
             "optimizer": self.optimizer.state_dict(),
             "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
             "waiting": self._waiting,
@@ -238,8 +238,8 @@ class ResumableTrainer(DetectionTrainer):
         self._pending = state = load_sidecar(self.sidecar)
         super()._load_checkpoint_state({**ckpt, "optimizer": state["optimizer"]})
         self.ema.ema.load_state_dict(state["average"])
-        if self.beside:
-            self.beside.load_state_dict(state["adapters"])
+        if self.adapters:
+            self.adapters.load_state_dict(state["adapters"])
 
     def resume_training(self, ckpt: dict | None) -> None:
         """Resume from a whole pair; Ultralytics goes on with the average in half precision as the student."""

@@ -25,13 +25,14 @@ from ultralytics.utils.torch_utils import get_flops, strip_optimizer
 
 from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.distillation.balance import medians
-from kd.distillation.criterion import load_tutors, term
+from kd.distillation.criterion import term
+from kd.distillation.links import link_teachers
 from kd.distillation.teacher import check_worth, probe_levels
 from kd.distillation.unlabeled import check_unlabeled
 from kd.errors import KdError, RunError, UsageError
 from kd.files import sha256
 from kd.locks import hold
-from kd.methods.losses import fgfi_masks
+from kd.methods.fgfi import fgfi_masks
 from kd.reports.model_card import model_card
 from kd.runs.record import epochs_done, optimizer_of
 from kd.scoring.evaluate import score
@@ -260,21 +261,21 @@ def _kd(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) ->
     channels = probe_levels(student)
     teachers = [
         {
-            "sha256": _file_hash(tutor.teacher.spec),
-            "weight": tutor.share,
+            "sha256": _file_hash(link.teacher.spec),
+            "weight": link.share,
             "levels": [
                 {
                     "stride": own,
                     "teacher_stride": theirs,
                     "student_channels": channels[own],
-                    "teacher_channels": tutor.teacher.levels[theirs],
+                    "teacher_channels": link.teacher.levels[theirs],
                 }
-                for own, theirs in tutor.levels.items()
+                for own, theirs in link.levels.items()
             ],
-            "adapter_params": sum(p.numel() for p in tutor.adapters.parameters()),
+            "adapter_params": sum(p.numel() for p in link.adapters.parameters()),
             "worth": None,
         }
-        for tutor in load_tutors(config, student, names, torch.device("cpu"))
+        for link in link_teachers(config, student, names, torch.device("cpu"))
     ]
     return {"teachers": teachers}
 
@@ -391,9 +392,9 @@ def _first_batch(trainer: Trainer) -> dict[str, Any]:
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
     with torch.no_grad():
         inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
-        lessons = distillation.lessons(inputs)
-        terms = {name: float(term(name, lessons, config)) for name, _ in config.methods}
-    plan = {"boxes": len(batch["bboxes"]), "terms": terms, "shares": [round(share, 4) for share, _ in lessons]}
+        batches = distillation.weighted_batches(inputs)
+        terms = {name: float(term(name, batches, config)) for name, _ in config.methods}
+    plan = {"boxes": len(batch["bboxes"]), "terms": terms, "shares": [round(share, 4) for share, _ in batches]}
     if "fgfi" in terms:
         masks = {s: mask for b in inputs for s, mask in zip(b.student, fgfi_masks(b, config), strict=True)}
         plan["mask_share"] = {str(stride): round(float(masks[stride].float().mean()), 4) for stride in sorted(masks)}

@@ -1,10 +1,9 @@
 """The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
 
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
-files, plus `last.kd.pt` beside `last.pt` (kd/resume.py).
+files, and `last.kd.pt` with `last.pt` (kd/training/resume.py).
 Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
-`last.kd.pt`, the teacher in neither. Nothing of Ultralytics' training is patched; how it reads images and labels is
-(kd/labels.py).
+`last.kd.pt`, the teacher in neither.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.config import SINGLE_CLASS, TrainConfig
-from kd.distillation.criterion import Distillation, load_tutors, require_wired
+from kd.distillation.criterion import Distillation
+from kd.distillation.links import link_teachers, require_wired
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor
 from kd.training.ranks import launching, ranked
@@ -45,8 +45,8 @@ class Trainer(ResumableTrainer):
         super().__init__(*args, **{**kwargs, "_callbacks": session.callbacks(self.logs)})
 
     @property
-    def beside(self) -> nn.Module | None:
-        """The adapters, which the optimizer and the sidecar know and no checkpoint."""
+    def adapters(self) -> nn.Module | None:
+        """The adapters, which are in the optimizer and the sidecar and in no checkpoint."""
         return self.distillation.adapters if self.distillation else None
 
     def train(self) -> None:
@@ -65,8 +65,8 @@ class Trainer(ResumableTrainer):
         if not self.config.distils:
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
-            tutors = load_tutors(self.config, self.model, self.model.names, self.device)
-        self.distillation = Distillation(self.model, tutors, self.config)
+            links = link_teachers(self.config, self.model, self.model.names, self.device)
+        self.distillation = Distillation(self.model, links, self.config)
         self.model.criterion = self.distillation
         self.model.add_module(ADAPTERS, self.distillation.adapters)
 
@@ -75,29 +75,29 @@ class Trainer(ResumableTrainer):
             self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
             self.add_callback("on_train_batch_start", Trainer._schedule)
         super()._setup_train()
-        _tell_optimizer(self.args, self.optimizer)
+        _record_optimizer(self.args, self.optimizer)
         if self.device.type == "cpu":
             torch.set_num_threads(session.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
         if self.distillation:
-            require_wired(self.distillation, self.optimizer)
+            require_wired(self.distillation.links, self.optimizer)
             if self.config.unlabeled:
                 self.distillation.unlabeled = Unlabeled(self.config.unlabeled, self.train_loader.dataset, self.args)
 
     def _begin_distillation(self) -> None:
-        """Start an epoch's schedule and its order of unlabelled images, another one when it is done again after NaN."""
+        """Start an epoch's schedule and its order of unlabelled images: a new order where NaN has it done again."""
         self._step = 0
         if self.distillation.unlabeled:
             self.distillation.unlabeled.begin(self.args.seed, self.epoch, self.nan_recovery_attempts, RANK + 1)
 
     def _schedule(self) -> None:
-        """Set the factor of the step that comes."""
+        """Set the factor of the next step."""
         done = self.epoch + self._step / len(self.train_loader)
         progress = Progress(done, self.epochs, self.args.close_mosaic)
         self.distillation.factor = factor(self.config.schedules, progress)
         self._step += 1
 
     def _state(self) -> dict[str, Any]:
-        """The sidecar's content, with the samples that weights are balanced by."""
+        """The sidecar's content, and the samples that weights are balanced by."""
         return {**super()._state(), "balance": self._samples}
 
     @property
@@ -135,11 +135,12 @@ class Trainer(ResumableTrainer):
                 model.add_module(ADAPTERS, adapters)
 
 
-def _tell_optimizer(args: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Make the arguments, which checkpoints carry, say which optimizer there is, where Ultralytics chose it.
+def _record_optimizer(args: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Write the optimizer that Ultralytics chose into the arguments, which checkpoints carry.
 
-    Given as `--set` they would make it again. `auto` takes a momentum of its own and leaves the argument: Adam's kinds
-    train with the former, all others with the argument, at which their warm-up ends, unless they have none.
+    Given as `--set`, they then make the same one again. Under `auto` Ultralytics sets a momentum of its own and leaves
+    the argument alone: Adam's kinds train with the former; all others with the argument, since their warm-up ends at
+    it, or without a warm-up with the former.
     """
     args.optimizer = type(optimizer).__name__
     group = optimizer.param_groups[0]

@@ -198,4 +198,4 @@ def test_a_run_says_how_fgfi_was_varied():
     assert [text["fgfi"].keys() - {"threshold", "assigned", "kernel"} for text in texts] == [set(), {"mask"}, {"soft"}]
     for text in texts:
         jsonschema.validate(text, schemas.load("run")["properties"]["config"])
-    assert [config.looks_at_heads for config in configs] == [False, False, True]
+    assert [config.needs_head for config in configs] == [False, False, True]

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from kd.config import DEFAULT_WEIGHTS, FgfiConfig
+from kd.config import FgfiConfig
 from kd.errors import DataError, UsageError
+from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.options import parse_fgfi, parse_methods, parse_settings, parse_teachers, read_priors
 
 

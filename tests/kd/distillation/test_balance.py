@@ -17,7 +17,7 @@ import numpy as np
 import schemas
 from kd.distillation.balance import BATCHES, Balance, gradient_norm
 from kd.errors import DistillationError, UsageError
-from kd.methods.losses import METHODS
+from kd.methods.registry import METHODS
 from kd.options import parse_methods
 from kd.training.resume import load_sidecar, sidecar_of
 from kd.training.run import train

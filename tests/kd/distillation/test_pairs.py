@@ -33,9 +33,9 @@ def test_a_pair_trains_for_a_step(data, tmp_path, student, teacher):
     with session.silence():
         trainer = _trainer(config, f"{student}.yaml", tmp_path, None)
         trainer._setup_train()
-    (tutor,) = trainer.distillation.tutors
-    adapters = {key: value.clone() for key, value in tutor.adapters.state_dict().items()}
-    frozen = {key: value.clone() for key, value in tutor.teacher.model.state_dict().items()}
+    (link,) = trainer.distillation.links
+    adapters = {key: value.clone() for key, value in link.adapters.state_dict().items()}
+    frozen = {key: value.clone() for key, value in link.teacher.model.state_dict().items()}
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
     loss, items = trainer.model.train()(batch)  # as Ultralytics' loop calls it
     assert {key for key in items if key.startswith("kd_")} == {"kd_loss", *(f"kd_{name}_loss" for name, _ in methods)}
@@ -43,8 +43,8 @@ def test_a_pair_trains_for_a_step(data, tmp_path, student, teacher):
     loss.sum().backward()
     trainer.optimizer_step()
     assert {int(key.split(".")[1]) for key in adapters if key.startswith("cwd")} == set(PAIRS[student][teacher])
-    assert not any(torch.equal(value, adapters[key]) for key, value in tutor.adapters.state_dict().items())
-    assert all(torch.equal(v, frozen[key]) for key, v in tutor.teacher.model.state_dict().items())
+    assert not any(torch.equal(value, adapters[key]) for key, value in link.adapters.state_dict().items())
+    assert all(torch.equal(v, frozen[key]) for key, v in link.teacher.model.state_dict().items())
 
 
 def test_the_readme_has_the_table_of_pairs():

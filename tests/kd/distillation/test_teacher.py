@@ -10,7 +10,8 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from kd.distillation import teacher as teacher_module
-from kd.distillation.teacher import Teacher, Worth, check_worth, match_levels, matching_classes, probe_levels
+from kd.distillation.links import match_levels, matching_classes
+from kd.distillation.teacher import Teacher, Worth, check_worth, probe_levels
 from kd.errors import DistillationError
 from kd.ultra import models
 from tests.kd_fixtures import shared_weights, write_dataset
@@ -49,7 +50,7 @@ def test_is_frozen_folded_headless_and_no_module():
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolo11n", "yolov10n", "yolo26n"])
-def test_a_teacher_that_speaks_says_what_the_head_of_the_unfolded_model_does(tmp_path, name):
+def test_the_kept_heads_outputs_are_those_of_the_unfolded_model(tmp_path, name):
     yolo = models.load_model(name)
     yolo.save(tmp_path / "teacher.pt")
     whole = models.load_model(str(tmp_path / "teacher.pt")).model.eval()
@@ -57,7 +58,7 @@ def test_a_teacher_that_speaks_says_what_the_head_of_the_unfolded_model_does(tmp
     with torch.no_grad():
         preds = whole(images)[1]
     branches = [preds["one2many"], preds["one2one"]] if "one2many" in preds else [preds]
-    features, heads = Teacher(str(tmp_path / "teacher.pt"), CPU, speaks=True)(images)
+    features, heads = Teacher(str(tmp_path / "teacher.pt"), CPU, with_head=True)(images)
     assert len(heads) == len(branches)
     for head, branch in zip(heads, branches, strict=True):
         assert list(head) == list(features) == [8, 16, 32]
@@ -66,8 +67,8 @@ def test_a_teacher_that_speaks_says_what_the_head_of_the_unfolded_model_does(tmp
             torch.testing.assert_close(got, branch[key], rtol=1e-3, atol=1e-4)
 
 
-def test_a_teacher_that_speaks_is_frozen_and_folded_too():
-    teacher = Teacher("yolo26n", CPU, speaks=True)
+def test_a_teacher_with_head_is_frozen_and_folded_too():
+    teacher = Teacher("yolo26n", CPU, with_head=True)
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) or m.training for m in teacher.model.modules())
     assert Teacher("yolo26n", CPU)(torch.rand(1, 3, 64, 64))[1] == ()
@@ -82,7 +83,7 @@ def test_a_head_that_is_not_yolos_is_refused_where_it_would_be_read(monkeypatch)
     for yolo, head in ((other, "RTDETRDecoder"), (folded, "Detect")):
         monkeypatch.setattr(models, "load_model", lambda *_, yolo=yolo, **__: yolo)
         with pytest.raises(DistillationError, match=f"t.pt: teacher: got a {head} head without .*: choose fgfi, cwd"):
-            Teacher("t.pt", CPU, speaks=True)
+            Teacher("t.pt", CPU, with_head=True)
         assert list(Teacher("t.pt", CPU).levels) == [8, 16, 32]
 
 

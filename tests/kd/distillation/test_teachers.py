@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from ultralytics.nn.tasks import PoseModel, SegmentationModel
 
 import schemas
-from kd.config import DEFAULT_WEIGHTS
 from kd.distillation import teacher as teacher_module
-from kd.distillation.criterion import resized, term
-from kd.distillation.teacher import Teacher, match_levels, require_equal_grids
+from kd.distillation.criterion import term
+from kd.distillation.links import match_levels, require_equal_grids
+from kd.distillation.outputs import resized
+from kd.distillation.teacher import Teacher
 from kd.errors import DistillationError, ModelError, RunError
 from kd.methods.adapters import Adapters
-from kd.methods.losses import METHODS, Batch, Prediction
+from kd.methods.batch import Batch, Prediction
+from kd.methods.facts import DEFAULT_WEIGHTS
+from kd.methods.registry import METHODS
 from kd.training.run import _trainer, train
 from kd.training.run_folder import require_same
 from kd.ultra import models, session
@@ -68,8 +71,9 @@ def terms(data, out, **changes):
     """The unweighted terms of the first batch, by method."""
     trainer, batch = set_up(data, out, methods=ALL, **changes)
     with torch.no_grad():
-        lessons = trainer.distillation.lessons(trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch))
-        return {name: float(term(name, lessons, trainer.config)) for name in METHODS}
+        inputs = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
+        batches = trainer.distillation.weighted_batches(inputs)
+        return {name: float(term(name, batches, trainer.config)) for name in METHODS}
 
 
 # --- several ----------------------------------------------------------------------------------------------
@@ -101,27 +105,27 @@ def with_scores(batch, logits):
     """The batch of a teacher whose class logits are these, by image."""
     (head,) = batch.teacher_heads
     logits = torch.tensor(logits).view(-1, 1, 1, 1)
-    said = {s: Prediction(logits.expand_as(p.scores), p.boxes) for s, p in head.items()}
-    return replace(batch, teacher_heads=[said])
+    scored = {s: Prediction(logits.expand_as(p.scores), p.boxes) for s, p in head.items()}
+    return replace(batch, teacher_heads=[scored])
 
 
 @pytest.mark.train
-def test_each_image_learns_from_the_teacher_that_is_surest_of_it(data, tmp_path, pair):
+def test_each_image_learns_from_the_teacher_that_scores_it_highest(data, tmp_path, pair):
     trainer, batch = set_up(data, tmp_path, teachers=pair, combine="best", methods=ALL)
     with torch.no_grad():
         a, b = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
     a, b = with_scores(a, [0.0, 1.0, 0.0]), with_scores(b, [1.0, 0.0, 1.0])
-    (share_a, of_a), (share_b, of_b) = lessons = trainer.distillation.lessons([a, b])
+    (share_a, of_a), (share_b, of_b) = batches = trainer.distillation.weighted_batches([a, b])
     assert (share_a, share_b) == (1 / 3, 2 / 3)
     for got, whole, images in ((of_a, a, [1]), (of_b, b, [0, 2])):
         assert all(torch.equal(got.teacher[s], whole.teacher[s][images]) for s in whole.teacher)
     for name in METHODS:  # each image counts alike
         parts = [METHODS[name](of, trainer.config) for of in (of_a, of_b)]
-        torch.testing.assert_close(term(name, lessons, trainer.config), (parts[0] + 2 * parts[1]) / 3)
-    lessons = trainer.distillation.lessons([a, with_scores(b, [-9.0] * 3)])  # nobody learns from the other one
-    assert [share for share, _ in lessons] == [1, 0]
+        torch.testing.assert_close(term(name, batches, trainer.config), (parts[0] + 2 * parts[1]) / 3)
+    batches = trainer.distillation.weighted_batches([a, with_scores(b, [-9.0] * 3)])  # nobody learns from the other one
+    assert [share for share, _ in batches] == [1, 0]
     for name in METHODS:
-        assert torch.equal(term(name, lessons, trainer.config), METHODS[name](a, trainer.config))
+        assert torch.equal(term(name, batches, trainer.config), METHODS[name](a, trainer.config))
 
 
 def synthetic(images=3):
@@ -161,7 +165,7 @@ def test_a_selection_of_all_images_changes_no_term():
     assert all(torch.equal(METHODS[name](whole, config), METHODS[name](selected, config)) for name in METHODS)
 
 
-def test_a_teacher_is_as_sure_of_an_image_as_of_its_cells_that_count():
+def test_an_images_score_is_the_mean_confidence_of_its_cells_that_count():
     batch = synthetic()
     for stride in (8, 16):
         batch.teacher_heads[0][stride].scores[:] = -9  # far below what counts
@@ -202,8 +206,8 @@ def test_every_teachers_adapters_start_as_if_it_were_alone_and_are_trained(data,
 def test_a_run_resumes_with_its_teachers_alone(data, tmp_path, pair):
     def record(*teachers, sha256=("a", "b"), **changes):
         config = tiny_config(data, tmp_path, teachers=teachers or pair, **changes).to_json()
-        taught = {"teachers": [{"sha256": content} for content in sha256]}
-        return {"config": json.loads(json.dumps(config)), "data_sha256": "d", "student_sha256": None, "kd": taught}
+        kd = {"teachers": [{"sha256": content} for content in sha256]}
+        return {"config": json.loads(json.dumps(config)), "data_sha256": "d", "student_sha256": None, "kd": kd}
 
     (tmp_path / "config.json").write_text(json.dumps(record()))
     assert require_same(tmp_path, record()) == record()["kd"]
@@ -260,11 +264,11 @@ def test_at_twice_the_size_the_teachers_next_level_has_the_students_cells(data, 
     trainer, batch = set_up(data, tmp_path, teachers=pair[:1], teacher_imgsz=128, methods=ALL)
     (inputs,) = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
     larger = F.interpolate(batch["img"], (128, 128), mode="bilinear")
-    features, (said,) = Teacher(pair[0], torch.device("cpu"), speaks=True)(larger)
+    features, (head,) = Teacher(pair[0], torch.device("cpu"), with_head=True)(larger)
     assert list(inputs.teacher) == list(inputs.student) == [8, 16]
     for own, theirs in ((8, 16), (16, 32)):
         assert torch.equal(inputs.teacher[own], features[theirs])
-        assert torch.equal(inputs.teacher_heads[0][own].boxes, said[theirs].boxes)
+        assert torch.equal(inputs.teacher_heads[0][own].boxes, head[theirs].boxes)
         assert inputs.student[own].shape[2:] == features[theirs].shape[2:]
     assert trainer.distillation(trainer.model(batch["img"]), batch)[0].isfinite().all()
 
@@ -279,7 +283,7 @@ def test_at_other_ratios_features_are_resized_to_the_students_cells(data, tmp_pa
     (inputs,) = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
     images = F.interpolate(batch["img"], (size, size), mode="bilinear")
     features = Teacher(pair[0], torch.device("cpu")).features(images)
-    assert trainer.distillation.tutors[0].levels == sides
+    assert trainer.distillation.links[0].levels == sides
     for own, theirs in sides.items():
         assert inputs.teacher[own].shape[2:] == inputs.student[own].shape[2:] != features[theirs].shape[2:]
         torch.testing.assert_close(inputs.teacher[own], resized(features[theirs], inputs.student[own]))
@@ -364,9 +368,9 @@ def test_models_for_masks_and_poses_teach_as_the_detectors_inside(tmp_path, name
             [(cls(f), box(f)) for f, cls, box in zip(seen, branch["cls_head"], branch["box_head"], strict=True)]
             for branch in branches
         ]
-    features, heads = Teacher(str(tmp_path / "t.pt"), torch.device("cpu"), speaks=True)(images)
+    features, heads = Teacher(str(tmp_path / "t.pt"), torch.device("cpu"), with_head=True)(images)
     torch.testing.assert_close(list(features.values()), seen, rtol=1e-3, atol=1e-4)
-    got = [[tuple(said) for said in head.values()] for head in heads]
+    got = [[tuple(prediction) for prediction in head.values()] for head in heads]
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 

@@ -16,10 +16,10 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import jsonschema
 
 import schemas
-from kd.distillation.criterion import joined, statistics_kept
-from kd.distillation.unlabeled import check_unlabeled
+from kd.distillation.outputs import joined
+from kd.distillation.unlabeled import check_unlabeled, statistics_kept
 from kd.errors import DataError, RunError, UsageError
-from kd.methods.losses import METHODS
+from kd.methods.registry import METHODS
 from kd.training import run as train_module
 from kd.training.run import train
 from kd.ultra import session

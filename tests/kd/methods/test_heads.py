@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 from torchvision.ops import generalized_box_iou
 
 from kd.config import TrainConfig
+from kd.methods.batch import Batch, Prediction
 from kd.methods.heads import box_divergence, distances, giou, localisation, soft_targets
-from kd.methods.losses import METHODS, Batch, Prediction
 from kd.methods.masks import Grid, foreground
+from kd.methods.registry import METHODS
 
 CONFIG = TrainConfig(data="d.yaml", student="yolov5n", out="run", teachers=("t.pt",))
 
@@ -32,7 +33,7 @@ def softmax(values):
 
 
 def test_soft_targets_worked_by_hand():
-    # One cell, one class: the teacher says 3/4, the student 1/2.
+    # One cell, one class: the teacher gives 3/4, the student 1/2.
     want = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     student, teacher = torch.tensor([[0.0]]), torch.tensor([[math.log(3.0)]])
     assert soft_targets(student, teacher, 1.0).item() == pytest.approx(want)

@@ -13,11 +13,14 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import jsonschema
 
 import schemas
-from kd.config import DEFAULT_WEIGHTS, HEAD_METHODS, FgfiConfig
+from kd.config import FgfiConfig
 from kd.errors import DistillationError
-from kd.methods.adapters import LAYERS, Adapters
-from kd.methods.losses import METHODS, fgfi_masks, score_weighted
+from kd.methods.adapters import Adapters
+from kd.methods.facts import DEFAULT_WEIGHTS, NEEDS_HEAD, ON_FEATURES
+from kd.methods.features import score_weighted
+from kd.methods.fgfi import fgfi_masks
 from kd.methods.masks import Grid, foreground
+from kd.methods.registry import METHODS
 from kd.training.run import _trainer, train
 from kd.ultra import models, session
 from tests.kd_fixtures import shared_weights, tiny_config, write_dataset
@@ -74,14 +77,14 @@ def step(trainer, batch, autocast=False):
 def test_a_step_trains_student_and_adapters_and_leaves_the_teacher(data, tmp_path, teachers, name):
     trainer, batch = set_up(data, tmp_path, "yolov5n", teachers("yolov8s"), [(name, DEFAULT_WEIGHTS[name])])
     distillation = trainer.distillation
-    assert bool(distillation.tutors[0].teacher.model.model[-1].branches) == (name in HEAD_METHODS)
-    assert bool(list(distillation.adapters.parameters())) == (name in LAYERS)
-    teacher = {key: value.clone() for key, value in distillation.tutors[0].teacher.model.state_dict().items()}
+    assert bool(distillation.links[0].teacher.model.model[-1].branches) == (name in NEEDS_HEAD)
+    assert bool(list(distillation.adapters.parameters())) == (name in ON_FEATURES)
+    teacher = {key: value.clone() for key, value in distillation.links[0].teacher.model.state_dict().items()}
     adapters = {key: value.clone() for key, value in distillation.adapters.state_dict().items()}
     student = trainer.model.model[0].conv.weight.clone()
     assert step(trainer, batch)["kd_loss"] > 0
     assert not torch.equal(trainer.model.model[0].conv.weight, student)
-    assert all(torch.equal(v, teacher[key]) for key, v in distillation.tutors[0].teacher.model.state_dict().items())
+    assert all(torch.equal(v, teacher[key]) for key, v in distillation.links[0].teacher.model.state_dict().items())
     assert not any(torch.equal(v, adapters[key]) for key, v in distillation.adapters.state_dict().items())
     assert step(trainer, batch, autocast=True)["kd_loss"] > 0
 
@@ -92,7 +95,7 @@ def test_a_step_trains_student_and_adapters_and_leaves_the_teacher(data, tmp_pat
 def test_every_variant_of_fgfi_trains_a_step(data, tmp_path, teachers, options):
     fgfi = (("fgfi", 0.01),)
     trainer, batch = set_up(data, tmp_path, "yolov5n", teachers("yolov8s"), fgfi, fgfi=FgfiConfig(**options))
-    teacher, adapters = trainer.distillation.tutors[0].teacher, trainer.distillation.adapters
+    teacher, adapters = trainer.distillation.links[0].teacher, trainer.distillation.adapters
     assert bool(teacher.model.model[-1].branches) == options.get("soft", False)
     sides = {tuple(p.shape[2:]) for p in adapters.parameters() if p.ndim == 4}
     assert sides == {(options.get("kernel", 1),) * 2}
@@ -135,7 +138,7 @@ def test_a_dual_students_one_to_one_branch_learns_from_a_dual_teacher_alone(data
         assert any(g is not None and g.any() for g in grads) == learns
 
 
-def test_a_methods_adapters_start_alike_whatever_is_beside_it(data):
+def test_a_methods_adapters_start_alike_whatever_the_others(data):
     channels = {8: (4, 6), 16: (5, 7)}
     state = torch.get_rng_state()
     together = Adapters(channels, tiny_config(data, "o", methods=ALL)).state_dict()
@@ -155,8 +158,8 @@ def test_whatever_the_methods_the_student_starts_as_in_the_plain_arm(data, tmp_p
         plain._setup_train()
     state = torch.get_rng_state()
     trainer, _ = set_up(data, tmp_path / "kd", "yolov5n", teachers("yolov8s"), methods)
-    taught = trainer.model.state_dict()
-    assert all(torch.equal(value, taught[key]) for key, value in plain.model.state_dict().items())
+    distilled = trainer.model.state_dict()
+    assert all(torch.equal(value, distilled[key]) for key, value in plain.model.state_dict().items())
     with session.silence():
         again = _trainer(trainer.config, "yolov5n.yaml", tmp_path / "again", None)
         again._setup_train()
@@ -214,7 +217,7 @@ def test_classes_are_mapped_by_name_whatever_their_order(data, tmp_path):
     assert inputs.teacher_heads[0][8].scores.shape[1] == 3
 
 
-def test_a_trained_teacher_taught_by_itself_has_next_to_nothing_to_learn(tmp_path):
+def test_a_trained_model_that_is_its_own_teacher_has_next_to_nothing_to_learn(tmp_path):
     # The same COCO network on both sides, in eval mode and with real scores: all that differs is folding.
     weights = shared_weights("yolov8n_coco_from_int8.pt")
     names = models.load_model(weights).names

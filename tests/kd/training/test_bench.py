@@ -1,4 +1,4 @@
-"""`kd bench`: its arms are real steps, its ratios follow from its times, and what a pair does not allow is said."""
+"""`kd bench`: its arms are real steps, its ratios follow from its times, and what a pair does not allow is listed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import torch
 import cli
 import kd.training.bench
 from kd.commands import app
-from kd.config import DEFAULT_WEIGHTS
 from kd.distillation.teacher import SegmentationModel, Teacher
 from kd.errors import KdError, UsageError
+from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS
 from kd.training.bench import (
     BOXES,
-    BUILT_IN,
     FEATURES,
     MASKS,
     PLAIN,
@@ -119,16 +118,16 @@ def test_a_step_trains_the_student_and_never_the_teacher(pair, arm):
     model = trainer.model
     student = getattr(model, "student_model", model)
     weight = student.model[0].conv.weight
-    taught = model.teacher_model if arm == BUILT_IN else None
+    teacher = model.teacher_model if arm == BUILT_IN else None
     if arm == "fgfi":
-        taught = trainer.distillation.tutors[0].teacher.model
-    frozen = [p.clone() for p in taught.parameters()] if taught else []
+        teacher = trainer.distillation.links[0].teacher.model
+    frozen = [p.clone() for p in teacher.parameters()] if teacher else []
     before = weight.detach().clone()
     training_step(trainer)()
     assert not torch.equal(weight, before)
     assert all(p.grad is None or not p.grad.any() for p in student.parameters())  # the step is complete
     assert trainer.ema.updates == 1
-    assert not taught or all(torch.equal(*both) for both in zip(frozen, taught.parameters(), strict=True))
+    assert not teacher or all(torch.equal(*both) for both in zip(frozen, teacher.parameters(), strict=True))
 
 
 def test_the_built_in_learns_from_the_same_teacher(pair):
@@ -159,7 +158,7 @@ def test_arms_take_turns_and_the_warm_up_does_not_count(monkeypatch):
     assert order == ["a", "b"] * 5
 
 
-def test_the_batch_has_the_boxes_that_are_said_inside_its_images(tmp_path):
+def test_the_batch_has_its_number_of_boxes_inside_its_images(tmp_path):
     draw_batch(tmp_path, {0: "a", 1: "b"}, side=64, images=3)
     rows = [
         [float(value) for value in line.split()]

@@ -20,8 +20,8 @@ import jsonschema
 from torch.nn.parallel import DistributedDataParallel
 
 import schemas
-from kd.config import DEFAULT_WEIGHTS
 from kd.errors import DistillationError, RunError, UsageError
+from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.training import ranks
 from kd.training import run as train_module
 from kd.training.resume import load_sidecar
@@ -58,7 +58,7 @@ def steps(rank, folder, data, methods, teacher, balance=None):
     with session.silence():
         trainer = train_module._trainer(config, "yolov5n.yaml", folder / f"run{rank}", None)
         trainer._setup_train()
-    model, frozen = trainer.model.train(), [*trainer.distillation.tutors[0].teacher.model.parameters()]
+    model, frozen = trainer.model.train(), [*trainer.distillation.links[0].teacher.model.parameters()]
     ddp = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)  # as Ultralytics does
     optimizer = torch.optim.SGD([p for p in ddp.parameters() if p.requires_grad], lr=0.01)
     seen = {"teacher": len({*map(id, frozen)} & {*map(id, ddp.parameters())}), "gradients": [], "items": []}

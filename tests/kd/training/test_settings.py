@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import jsonschema
 
 import schemas
-from kd.config import DEFAULT_WEIGHTS
 from kd.errors import DistillationError, RunError
-from kd.methods.losses import METHODS
+from kd.methods.facts import DEFAULT_WEIGHTS
+from kd.methods.registry import METHODS
 from kd.scoring.evaluate import evaluate
 from kd.training import run as train_module
 from kd.training.run import train
@@ -195,16 +195,16 @@ def test_terms_of_half_precision_features_are_computed_in_float32(data, tmp_path
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSProp", "auto"])
 def test_every_optimizer_trains_the_adapters(data, tmp_path, teacher, optimizer):
     trainer, batch = set_up(data, tmp_path, teacher, [("optimizer", optimizer)])
-    adapters = {key: value.clone() for key, value in trainer.beside.state_dict().items()}
+    adapters = {key: value.clone() for key, value in trainer.adapters.state_dict().items()}
     trainer.model.train()(batch)[0].sum().backward()
     trainer.optimizer_step()
-    assert not any(torch.equal(value, adapters[key]) for key, value in trainer.beside.state_dict().items())
+    assert not any(torch.equal(value, adapters[key]) for key, value in trainer.adapters.state_dict().items())
 
 
 def test_muon_takes_the_adapters_weights_as_matrices(data, tmp_path, teacher):
     trainer, _ = set_up(data, tmp_path, teacher, [("optimizer", "MuSGD")])  # a step of it takes ten seconds on a CPU
     groups = {id(p): group["param_group"] for group in trainer.optimizer.param_groups for p in group["params"]}
-    found = {key.rpartition(".")[2]: groups[id(p)] for key, p in trainer.beside.named_parameters()}
+    found = {key.rpartition(".")[2]: groups[id(p)] for key, p in trainer.adapters.named_parameters()}
     assert found == {"weight": "muon", "bias": "bias"}
 
 

@@ -19,7 +19,7 @@ import jsonschema
 import schemas
 from kd.distillation.teacher import Worth
 from kd.errors import DataError, DistillationError, ModelError, RunError, UsageError
-from kd.methods.losses import METHODS
+from kd.methods.registry import METHODS
 from kd.training import run as train_module
 from kd.training.run import train
 from kd.ultra.data import hash_data, resolve_data

@@ -11,12 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
-from kd.config import WEIGHTS
-from kd.distillation.criterion import Tutor
+from kd.distillation.links import TeacherLink
 from kd.distillation.teacher import Teacher
 from kd.errors import DistillationError
 from kd.methods.adapters import Adapters
-from kd.methods.losses import METHODS
+from kd.methods.facts import WEIGHTS
+from kd.methods.registry import METHODS
 from kd.runs.record import optimizer_of, optimizer_settings
 from kd.training import trainer as seam
 from kd.training.run import _trainer
@@ -47,21 +47,21 @@ def plain(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def taught(data, tmp_path_factory):
-    trainer = set_up(data, tmp_path_factory.mktemp("taught"), teachers=("yolov5s",))
+def distilled(data, tmp_path_factory):
+    trainer = set_up(data, tmp_path_factory.mktemp("distilled"), teachers=("yolov5s",))
     return trainer, (random.getstate(), np.random.get_state(), torch.get_rng_state())
 
 
 @pytest.fixture
-def student_and_batch(taught):
+def student_and_batch(distilled):
     """The distilled student in training mode, its criterion fresh, and one batch."""
-    trainer, _ = taught
+    trainer, _ = distilled
     trainer.distillation._off, trainer.distillation._steps = {}, 0
     return trainer, trainer.preprocess_batch(next(iter(trainer.train_loader)))
 
 
-def test_one_seed_starts_both_arms_alike(plain, taught):
-    (a, (python_a, numpy_a, torch_a)), (b, (python_b, numpy_b, torch_b)) = plain, taught
+def test_one_seed_starts_both_arms_alike(plain, distilled):
+    (a, (python_a, numpy_a, torch_a)), (b, (python_b, numpy_b, torch_b)) = plain, distilled
     weights_a, weights_b = a.model.state_dict(), b.model.state_dict()
     assert {k for k in weights_b if not k.startswith(seam.ADAPTERS)} == weights_a.keys()
     assert all(torch.equal(v, weights_b[k]) for k, v in weights_a.items())
@@ -78,14 +78,14 @@ def test_one_seed_starts_both_arms_alike(plain, taught):
     assert torch.equal(first_a["img"], first_b["img"])
 
 
-def test_adapters_are_optimised_and_the_teacher_is_not(taught):
-    trainer, _ = taught
+def test_adapters_are_optimised_and_the_teacher_is_not(distilled):
+    trainer, _ = distilled
     distillation = trainer.distillation
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in distillation.adapters.parameters()} <= trained
-    assert not {id(p) for p in distillation.tutors[0].teacher.model.parameters()} & trained
+    assert not {id(p) for p in distillation.links[0].teacher.model.parameters()} & trained
     known = {id(p) for p in trainer.model.parameters()}
-    assert not {id(p) for p in distillation.tutors[0].teacher.model.parameters()} & known
+    assert not {id(p) for p in distillation.links[0].teacher.model.parameters()} & known
     assert {key: tuple(value.shape) for key, value in distillation.adapters.state_dict().items()} == {
         "0.fgfi.8.0.weight": (128, 64, 1, 1), "0.fgfi.8.0.bias": (128,),
         "0.fgfi.16.0.weight": (256, 128, 1, 1), "0.fgfi.16.0.bias": (256,),
@@ -99,27 +99,27 @@ def test_adapters_are_optimised_and_the_teacher_is_not(taught):
         (lambda d, o: o.param_groups.clear(), "adapters outside the optimizer"),
         (lambda d, o: d.adapters.requires_grad_(False), "frozen adapters"),
         (
-            lambda d, o: o.add_param_group({"params": list(d.tutors[0].teacher.model.parameters())}),
+            lambda d, o: o.add_param_group({"params": list(d.links[0].teacher.model.parameters())}),
             "teacher in the optimizer",
         ),
-        (lambda d, o: d.tutors[0].teacher.model.requires_grad_(True), "teacher with gradients"),
-        (lambda d, o: d.tutors[0].teacher.model.train(), "teacher in training mode"),
+        (lambda d, o: d.links[0].teacher.model.requires_grad_(True), "teacher with gradients"),
+        (lambda d, o: d.links[0].teacher.model.train(), "teacher in training mode"),
     ],
 )
-def test_wrong_wiring_is_refused(taught, spoil, expected):
-    adapters = Adapters({8: (64, 64)}, taught[0].config)
+def test_wrong_wiring_is_refused(distilled, spoil, expected):
+    adapters = Adapters({8: (64, 64)}, distilled[0].config)
     model = models.load_model("yolov5n").model
     teacher = Teacher("yolov5n", torch.device("cpu"))
-    distillation = seam.Distillation(model, [Tutor(teacher, adapters, {8: 8}, 1.0)], taught[0].config)
+    distillation = seam.Distillation(model, [TeacherLink(teacher, adapters, {8: 8}, 1.0)], distilled[0].config)
     optimizer = torch.optim.SGD(adapters.parameters(), lr=0.1)
-    seam.require_wired(distillation, optimizer)
+    seam.require_wired(distillation.links, optimizer)
     spoil(distillation, optimizer)
     with pytest.raises(DistillationError, match=expected):
-        seam.require_wired(distillation, optimizer)
+        seam.require_wired(distillation.links, optimizer)
 
 
-def test_copies_of_the_student_carry_no_adapters(taught):
-    trainer, _ = taught
+def test_copies_of_the_student_carry_no_adapters(distilled):
+    trainer, _ = distilled
     assert not [key for key in trainer.ema.ema.state_dict() if key.startswith(seam.ADAPTERS)]
     assert deepcopy(trainer.model).criterion is None
 
@@ -157,7 +157,7 @@ def test_gradients_reach_student_and_adapters_but_not_the_teacher(student_and_ba
     trainer.distillation(trainer.model.train()(batch["img"]), batch)[0][-1].backward()
     assert trainer.model.model[0].conv.weight.grad.any()
     assert all(parameter.grad.any() for parameter in trainer.distillation.adapters.parameters())
-    assert all(p.grad is None for p in trainer.distillation.tutors[0].teacher.model.parameters())
+    assert all(p.grad is None for p in trainer.distillation.links[0].teacher.model.parameters())
     trainer.model.zero_grad()
 
 
@@ -208,10 +208,10 @@ def test_batches_without_boxes_do_not_count(student_and_batch, monkeypatch):
     run_steps(trainer, empty, 0.0, 45, monkeypatch)
 
 
-def test_schedules_of_dual_heads_go_on(taught):
+def test_schedules_of_dual_heads_go_on(distilled):
     model = models.load_model("yolo26n").model
-    model.args = taught[0].args
-    distillation = seam.Distillation(model, [], taught[0].config)
+    model.args = distilled[0].args
+    distillation = seam.Distillation(model, [], distilled[0].config)
     distillation.update()  # before the first step there is nothing to pass on to
     distillation.task = model.init_criterion()
     distillation.updates = 4

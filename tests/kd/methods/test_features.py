@@ -12,22 +12,11 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 import torch.nn.functional as F
 
-from kd.config import DEFAULT_WEIGHTS, FgfiConfig, TrainConfig
-from kd.methods.losses import (
-    METHODS,
-    Batch,
-    Prediction,
-    channel_divergence,
-    cwd,
-    fgfi,
-    fgfi_masks,
-    imitation,
-    pearson_distance,
-    pkd,
-    project,
-    score_l2,
-    score_weighted,
-)
+from kd.config import FgfiConfig, TrainConfig
+from kd.methods.adapters import project
+from kd.methods.batch import Batch, Prediction
+from kd.methods.features import channel_divergence, cwd, pearson_distance, pkd, score_l2, score_weighted
+from kd.methods.fgfi import fgfi, fgfi_masks, imitation
 from kd.methods.masks import Grid, imitation_masks
 
 CONFIG = TrainConfig(data="d.yaml", student="yolov5n", out="run", teachers=("t.pt",))
@@ -191,10 +180,6 @@ def test_fgfi_takes_the_priors_of_its_configuration():
 
 def test_fgfi_without_boxes_is_zero():
     assert fgfi(batch_of([]), CONFIG).item() == 0
-
-
-def test_every_method_has_a_default_weight():
-    assert METHODS.keys() == DEFAULT_WEIGHTS.keys()
 
 
 # --- cwd, pkd, score-l2 -----------------------------------------------------------------------------------

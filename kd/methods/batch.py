@@ -1,0 +1,134 @@
+"""What a method may look at: features and head outputs of student and teacher, adapters' weights, ground-truth boxes.
+
+In: tensors by stride, of the levels that student and teacher share. Out: the cells and scores that methods ask for.
+Invariant: no gradient reaches the teacher; torch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kd.config import TrainConfig
+from kd.methods.masks import Grid, foreground
+
+CONFIDENT = 0.25  # a teacher's class score from which its cell counts: what Ultralytics' predictor shows by default
+
+#: The convolutions of an adapter in order, as (weight [C', C, k, k], bias [C'] or None); ReLU between them.
+Layers = Sequence[tuple[Tensor, Tensor | None]]
+
+
+class Prediction(NamedTuple):
+    """A head's output on one level: ``scores`` [B, K, H, W] class logits, ``boxes`` [B, 4 * reg_max, H, W]."""
+
+    scores: Tensor
+    boxes: Tensor
+
+
+class Cells(NamedTuple):
+    """The N cells of all shared levels that count for one branch of the heads.
+
+    ``student`` and ``teacher`` are predictions as rows, [N, K] and [N, 4 * reg_max]; ``confidence`` [N] the teacher's
+    highest class score, in 0..1.
+    """
+
+    student: Prediction
+    teacher: Prediction
+    confidence: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of a step and what one teacher makes of them, the dicts keyed by the student's stride.
+
+    ``student`` [B, Cs, H, W] and ``teacher`` [B, Ct, H, W] features; ``adapters`` the layers from the student's
+    channels to the teacher's, per method that has some; ``boxes_xyxy`` [N, 4] in pixels of the network's input,
+    ``image_index`` [N] in 0..B-1. ``student_heads`` and ``teacher_heads``, only where the teacher has its head: the
+    one-to-many branch, then a dual head's one-to-one branch; ``classes`` the teacher's class for each of the student's,
+    or None where the teacher lacks one of them.
+    """
+
+    student: Mapping[int, Tensor]
+    teacher: Mapping[int, Tensor]
+    adapters: Mapping[str, Mapping[int, Layers]]
+    boxes_xyxy: Tensor
+    image_index: Tensor
+    student_heads: Sequence[Mapping[int, Prediction]] = ()
+    teacher_heads: Sequence[Mapping[int, Prediction]] = ()
+    classes: list[int] | None = None
+
+    @cached_property
+    def cells(self) -> list[Cells]:
+        """The cells inside a ground-truth box and those of which the teacher is confident, per branch of the heads.
+
+        A one-to-one branch is compared with a one-to-one branch alone: a one-to-many one would teach it to find every
+        object many times. Confidence is in the student's classes, or in any where the teacher's are others.
+        """
+        return [self._cells(*pair) for pair in zip(self.student_heads, self.teacher_heads, strict=False)]
+
+    @property
+    def image_scores(self) -> Tensor:
+        """The teacher's mean confidence over the cells of each image that count, [B] in 0..1; 0 where none does.
+
+        By its one-to-many branch.
+        """
+        levels = self._counting(self.teacher_heads[0]).values()
+        total = sum((confidence * mask).sum((1, 2)) for mask, confidence in levels)
+        return total / sum(mask.sum((1, 2)) for mask, _ in levels).clamp(min=1)
+
+    def score(self, stride: int) -> Tensor:
+        """The teacher's highest class score per cell of a level, [B, H, W] in 0..1, as Ultralytics weighs cells.
+
+        In whichever classes the teacher has; a dual head's by the mean logits of its branches.
+        """
+        logits = torch.stack([head[stride].scores.float() for head in self.teacher_heads]).mean(0)  # [B, K, H, W]
+        return logits.sigmoid().amax(1)
+
+    def select(self, images: Tensor) -> Batch:
+        """The batch of these ``images`` [M] alone, indices in 0..B-1 without repetition, in their order."""
+        place = self.image_index.new_full((len(next(iter(self.student.values()))),), -1)
+        place[images] = torch.arange(len(images), device=place.device)
+        index = place[self.image_index]  # [N], -1 for the boxes of images left out
+
+        def heads(branches: Sequence[Mapping[int, Prediction]]) -> list[dict[int, Prediction]]:
+            return [{s: Prediction(*(m[images] for m in maps)) for s, maps in branch.items()} for branch in branches]
+
+        return replace(
+            self,
+            student={stride: features[images] for stride, features in self.student.items()},
+            teacher={stride: features[images] for stride, features in self.teacher.items()},
+            boxes_xyxy=self.boxes_xyxy[index >= 0],
+            image_index=index[index >= 0],
+            student_heads=heads(self.student_heads),
+            teacher_heads=heads(self.teacher_heads),
+        )
+
+    def _counting(self, teacher: Mapping[int, Prediction]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Per stride the cells that count, boolean [B, H, W], and the teacher's confidence in each, [B, H, W]."""
+        counting = {}
+        for stride in self.student:
+            scores = teacher[stride].scores.detach().float()  # [B, K, H, W]
+            scores = scores if self.classes is None else scores[:, self.classes]
+            confidence = scores.amax(1).sigmoid()
+            grid = Grid(stride, *confidence.shape[1:])
+            inside = foreground(self.boxes_xyxy, self.image_index, len(scores), grid)
+            counting[stride] = inside | (confidence > CONFIDENT), confidence
+        return counting
+
+    def _cells(self, student: Mapping[int, Prediction], teacher: Mapping[int, Prediction]) -> Cells:
+        rows: list[list[Tensor]] = []
+        for stride, (mask, confidence) in self._counting(teacher).items():
+            maps = (*student[stride], *teacher[stride])
+            rows.append([*(m.permute(0, 2, 3, 1)[mask].float() for m in maps), confidence[mask]])
+        joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
+        return Cells(Prediction(*joined[:2]), Prediction(*joined[2:4]), joined[4])
+
+
+#: A method: the term of a batch, an unweighted float32 scalar. Finite and differentiable whatever the batch holds;
+#: without boxes, and where these say where to look, 0 with zero gradients.
+Method = Callable[[Batch, TrainConfig], Tensor]
