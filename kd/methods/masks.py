@@ -67,13 +67,16 @@ def imitation_masks(
     ``boxes_xyxy`` [N, 4] in pixels, possibly beyond the image; ``image_index`` [N] the image of the batch that a box
     belongs to; ``images`` the batch size B; ``priors`` the anchors by stride, see `anchor_priors`. Returns a boolean
     [B, H, W] per grid; a box without area marks nothing.
+
+    Overlap is separable, inter = x(column) * y(row), and IoU > t is inter > t (A_box + A_anchor) / (1 + t). In a row,
+    then, the marked columns are those whose x exceeds a limit, and x being a trapezoid they are one interval: its
+    ends follow from the box, and neither IoU nor overlap is ever computed per cell.
     """
-    levels = [_overlaps(boxes_xyxy, grid, anchor_priors(grid.stride, priors)) for grid in grids]
-    best = torch.stack([_best_iou(*level) for level in levels])  # [L, N]
+    levels = [_Level(boxes_xyxy, grid, anchor_priors(grid.stride, priors)) for grid in grids]
+    best = torch.stack([level.best_iou() for level in levels])  # [L, N]
     if assigned:
         best = best.amax(0, keepdim=True).expand_as(best)
-    above = (_above(*level, threshold * iou) for level, iou in zip(levels, best, strict=True))
-    return [_by_image(marked, image_index, images) for marked in above]
+    return [level.mark(threshold * best[i], image_index, images) for i, level in enumerate(levels)]
 
 
 def foreground(boxes_xyxy: Tensor, image_index: Tensor, images: int, grid: Grid) -> Tensor:
@@ -81,56 +84,60 @@ def foreground(boxes_xyxy: Tensor, image_index: Tensor, images: int, grid: Grid)
 
     So every box has a cell on every level, however small it is. ``boxes_xyxy`` [N, 4] in pixels, ``image_index`` [N],
     ``images`` the batch size B. Returns a boolean [B, H, W].
+
+    A box is a rectangle of cells: each adds to four corners of a map of differences, whose double cumulative sum
+    counts the boxes over each cell.
     """
-
-    def covered(axis: int, cells: int) -> Tensor:
-        """The columns (axis 0) or rows (axis 1) of each box, [N, cells]."""
-        low, high = (boxes_xyxy[:, axis::2] / grid.stride).unbind(1)  # in cells
-        middle = ((low + high) / 2).floor()
-        first = (low - 0.5).ceil().minimum(middle).clamp(0, cells - 1)
-        last = (high - 0.5).floor().maximum(middle).clamp(0, cells - 1)
-        cell = torch.arange(cells, device=boxes_xyxy.device)
-        return (first[:, None] <= cell) & (cell <= last[:, None])
-
-    marked = covered(1, grid.height)[:, :, None] & covered(0, grid.width)[:, None]  # [N, H, W]
-    return _by_image(marked, image_index, images)
+    last = boxes_xyxy.new_tensor([grid.width - 1, grid.height - 1])
+    low, high = (boxes_xyxy / grid.stride).split(2, 1)  # [N, 2] x, y in cells
+    middle = ((low + high) / 2).floor()
+    first = (low - 0.5).ceil().minimum(middle).clamp(min=0).minimum(last).long()
+    end = (high - 0.5).floor().maximum(middle).clamp(min=0).minimum(last).long() + 1
+    edges = torch.zeros(images, grid.height + 1, grid.width + 1, dtype=torch.int32, device=boxes_xyxy.device)
+    for x, y, sign in ((first, first, 1), (first, end, -1), (end, first, -1), (end, end, 1)):
+        step = torch.full_like(image_index, sign, dtype=torch.int32)
+        edges.index_put_((image_index, y[:, 1], x[:, 0]), step, accumulate=True)
+    return edges.cumsum(1).cumsum(2)[:, :-1, :-1] > 0
 
 
-def _overlaps(boxes: Tensor, grid: Grid, anchors: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor, Tensor]:
-    """How far N boxes overlap the K anchors of each column, [N, K, W], and row, [N, K, H]; both areas' sum [N, K]."""
-    sizes = boxes.new_tensor(anchors)  # [K, 2] width, height
+class _Level:
+    """Boxes [N, 4] against the K anchors of one grid's H x W cells; all lengths in pixels."""
 
-    def along(axis: int, cells: int) -> Tensor:
-        centre = (torch.arange(cells, device=boxes.device, dtype=boxes.dtype) + 0.5) * grid.stride
-        half = sizes[:, axis, None] / 2  # [K, 1]
-        low = boxes[:, axis, None, None].maximum(centre - half)
-        high = boxes[:, axis + 2, None, None].minimum(centre + half)
+    def __init__(self, boxes_xyxy: Tensor, grid: Grid, anchors: Sequence[tuple[float, float]]) -> None:
+        self.grid = grid
+        self.boxes = boxes_xyxy[:, None]  # [N, 1, 4]
+        self.anchors = boxes_xyxy.new_tensor(anchors)  # [K, 2] width, height
+        self.sides = (self.boxes[..., 2:] - self.boxes[..., :2]).clamp(min=0)  # [N, 1, 2]
+        self.areas = self.sides.prod(-1) + self.anchors.prod(-1)  # [N, K] of box and anchor together
+        self.y = self._overlap(1, grid.height)  # [N, K, H]
+
+    def _overlap(self, axis: int, cells: int) -> Tensor:
+        """Overlap of box and anchor along one axis, [N, K, cells]."""
+        centre = (torch.arange(cells, device=self.boxes.device, dtype=self.boxes.dtype) + 0.5) * self.grid.stride
+        half = self.anchors[:, axis, None] / 2  # [K, 1]
+        low = self.boxes[..., axis, None].maximum(centre - half)
+        high = self.boxes[..., axis + 2, None].minimum(centre + half)
         return (high - low).clamp(min=0)
 
-    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
-    return along(0, grid.width), along(1, grid.height), sides.prod(1, keepdim=True) + sizes.prod(1)
+    def best_iou(self) -> Tensor:
+        """The best IoU of each box over all cells and anchors, [N]; the best overlap is the product of both axes'."""
+        inter = self._overlap(0, self.grid.width).amax(2) * self.y.amax(2)  # [N, K]
+        return (inter / (self.areas - inter)).amax(1)
 
-
-def _best_iou(x: Tensor, y: Tensor, areas: Tensor) -> Tensor:
-    """The best IoU of each box over all cells and anchors, [N]: the longest overlaps in both directions meet."""
-    inter = x.amax(2) * y.amax(2)  # [N, K]
-    return (inter / (areas - inter)).amax(1)
-
-
-def _above(x: Tensor, y: Tensor, areas: Tensor, iou: Tensor) -> Tensor:
-    """Cells [N, H, W] where some anchor's IoU with box n exceeds ``iou`` [N]; none where that is 0 by underflow.
-
-    IoU = inter / (areas - inter) > t is inter > t * areas / (1 + t).
-    """
-    least = iou[:, None] * areas / (1 + iou[:, None])  # [N, K] square pixels
-    least = least.where(iou[:, None] > 0, math.inf)[..., None, None]
-    marked = torch.zeros(len(x), y.shape[2], x.shape[2], dtype=torch.bool, device=x.device)
-    for k in range(areas.shape[1]):  # all anchors at once take more time and memory
-        marked |= y[:, k, :, None] * x[:, k, None] > least[:, k]
-    return marked
-
-
-def _by_image(marked: Tensor, image_index: Tensor, images: int) -> Tensor:
-    """The cells of each image that some box of it marks, [B, H, W], from each box's, [N, H, W]."""
-    counts = torch.zeros(images, *marked.shape[1:], dtype=torch.int32, device=marked.device)
-    return counts.index_add_(0, image_index, marked.int()) > 0
+    def mark(self, iou: Tensor, image_index: Tensor, images: int) -> Tensor:
+        """Cells [B, H, W] where some anchor's IoU with box n exceeds ``iou`` [N]."""
+        least = iou[:, None] * self.areas / (1 + iou[:, None])  # [N, K] square pixels
+        overlaps = (self.y > 0) & (iou[:, None, None] > 0)  # IoU 0: a box out of reach, or of an area that underflows
+        least_x = torch.where(overlaps, least[..., None] / self.y, math.inf)  # [N, K, H]
+        reached = least_x < self.sides[..., :1].minimum(self.anchors[:, :1])  # overlap is at most the shorter of both
+        n, k, row = reached.nonzero(as_tuple=True)  # [M] rows of cells in which something is marked
+        reach = self.anchors[k, 0] / 2 - least_x[n, k, row]  # how far beyond the box's sides a centre may be
+        low, high = self.boxes[n, 0, 0] - reach, self.boxes[n, 0, 2] + reach  # centres strictly between, in pixels
+        width = self.grid.width
+        first = ((low / self.grid.stride - 0.5).floor() + 1).clamp(0, width).long()
+        end = (high / self.grid.stride - 0.5).ceil().clamp(0, width).long().maximum(first)
+        edges = torch.zeros(images, self.grid.height, width + 1, dtype=torch.int32, device=iou.device)
+        ones = torch.ones_like(first, dtype=torch.int32)
+        edges.index_put_((image_index[n], row, first), ones, accumulate=True)
+        edges.index_put_((image_index[n], row, end), -ones, accumulate=True)
+        return edges.cumsum(2)[..., :-1] > 0

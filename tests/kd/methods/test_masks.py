@@ -74,7 +74,7 @@ def test_equals_the_naive_loop(boxes, threshold, assigned, priors):
 
 
 def test_worked_by_hand():
-    # A 10 x 13 box centred on the cell (row 1, column 2) of stride 8 is an anchor: IoU 1 there. One cell over the
+    # A 10 x 13 box centred on the cell (row 1, column 2) of stride 8 is an anchor: IoU 1 there. One cell aside the
     # overlap is 2 x 13 = 26 of 234: IoU 1/9, one cell up 10 x 5 = 50 of 210. The 16 x 30 anchor around the box:
     # 130 / 480 = 0.27; the 33 x 23 one less. So at threshold 0.5 only that cell is marked.
     box = torch.tensor([[20 - 5, 12 - 6.5, 20 + 5, 12 + 6.5]])
@@ -144,7 +144,7 @@ def test_priors_of_ones_own_take_the_place_of_yolov5s():
     assert anchor_priors(16, {8: ((4, 9),), 16: ((7, 20), (9, 30))}) == ((7, 20), (9, 30))
     assert anchor_priors(32, {8: ((4, 9),), 16: ((7, 20),)}) == ((14.0, 40.0),)  # the nearest stride's, scaled
     assert anchor_priors(4, {8: ((4, 9),)}) == ((2.0, 4.5),)
-    # A 4 x 9 box is a 4 x 9 prior: IoU 1 in its cell, 0 in the cells to its sides, 1 / 17 in those above and below.
+    # A 4 x 9 box is a 4 x 9 prior: IoU 1 in its cell, 0 at the cells 8 px aside, 1 / 17 at those above and below.
     box = torch.tensor([[18.0, 7.5, 22.0, 16.5]])
     (mask,) = imitation_masks(box, torch.tensor([0]), 1, [Grid(8, 4, 5)], threshold=0.1, priors={8: ((4, 9),)})
     assert mask.nonzero().tolist() == [[0, 1, 2]]
