@@ -1,10 +1,10 @@
 """The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
 
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
-files, plus `last.kd.pt` beside `last.pt` (kd/resume.py).
+files, plus `last.kd.pt` beside `last.pt` (kd/training/checkpoints.py).
 Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
 `last.kd.pt`, the teacher in neither. Nothing of Ultralytics' training is patched; how it reads images and labels is
-(kd/labels.py).
+(kd/ultra/labels.py).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Trainer(ResumableTrainer):
         super().__init__(*args, **{**kwargs, "_callbacks": session.callbacks(self.logs)})
 
     @property
-    def beside(self) -> nn.Module | None:
+    def adapters(self) -> nn.Module | None:
         """The adapters, which the optimizer and the sidecar know and no checkpoint."""
         return self.distillation.adapters if self.distillation else None
 

@@ -34,8 +34,8 @@ def silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def narrate(quiet: bool) -> Iterator[None]:
-    """Let Ultralytics speak on stderr; silence it when ``quiet`` or when nobody is watching (no terminal)."""
+def log_to_stderr(quiet: bool) -> Iterator[None]:
+    """Send Ultralytics' log and progress bars to stderr; silence them when ``quiet`` or where that is no terminal."""
     if quiet or not sys.stderr.isatty():
         with silence():
             yield

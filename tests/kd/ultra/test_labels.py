@@ -18,11 +18,11 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import verify_image_label
 
 import schemas
-from kd.distillation.teacher import check_worth
 from kd.distillation.unlabeled import check_unlabeled
 from kd.errors import DataError
 from kd.scoring.evaluate import evaluate
 from kd.training.run import train
+from kd.training.worth import check_worth
 from kd.ultra import labels, session
 from kd.ultra.data import hand_over, hash_data, image_files, resolve_data
 from kd.ultra.labels import FLAT, check_splits, first_fault, used_images
@@ -215,8 +215,8 @@ def test_a_run_goes_on_without_bad_labels_and_says_so_everywhere(data, tmp_path)
 def test_the_worth_of_a_teacher_is_measured_on_usable_images(data, tmp_path):
     spoil(data, "val/001", "9 .5 .5 .1 .1")
     model = save_detector(tmp_path / "m.pt", {0: "red", 1: "green"})
-    options = {"imgsz": 96, "batch": 2, "device": "cpu", "allow_weak": True}
-    assert check_worth([model], "yolov5n", str(data), **options)[0].images == 2
+    config = tiny_config(data, tmp_path / "run", teachers=(model,), imgsz=96, batch=2)
+    assert check_worth(config, allow_weak=True)[0].images == 2
 
 
 def test_images_that_are_none_are_unusable_too(data):
