@@ -21,7 +21,7 @@ from kd.ultra.overlap import require_apart
 
 
 def check_options(config: TrainConfig, resume: bool, overwrite: bool, logs: Collection[str]) -> None:
-    """Look at what was asked for, no file beside it. Raises UsageError, or KdError for a package that is missing."""
+    """Look at the options alone, at no file. Raises UsageError, or KdError for a package that is not installed."""
     if resume and overwrite:
         raise UsageError("--resume: got it with --overwrite, expected one of them")
     session.check_settings(dict(config.settings))

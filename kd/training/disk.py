@@ -1,4 +1,4 @@
-"""A disk that is full, said in one line: which file could not be written, and what to do."""
+"""A full disk as an error of one line: which file could not be written, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kd.errors import RunError
 from kd.files import write_all
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-# What torch says when it cannot write an archive; "unexpected pos 576 vs 534" follows a write that was cut short.
+# torch's messages where it cannot write an archive; "unexpected pos 576 vs 534" follows a write that was cut short.
 TORCHS = ("PytorchStreamWriter", "unexpected pos", "iostream error")
 
 

@@ -1,7 +1,7 @@
 """What the files of a run say about it: config.json at the start, run.json at the end (schemas/run.schema.json).
 
 In: a configuration, the models and data behind it. Out: dicts that go to JSON as they are.
-Invariant: content is told by hashes, so a run is known again wherever its inputs lie by then.
+Invariant: inputs are identified by hashes, so a run can be resumed and compared wherever they lie by then.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    """What a checkpoint says of itself: the optimizer it was trained with, parameters, GFLOPs."""
+    """A checkpoint's optimizer, parameters and GFLOPs."""
     yolo = models.load_model(str(checkpoint))
     return {
         "optimizer": optimizer_of(yolo.ckpt["train_args"]),

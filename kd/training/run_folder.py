@@ -26,7 +26,7 @@ from schemas.strict import StrictError, read_json
 CONFIG, RUN = "config.json", "run.json"
 MOVING = ".moving"
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
-#: Options that name a place -> what tells the content that is there.
+#: Options that name a place -> the hash of the content that is there.
 CONTENT_OF = {
     "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images"
 }  # fmt: skip
@@ -156,12 +156,12 @@ def read_record(out: Path) -> dict[str, Any]:
 def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """Raise RunError unless ``out`` holds a run of this configuration; returns what it learns from.
 
-    What is told by its content may lie elsewhere by now. All that differs is named at once.
+    Inputs that have a hash may lie elsewhere by now. All that differs is named at once.
     """
     before = read_record(out)
     then, now = _identity(before), _identity(record)
     places = {
-        place for place, content in CONTENT_OF.items() if _is_known(then[content]) and then[content] == now[content]
+        place for place, content in CONTENT_OF.items() if _has_hash(then[content]) and then[content] == now[content]
     }
     keys = sorted((then.keys() | now.keys()) - MAY_DIFFER - places)
     found = [f"{key}: got {now.get(key)}, expected {then.get(key)}" for key in keys if then.get(key) != now.get(key)]
@@ -186,7 +186,7 @@ def own_config(out: Path, **given: Any) -> TrainConfig:
     return replace(config, **{"out": str(out), **given})
 
 
-def _is_known(content: Any) -> bool:
+def _has_hash(content: Any) -> bool:
     """Whether there is a hash: names such as yolov5n have none."""
     return bool(content) and not (isinstance(content, list) and None in content)
 

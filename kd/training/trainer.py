@@ -23,7 +23,7 @@ from kd.schedule import Progress, factor
 from kd.training.ranks import launching, ranked
 from kd.training.resume import ResumableTrainer
 from kd.ultra import session
-from kd.ultra.data import hand_over, resolve_data
+from kd.ultra.data import resolve_data, ultralytics_view
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
 
@@ -56,7 +56,7 @@ class Trainer(ResumableTrainer):
 
     def get_dataset(self) -> dict[str, Any]:
         """The data as kd reads them, not by Ultralytics' own reader of the same file."""
-        data = hand_over(resolve_data(self.args.data))
+        data = ultralytics_view(resolve_data(self.args.data))
         return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
     def set_model_attributes(self) -> None:

@@ -70,9 +70,9 @@ def _nothing(_: logging.LogRecord) -> bool:
 
 
 def _keep_safe() -> None:
-    """Keep Ultralytics from unpickling: labels cached beside the data, and checkpoints without restriction.
+    """Keep Ultralytics from unpickling: labels cached next to the data, and checkpoints without restriction.
 
-    A cache would run code if it came with the data, and runs beside each other delete and overwrite one another's.
+    A cache would run code if it came with the data, and concurrent runs delete and overwrite one another's.
     """
     from ultralytics.data import dataset as label_reader
     from ultralytics.nn import tasks as networks

@@ -45,7 +45,7 @@ def log_to_stderr(quiet: bool) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says, as ASCII and cut short."""
+    """The kind of an error and the first line of its message, as ASCII and cut short."""
     text = str(error).encode("ascii", "ignore").decode().replace("ERROR", "").strip()
     return f"{type(error).__name__}: {text.splitlines()[0].strip()[:160]}" if text else type(error).__name__
 
