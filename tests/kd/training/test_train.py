@@ -165,12 +165,11 @@ def test_a_finished_run_is_neither_resumed_nor_replaced_unasked(distilled):
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.kd_fixtures import tiny_config
 from kd.training import trainer
 from kd.training.run import train
-from kd.training.worth import Worth
 def close(self):
     if self.epoch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -185,7 +184,7 @@ train(tiny_config(Path({data!r}), Path({out!r}), epochs=3, student="yolo26n", te
 def test_a_run_killed_midway_is_plain_and_resumes_the_distillation(data, tmp_path):
     # A dual-head student: Ultralytics replaces its criterion on resume, which would switch distillation off.
     out = tmp_path / "run"
-    code = KILLED.format(tests=str(ROOT / "tests"), data=str(data), out=str(out))
+    code = KILLED.format(root=str(ROOT), data=str(data), out=str(out))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert_plain(out / "weights" / "last.pt")
