@@ -23,7 +23,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from kd.training.bench import bench
-from kd.training.run import versions
+from kd.training.record import versions
 from kd.ultra import session
 from kd.ultra.data import image_files, resolve_data
 

@@ -6,29 +6,53 @@ Invariant: a reader sees the old file or the new one, and a full disk leaves not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kd.errors import UsageError
 
+PREFIX, SUFFIX = ".kd-", ".partial"
+_NUMBERS = itertools.count()
 
-def write_all(contents: Mapping[Path, bytes | str]) -> None:
-    """Write files together: each aside first, then all under their names; text as UTF-8. Raises OSError."""
-    partials = {path: path.with_name(f".{os.getpid()}.{i}.partial") for i, path in enumerate(contents)}
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to, renamed to ``path`` once the block is done; a failed one leaves nothing.
+
+    The name is of this process and block alone, so two processes may write one file: the last one wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{PREFIX}{os.getpid()}-{next(_NUMBERS)}{SUFFIX}")  # as long for a name of any length
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_all(contents: dict[Path, bytes | str]) -> None:
+    """Write files together: all of them under partial names, then each is renamed; text as UTF-8.
+
+    Raises OSError, which names the file that could not be written.
+    """
     path = None
     try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partials[path].write_bytes(content.encode() if isinstance(content, str) else content)
-        for path, partial in partials.items():
-            partial.replace(path)
+        with contextlib.ExitStack() as files:
+            for path, content in reversed(contents.items()):  # the stack renames the last one first
+                partial = files.enter_context(whole_file(path))
+                partial.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:  # what fails while writing knows no name, or that of the partial
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(error.filename2 or path)) from error
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes have left of files that they were writing in ``folder``."""
+    for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        path.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -23,7 +23,7 @@ WAIT_S = 5.0  # the processes of a killed run or sweep end within moments
 def hold(folder: Path, what: str | None = None) -> Iterator[None]:
     """Keep every other process out of ``folder``, which is made for it; not to be entered twice by one process.
 
-    ``what`` says what it is the writing of, in place of "FOLDER: another process is writing this run". Raises RunError
+    ``what`` begins the error's message in place of "FOLDER: another process is writing this run". Raises RunError
     when another process has it, or it is no folder.
     """
     folder = folder.resolve()

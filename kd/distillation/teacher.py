@@ -8,10 +8,6 @@ eval mode without gradients.
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,17 +17,11 @@ from ultralytics import YOLO
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel, PoseModel, RTDETRDetectionModel, SegmentationModel
 
-from kd.config import GRID_PX, SINGLE_CLASS
+from kd.config import GRID_PX
 from kd.errors import DistillationError, ModelError
 from kd.methods.batch import Prediction
 from kd.methods.facts import HEADLESS, NEEDS_HEAD
-from kd.scoring.evaluate import channels_of, require_same_channels, score
 from kd.ultra import models, session
-from kd.ultra.data import resolve_data, write_data
-from kd.ultra.labels import usable_images
-
-WORTH_IMAGES = 100  # validation images that a teacher is scored on
-LEAST_MAP50 = 0.05  # below this a teacher has learned next to nothing about the data
 
 
 def load_detector(spec: str) -> YOLO:
@@ -144,97 +134,3 @@ class Teacher:
     def features(self, images: Tensor) -> dict[int, Tensor]:
         """Feature levels [B, C, H, W] by stride for ``images`` [B, 3, H, W] in 0..1."""
         return self(images)[0]
-
-
-@dataclass(frozen=True)
-class Worth:
-    """What a teacher and the student's starting point score on the same validation images; None: not comparable.
-
-    ``weak``: learned from only because --allow-weak-teacher was given.
-    """
-
-    images: int
-    teacher_map50: float | None
-    student_map50: float | None
-    weak: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name, as run.json has them."""
-        return asdict(self)
-
-
-def check_worth(
-    teachers: Sequence[str],
-    student: str,
-    data: str,
-    *,
-    imgsz: int,
-    batch: int,
-    device: str | None,
-    allow_weak: bool,
-    teacher_imgsz: int | None = None,
-    single_cls: bool = False,
-    classes: Sequence[int] | int | None = None,
-) -> list[Worth]:
-    """Score teachers, and the student they start from, on up to 100 validation images before any training.
-
-    ``teacher_imgsz`` is the image size in pixels that teachers see, the student's ``imgsz`` by default.
-
-    Raises DistillationError, with the figures, for a teacher of other classes than the data, near zero, or below
-    the student's start; ``allow_weak`` lets it pass. A student with fresh weights or other classes starts at zero by
-    nature and is not scored. ``single_cls`` and ``classes`` are those of `score`; under single_cls a teacher of the
-    data's own classes is scored as well.
-    """
-    content = resolve_data(data)
-    images = _spread(usable_images(content, "val", single_cls), WORTH_IMAGES)
-    names = list((SINGLE_CLASS if single_cls else content["names"]).values())
-    with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
-        subset = write_data(Path(scratch), content, images)
-
-        def map50(spec: str, imgsz: int, *known: list[str]) -> float | None:
-            yolo = load_detector(spec)
-            if spec in teachers:
-                require_same_channels(yolo, content["channels"], data)
-            elif channels_of(yolo) != content["channels"]:
-                return None
-            if list(yolo.names.values()) not in known:
-                return None
-            options = {"imgsz": imgsz, "batch": batch, "device": device, "single_cls": single_cls, "classes": classes}
-            return score(yolo, subset, split="val", quiet=True, **options)["map50"] or 0.0
-
-        known = [names, list(content["names"].values())] if single_cls else [names]
-        scores = [map50(teacher, teacher_imgsz or imgsz, *known) for teacher in teachers]
-        for teacher in (teacher for teacher, found in zip(teachers, scores, strict=True) if found is None):
-            if not allow_weak:
-                raise _other_classes(teacher, names, data)
-        start = map50(student, imgsz, names) if student.lower().endswith(".pt") else None
-    least = max(LEAST_MAP50, start or 0)
-    worths = [Worth(len(images), found, start, weak=found is None or found < least) for found in scores]
-    for teacher, worth in zip(teachers, worths, strict=True):
-        if worth.weak and not allow_weak:
-            raise _too_weak(teacher, worth, data)
-    return worths
-
-
-def _other_classes(teacher: str, names: Sequence[str], data: str) -> DistillationError:
-    got = list(load_detector(teacher).names.values())
-    return DistillationError(
-        f"{teacher}: teacher: got {len(got)} classes ({', '.join(got[:3])}, ...), expected those of {data}: "
-        f"{', '.join(names[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its features alone"
-    )
-
-
-def _too_weak(teacher: str, worth: Worth, data: str) -> DistillationError:
-    least = f"at least {LEAST_MAP50}"
-    if worth.teacher_map50 >= LEAST_MAP50:
-        least = f"no less than the student's starting point {worth.student_map50:.3f}"
-    return DistillationError(
-        f"{teacher}: teacher: got mAP50 {worth.teacher_map50:.3f} on {worth.images} validation images of {data}, "
-        f"expected {least}; train a better one, or pass --allow-weak-teacher"
-    )
-
-
-def _spread(files: Sequence[Path], count: int) -> list[Path]:
-    """At most ``count`` files, evenly spaced over all of them."""
-    step = max(len(files) / count, 1)
-    return [files[int(i * step)] for i in range(min(len(files), count))]

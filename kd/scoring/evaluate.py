@@ -186,19 +186,19 @@ def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path)
         )
 
 
-def image_size(yolo: YOLO, asked: int | None = None) -> int:
-    """The longer image side in pixels at which a model is run: as asked, else as it was trained.
+def image_size(yolo: YOLO, imgsz: int | None = None) -> int:
+    """The longer image side in pixels at which a model is run: the given one, else as it was trained.
 
     Raises UsageError for a side that is no multiple of the model's largest stride, which Ultralytics would round up.
     """
-    if asked is not None:
-        require_side("imgsz", asked, grid_px(yolo))
-        return asked
+    if imgsz is not None:
+        require_side("imgsz", imgsz, grid_px(yolo))
+        return imgsz
     return -(-trained_imgsz(yolo) // grid_px(yolo)) * grid_px(yolo)
 
 
 def trained_imgsz(yolo: YOLO) -> int:
-    """The image size a checkpoint was trained at, in pixels; 640 where it does not say.
+    """The image size a checkpoint was trained at, in pixels; 640 where it names none.
 
     Raises ModelError for what is no size.
     """

@@ -106,7 +106,7 @@ def require_names_of_report(root: Path, names: Mapping[int, str]) -> None:
 
 
 def _contradictions(line: dict[str, Any], images: Sequence[dict[str, Any]], classes: int) -> Iterator[str]:
-    """What a frame's line and its images' lines cannot all be: what `dtld validate` would tell of them."""
+    """Contradictions between a frame's line and its images' lines: each is one that `dtld validate` finds, too."""
     width, height = line["width"], line["height"]
     listed = [light["id"] for light in (*line["lights"], *line["dropped"])]
     if len(set(listed)) < len(listed):

@@ -31,7 +31,7 @@ from kd.distillation.teacher import Teacher, load_detector
 from kd.errors import DistillationError
 from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
-from kd.training.run import versions
+from kd.training.record import versions
 from kd.training.trainer import trainer_class
 from kd.ultra import models, session
 

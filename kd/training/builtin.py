@@ -42,7 +42,7 @@ def builtin_trainer(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[Bui
 
 
 def builtin_settings(config: TrainConfig) -> dict[str, Any]:
-    """What Ultralytics is told beside the student's settings: its teacher and its weight."""
+    """Ultralytics' arguments besides the student's: teacher and weight."""
     return {"distill_model": config.teachers[0], "dis": config.methods[0][1]}
 
 

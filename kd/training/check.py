@@ -1,20 +1,55 @@
-"""What is looked at before a run beside models and data: options that leave nothing to do, and an OUT that is read.
+"""All that is looked at before anything is written: options, data, models, and an OUT that is read.
 
-In: a TrainConfig, the view of its data. Out: nothing, or an error that names the option.
+In: a TrainConfig. Out: what the run starts from, or an error that names the option or file.
 Invariant: nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kd.config import TrainConfig
+from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
-from kd.ultra import session
-from kd.ultra.data import SPLITS, image_files, label_file
+from kd.training.record import Checked, config_json
+from kd.ultra import models, session
+from kd.ultra.data import SPLITS, image_files, label_file, resolve_data
+from kd.ultra.labels import check_splits
+from kd.ultra.overlap import require_apart
+
+
+def check_options(config: TrainConfig, resume: bool, overwrite: bool, logs: Collection[str]) -> None:
+    """Look at the options alone, at no file. Raises UsageError, or KdError for a package that is not installed."""
+    if resume and overwrite:
+        raise UsageError("--resume: got it with --overwrite, expected one of them")
+    session.check_settings(dict(config.settings))
+    session.check_logs(logs)
+    require_closing(config)
+    if resume and config.built_in:
+        raise UsageError("--resume: got it with built-in, expected a method of kd: start anew with --overwrite")
+
+
+def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None], quiet: bool) -> Checked:
+    """Look at everything that a run reads. Raises ModelError, DataError, UsageError or DistillationError.
+
+    ``tell`` gets a line of what is left out of the data; of train counts what the setting `fraction` leaves.
+    """
+    data, settings = resolve_data(config.data), dict(config.settings)
+    options = {"fraction": settings.get("fraction", 1.0), "skip_bad": config.skip_bad_labels, **config.view}
+    found = check_splits(config.data, data, SPLITS, needed=("train", "val"), tell=tell, quiet=quiet, **options)
+    shared = require_apart(config.data, data, allow_overlap)
+    names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
+    student = models.load_model(config.student)
+    models.require_student(student, config.student)
+    require_side("imgsz", config.imgsz, models.grid_px(student))
+    pretrained = settings.get("pretrained")
+    if isinstance(pretrained, str):  # Ultralytics would download what is not there
+        models.require_safe(pretrained)
+        models.load_model(pretrained)
+    require_trainable(config, len(student.model.model))
+    return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
 
 
 def require_closing(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is full, said in one line: which file could not be written, and what to do."""
+"""A full disk as an error of one line: which file could not be written, and what to do."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd.errors import RunError
+from kd.files import write_all
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-# What torch says when it cannot write an archive; "unexpected pos 576 vs 534" follows a write that was cut short.
+# torch's messages where it cannot write an archive; "unexpected pos 576 vs 534" follows a write that was cut short.
 TORCHS = ("PytorchStreamWriter", "unexpected pos", "iostream error")
 
 
@@ -32,3 +33,9 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: got '{reason}' when it was written, expected room on its disk, where {free:.0f} MB are free: "
             f"make room, then --resume, or begin again where no checkpoint was kept"
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of a run, whole or not at all. Raises RunError where the disk is full."""
+    with writing(path):
+        write_all({path: text})

@@ -1,8 +1,7 @@
 """Runs that survive a kill: Ultralytics' trainer, with a sidecar `last.kd.pt` for what its `last.pt` forgets.
 
 In: the run folder of a killed run. Out: the same run going on as if nothing had happened; bit for bit on a CPU.
-Invariant: a run folder holds a whole pair of checkpoint and sidecar, or none, at every moment. Both are written aside
-first; the rename of the sidecar commits, for it knows its checkpoint by hash, and `settle` finishes what was cut off.
+Invariant: checkpoint and sidecar are saved as a pair (kd/training/checkpoints.py).
 
 Random numbers are not saved: every epoch starts from seeds of its own. Saved states would have to follow the sampler
 and its workers in the middle of their work, and would differ between the arms once a term draws random numbers.
@@ -26,68 +25,8 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.errors import RunError
 from kd.files import sha256
-from kd.training.disk import writing
-
-FORMAT = 2  # of the sidecar; the first one held an epoch and the adapters
-
-
-def aside(path: Path) -> Path:
-    """Where a file is written before it is renamed to ``path``."""
-    return path.with_name(f"{path.name}.partial")
-
-
-def sidecar_of(last: Path) -> Path:
-    """``weights/last.pt`` -> ``weights/last.kd.pt``."""
-    return last.with_suffix(".kd.pt")
-
-
-def load_sidecar(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """The content of a sidecar; tensors, numbers and text only, nothing in it can run.
-
-    ``mmap`` leaves the tensors on the disk until they are used. Raises RunError when it is missing or damaged, or was
-    written by an earlier version of kd.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:
-        raise RunError(
-            f"{path}: got no readable sidecar ({type(error).__name__}), expected the one that kd wrote beside "
-            f"last.pt: start anew with --overwrite"
-        ) from error
-    version = state.get("format", 1) if isinstance(state, dict) else None
-    if version != FORMAT:
-        raise RunError(
-            f"{path}: got a sidecar of format {version}, expected format {FORMAT}: another version of kd wrote it, "
-            f"resume with that one or start anew with --overwrite"
-        )
-    return state
-
-
-def settle(last: Path) -> None:
-    """Bring the weights folder of a killed run in order: finish a save that was committed, drop one that was not."""
-    partial, sidecar = aside(last), sidecar_of(last)
-    best = last.with_name("best.pt")
-    if partial.exists() and sidecar.exists() and load_sidecar(sidecar, mmap=True)["checkpoint"] == sha256(partial):
-        for path in (best, last):  # last.pt at the end: killed again, the same test succeeds again
-            if aside(path).exists():
-                aside(path).replace(path)
-    for path in (best, last, sidecar):
-        aside(path).unlink(missing_ok=True)
-
-
-def finish(last: Path) -> None:
-    """Leave the adapters of a finished run alone in its sidecar; a plain run keeps none."""
-    sidecar = sidecar_of(last)
-    try:
-        state = load_sidecar(sidecar)
-    except RunError:
-        return  # there is none, or one of an earlier version
-    if state["adapters"]:
-        with writing(sidecar):
-            torch.save({key: state[key] for key in ("format", "epoch", "adapters")}, aside(sidecar))
-        aside(sidecar).replace(sidecar)
-    else:
-        sidecar.unlink()
+from kd.training.checkpoints import FORMAT, load_sidecar, partial_of, sidecar_of
+from kd.training.disk import write_text, writing
 
 
 class ResumableTrainer(DetectionTrainer):
@@ -185,27 +124,27 @@ class ResumableTrainer(DetectionTrainer):
         self._waiting = self._shift = 0
 
     def save_model(self) -> bool:
-        """Write the checkpoints and the sidecar aside and rename them, so that a killed run leaves a whole pair."""
+        """Write checkpoints and sidecar under partial names, then rename them: a killed run leaves a whole pair."""
         last, best, numbered = self.last, self.best, self.wdir / f"epoch{self.epoch}.pt"  # the last by save_period
         try:
-            self.last, self.best = aside(last), aside(best)
+            self.last, self.best = partial_of(last), partial_of(best)
             try:
                 with writing(last):
                     saved = super().save_model()
             finally:
                 self.last, self.best = last, best
             with writing(self.sidecar):
-                torch.save(self._state(), aside(self.sidecar))
-            paths = [path for path in (self.sidecar, best, last) if aside(path).exists()]  # the first one commits
+                torch.save(self._state(), partial_of(self.sidecar))
+            paths = [path for path in (self.sidecar, best, last) if partial_of(path).exists()]  # the first one commits
             for path in paths:
-                with writing(path), aside(path).open("rb") as file:
+                with writing(path), partial_of(path).open("rb") as file:
                     os.fsync(file.fileno())
         except Exception:  # the earlier ones stay; what there is of these takes room
-            for path in (aside(self.sidecar), aside(best), aside(last), numbered):
+            for path in (partial_of(self.sidecar), partial_of(best), partial_of(last), numbered):
                 path.unlink(missing_ok=True)
             raise
         for path in paths:
-            aside(path).replace(path)
+            partial_of(path).replace(path)
         return saved
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
@@ -220,7 +159,7 @@ class ResumableTrainer(DetectionTrainer):
         return {
             "format": FORMAT,
             "epoch": self.epoch,
-            "checkpoint": sha256(aside(self.last)),
+            "checkpoint": sha256(partial_of(self.last)),
             "student": {key: value for key, value in model.state_dict().items() if key in average},
             "average": average,
             "adapters": self.adapters.state_dict() if self.adapters else {},
@@ -272,16 +211,14 @@ class ResumableTrainer(DetectionTrainer):
         return recovered
 
     def final_eval(self) -> None:
-        """Leave the checkpoints to kd.training.run, which strips them by renames and scores both of them."""
+        """Leave the checkpoints to kd.training.run, which strips and scores both of them."""
 
 
 def _keep_rows(results: Path, epochs: int) -> None:
     """Drop the rows of results.csv after so many epochs: a run may be killed between its row and its checkpoint."""
     if results.exists():
         lines = results.read_text(encoding="utf-8").splitlines(keepends=True)
-        with writing(results):
-            aside(results).write_text("".join(lines[: epochs + 1]), encoding="utf-8")
-        aside(results).replace(results)
+        write_text(results, "".join(lines[: epochs + 1]))
 
 
 def _last_time(results: Path) -> float:

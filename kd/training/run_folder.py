@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -21,28 +20,16 @@ from kd.config import TrainConfig
 from kd.errors import RunError, UsageError
 from kd.locks import LOCK
 from kd.runs.record import REPLACED
-from kd.training.disk import writing
-from kd.training.resume import aside, sidecar_of
+from kd.training.checkpoints import sidecar_of
+from schemas.strict import StrictError, read_json
 
 CONFIG, RUN = "config.json", "run.json"
 MOVING = ".moving"
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
-#: Options that name a place -> what tells the content that is there.
+#: Options that name a place -> the hash of the content that is there.
 CONTENT_OF = {
     "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images"
 }  # fmt: skip
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is whole the moment it has its name. Raises RunError where that cannot be done."""
-    with writing(path):
-        aside(path).write_text(text, encoding="utf-8")
-        aside(path).replace(path)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """The same for JSON."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def entries(out: Path) -> list[Path]:
@@ -61,7 +48,7 @@ def clear(out: Path) -> None:
 
 def require_free(out: Path, overwrite: bool) -> None:
     """Raise RunError unless a run may be started in ``out``: nothing is in it, or a run that may be replaced."""
-    if {path.name for path in entries(out)} <= {aside(out / CONFIG).name}:
+    if not entries(out):
         return
     if not _is_run(out):
         raise RunError(f"{out}: got something that is no run of kd, expected a new folder: choose another --out")
@@ -72,7 +59,7 @@ def require_free(out: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def replacing(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Put an earlier run aside while a new one is made; unless that is finished, the earlier one comes back.
+    """Move an earlier run out of the way while a new one is made; unless that is finished, the earlier one comes back.
 
     A new one that has a checkpoint is kept within the earlier one's folder, and ``tell`` gets a line of it.
     """
@@ -117,14 +104,13 @@ def _is_run(folder: Path) -> bool:
     One that is damaged counts where there are weights beside it.
     """
     try:
-        content = json.loads((folder / CONFIG).read_bytes())
+        content = read_json(folder / CONFIG)
     except OSError:
         return False
-    except (ValueError, RecursionError):
-        return (folder / "weights").is_dir()
-    if isinstance(content, dict) and {"config", "data_sha256"} <= content.keys():
-        return True
-    return (folder / "weights").is_dir()
+    except StrictError:
+        content = None
+    ours = isinstance(content, dict) and {"config", "data_sha256"} <= content.keys()
+    return ours or (folder / "weights").is_dir()
 
 
 def _keep(out: Path) -> Path | None:
@@ -160,9 +146,9 @@ def require_unfinished(out: Path) -> None:
 def read_record(out: Path) -> dict[str, Any]:
     """The content of a run's config.json. Raises RunError."""
     try:
-        record = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+        record = read_json(out / CONFIG)
         _identity(record)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{out}: got no run of kd to resume, expected a folder with a {CONFIG}") from error
     return record
 
@@ -170,12 +156,12 @@ def read_record(out: Path) -> dict[str, Any]:
 def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
     """Raise RunError unless ``out`` holds a run of this configuration; returns what it learns from.
 
-    What is told by its content may lie elsewhere by now. All that differs is named at once.
+    Inputs that have a hash may lie elsewhere by now. All that differs is named at once.
     """
     before = read_record(out)
     then, now = _identity(before), _identity(record)
     places = {
-        place for place, content in CONTENT_OF.items() if _is_told(then[content]) and then[content] == now[content]
+        place for place, content in CONTENT_OF.items() if _has_hash(then[content]) and then[content] == now[content]
     }
     keys = sorted((then.keys() | now.keys()) - MAY_DIFFER - places)
     found = [f"{key}: got {now.get(key)}, expected {then.get(key)}" for key in keys if then.get(key) != now.get(key)]
@@ -200,7 +186,7 @@ def own_config(out: Path, **given: Any) -> TrainConfig:
     return replace(config, **{"out": str(out), **given})
 
 
-def _is_told(content: Any) -> bool:
+def _has_hash(content: Any) -> bool:
     """Whether there is a hash: names such as yolov5n have none."""
     return bool(content) and not (isinstance(content, list) and None in content)
 

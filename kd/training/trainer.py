@@ -1,9 +1,10 @@
 """The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
 
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
-files, and `last.kd.pt` with `last.pt` (kd/training/resume.py).
+files, plus `last.kd.pt` beside `last.pt` (kd/training/checkpoints.py).
 Invariant: every checkpoint is a plain Ultralytics student, mid-run too; adapters live in the optimizer and in
-`last.kd.pt`, the teacher in neither.
+`last.kd.pt`, the teacher in neither. Nothing of Ultralytics' training is patched; how it reads images and labels is
+(kd/ultra/labels.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kd.schedule import Progress, factor
 from kd.training.ranks import launching, ranked
 from kd.training.resume import ResumableTrainer
 from kd.ultra import session
-from kd.ultra.data import hand_over, resolve_data
+from kd.ultra.data import resolve_data, ultralytics_view
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
 
@@ -56,7 +57,7 @@ class Trainer(ResumableTrainer):
 
     def get_dataset(self) -> dict[str, Any]:
         """The data as kd reads them, not by Ultralytics' own reader of the same file."""
-        data = hand_over(resolve_data(self.args.data))
+        data = ultralytics_view(resolve_data(self.args.data))
         return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
     def set_model_attributes(self) -> None:

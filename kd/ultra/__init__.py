@@ -1,7 +1,9 @@
-"""The one door to Ultralytics: imports it offline and quiet; models, data, settings and devices behind it.
+"""Ultralytics, imported offline and quiet, with its models, data, settings and devices as kd reads them.
 
+Each package of kd whose modules import Ultralytics imports this one first. Replaced in Ultralytics are the files that
+it caches labels in and its choice of an unpickler (here), and how it reads images and labels (kd/ultra/labels.py).
 Invariant: nothing here reaches the network, runs code from a checkpoint or from a file of labels, or touches the
-user's own settings of Ultralytics. The packages of kd whose modules import Ultralytics import this one first.
+user's own settings of Ultralytics.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from kd.environment import cache_dir
 from kd.errors import KdError
+from kd.files import whole_file
 
 EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
 
@@ -24,12 +27,10 @@ def _place_fonts() -> None:
     config = cache_dir() / "Ultralytics"  # Ultralytics appends its own name
     fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
     try:
-        config.mkdir(parents=True, exist_ok=True)
         for name in ("Arial.ttf", "Arial.Unicode.ttf"):
             if not (config / name).exists():
-                partial = config / f"{name}.{os.getpid()}"
-                shutil.copyfile(fonts / "DejaVuSans.ttf", partial)
-                partial.replace(config / name)
+                with whole_file(config / name) as partial:
+                    shutil.copyfile(fonts / "DejaVuSans.ttf", partial)
     except OSError as error:
         raise KdError(
             f"{cache_dir()}: got {error.strerror}, expected a writable cache folder: set XDG_CACHE_HOME"
@@ -69,9 +70,9 @@ def _nothing(_: logging.LogRecord) -> bool:
 
 
 def _keep_safe() -> None:
-    """Keep Ultralytics from unpickling: labels cached beside the data, and checkpoints without restriction.
+    """Keep Ultralytics from unpickling: labels cached next to the data, and checkpoints without restriction.
 
-    A cache would run code if it came with the data, and runs beside each other delete and overwrite one another's.
+    A cache would run code if it came with the data, and concurrent runs delete and overwrite one another's.
     """
     from ultralytics.data import dataset as label_reader
     from ultralytics.nn import tasks as networks

@@ -1,8 +1,8 @@
 """A YOLO dataset as kd and Ultralytics see it: its data.yaml resolved, its images listed, its content hashed.
 
 In: the path of a data.yaml. Out: a checked view, paths of images and of their labels, or one-line errors.
-Invariant: there is one reader. Ultralytics is given what was found here (`hand_over`), and never reads the file of the
-user, of which it would run what stands under `download`.
+Invariant: there is one reader. Ultralytics is given what was found here (`ultralytics_view`), and never reads the
+file of the user, of which it would run what stands under `download`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def resolve_data(data_yaml: str | Path, split: str | None = None) -> dict[str, A
     return view
 
 
-def hand_over(view: Mapping[str, Any]) -> dict[str, Any]:
+def ultralytics_view(view: Mapping[str, Any]) -> dict[str, Any]:
     """The view as Ultralytics' own reader of a data.yaml would return it."""
     places = {split: [str(entry) for entry in view[split]] for split in SPLITS if view[split]}
     return {**view, "nc": len(view["names"]), "names": dict(view["names"]), "path": Path(view["path"]), **places}

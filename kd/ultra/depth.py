@@ -20,7 +20,7 @@ BITS_PER_SAMPLE = 258  # TIFF's tag
 
 
 def bits_per_channel(image: Path) -> int:
-    """The bits that a file's header names; 8 where it has no say, or cannot be read: decoders judge the rest."""
+    """The bits that a file's header names; 8 where it names none or cannot be read: decoders judge the rest."""
     try:
         with image.open("rb") as file:
             head = file.read(128)

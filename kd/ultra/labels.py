@@ -1,4 +1,4 @@
-"""What Ultralytics will make of every image and its label file, said before anything is trained or scored.
+"""What Ultralytics will make of every image and its label file, found out before anything is trained or scored.
 
 In: the view of a data.yaml. Out: what each split has to learn from, or one line that names what cannot be used.
 Invariant: the verdicts are Ultralytics' own, and its datasets are then made by them; no file is written. By itself it
@@ -68,13 +68,13 @@ def check_splits(
     are counted instead of refused; ``tell`` gets a line of what is dropped. Raises DataError for images of more than 8
     bits, for unusable ones, and for a split of those ``needed`` without an object.
     """
-    found, faults, told = {}, [], []
+    found, faults, warnings = {}, [], []
     for split in splits:
         verdicts = _judge_all(f"{file}: {split}", used_images(view, split, fraction), view, single_cls, quiet)
         found[split] = _count(verdicts, classes)
         faults += [(image, verdict) for image, verdict in verdicts if verdict[0] is None]
         if found[split].repeated:
-            told.append(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
+            warnings.append(f"{file}: {split}: {_repeats(verdicts, found[split].repeated)}")
     if faults:
         text = _listed([_reason(image, bad, view, single_cls) for image, bad in faults[:NAMED]], len(faults))
         count = f"{len(faults)} of {sum(one.images + one.skipped for one in found.values())} images"
@@ -83,7 +83,7 @@ def check_splits(
                 f"{file}: got {count} that cannot be used ({text}), expected sound images and labels: mend or remove "
                 f"them, or leave them out by --skip-bad-labels"
             )
-        told.append(f"{file}: {count} are left out: {text}")
+        warnings.append(f"{file}: {count} are left out: {text}")
     for split in needed:
         if not found[split].objects:
             which = "" if classes is None else f" of classes={classes}"
@@ -92,7 +92,7 @@ def check_splits(
                 f"expected label files beside the images (labels/ for images/): nothing to "
                 f"{'learn from' if split == 'train' else 'score against'}"
             )
-    for line in told:  # an error would stand alone
+    for line in warnings:  # not before an error
         tell(line)
     return found
 
@@ -144,8 +144,8 @@ def _count(verdicts: Sequence[tuple[Path, Verdict]], classes: Sequence[int] | in
 
 def _repeated(verdict: Verdict) -> int:
     """The rows that Ultralytics has taken out since an equal one is there."""
-    told = re.search(r": (\d+) duplicate labels removed$", verdict[-1])
-    return int(told[1]) if told else 0
+    removed = re.search(r": (\d+) duplicate labels removed$", verdict[-1])
+    return int(removed[1]) if removed else 0
 
 
 def _repeats(verdicts: Sequence[tuple[Path, Verdict]], count: int) -> str:
@@ -165,15 +165,15 @@ def _listed(reasons: Sequence[str], count: int) -> str:
 
 
 def _reason(image: Path, verdict: Verdict, view: Mapping[str, Any], single_cls: bool) -> str:
-    """Why an image cannot be used: the line of its label file, or what Ultralytics says of the image."""
+    """Why an image cannot be used: the line of its label file, or Ultralytics' message about the image."""
     label, shape = label_file(image), view.get("kpt_shape")
     fault = first_fault(label, None if single_cls else len(view["names"]), shape) if label.is_file() else None
-    told = " ".join(verdict[-1].partition("ignoring corrupt image/label: ")[2].split())
-    if "pi_heif" in told or "cannot identify" in told:  # a decoder that Ultralytics asks for where Pillow knows none
-        told = "no image that can be read"
+    message = " ".join(verdict[-1].partition("ignoring corrupt image/label: ")[2].split())
+    if "pi_heif" in message or "cannot identify" in message:  # of Ultralytics and Pillow, for what they cannot decode
+        message = "no image that can be read"
     place = label if fault else image
     name = place.relative_to(view["path"]) if place.is_relative_to(view["path"]) else place
-    return f"{one_line(name, 200)}: {fault or one_line(told, 90)}"  # a name of dtld has 100 letters
+    return f"{one_line(name, 200)}: {fault or one_line(message, 90)}"  # a name of dtld has 100 letters
 
 
 # ---------------------------------------------------------------- a label file
@@ -195,9 +195,9 @@ def first_fault(label: Path, classes: int | None, kpt_shape: Sequence[int] | Non
     polygons = any(len(row) > 6 for _, row in rows)
     with np.errstate(all="ignore"):  # 1e40 is no number of 32 bits
         faults = [(number, _row_fault(row, classes, polygons)) for number, row in rows]
-    told = [(number, fault) for number, fault in faults if fault]
-    told.sort(key=lambda pair: pair[1] == FLAT)  # what Ultralytics minds goes first
-    return f"line {told[0][0]}: {one_line(told[0][1], 90)}" if told else None
+    faults = [(number, fault) for number, fault in faults if fault]
+    faults.sort(key=lambda pair: pair[1] == FLAT)  # what Ultralytics minds goes first
+    return f"line {faults[0][0]}: {one_line(faults[0][1], 90)}" if faults else None
 
 
 def _row_fault(words: Sequence[str], classes: int | None, polygons: bool) -> str | None:
@@ -236,7 +236,7 @@ def _judge(image: Path, view: Mapping[str, Any], single_cls: bool) -> Verdict:
 
 
 def judged(args: tuple) -> Verdict:
-    """`verify_image_label` of Ultralytics, asked once for each state of the files; one with a flat box is left out."""
+    """`verify_image_label` of Ultralytics, called once for each state of the files; one with a flat box is left out."""
     image, label, _, keypoint, classes, *shape, single_cls = args
     state = (_state(image), _state(label))
     key = (image, label, keypoint, None if single_cls else classes, *shape)
@@ -265,8 +265,8 @@ def _decode_only(image: str, write: Callable[[io.BytesIO], None]) -> None:
     write(io.BytesIO())
 
 
-class _Nowhere:
-    """Where a dataset's `.npy` copies are: nowhere. Ultralytics would read, write and delete them beside the images."""
+class _NoCopies:
+    """No `.npy` copies of a dataset's images, which Ultralytics would read, write and delete next to them."""
 
     def __set__(self, dataset: Any, files: Sequence[Path]) -> None:
         vars(dataset)["npy_files"] = [Path(os.devnull) / "none"] * len(files)
@@ -284,5 +284,5 @@ def _image_files(dataset: Any, places: str | list[str]) -> list[str]:
 
 label_reader.verify_image_label = judged
 image_checks._replace_image = _decode_only
-label_reader.YOLODataset.npy_files = _Nowhere()
+label_reader.YOLODataset.npy_files = _NoCopies()
 label_reader.YOLODataset.get_img_files = _image_files

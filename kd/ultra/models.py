@@ -95,7 +95,7 @@ def require_safe(spec: str) -> None:
 def _is_classic(path: Path) -> bool:
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # no zip archive or a damaged one: the load that follows says so
+    except Exception:  # no zip archive or a damaged one: the load that follows raises
         return False
     return any(name.startswith("models.") for name in foreign)
 

@@ -30,9 +30,11 @@ def require_apart(file: str | Path, view: Mapping[str, Any], allow_overlap: bool
     """How many training images are in val and in test too; none of both is an empty dict. Raises DataError for any."""
     shared = shared_images(view)
     if shared and not allow_overlap:
-        told = " and ".join(f"{len(images)} that {split} has too ({named(images)})" for split, images in shared.items())
+        listed = " and ".join(
+            f"{len(images)} that {split} has too ({named(images)})" for split, images in shared.items()
+        )
         raise DataError(
-            f"{file}: train: got {told}, expected others: a student must not be scored on what it was trained on; "
+            f"{file}: train: got {listed}, expected others: a student must not be scored on what it was trained on; "
             f"split the data anew, or go on by --allow-overlap"
         )
     return {split: len(images) for split, images in shared.items()}

@@ -34,8 +34,8 @@ def silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def narrate(quiet: bool) -> Iterator[None]:
-    """Let Ultralytics speak on stderr; silence it when ``quiet`` or when nobody is watching (no terminal)."""
+def log_to_stderr(quiet: bool) -> Iterator[None]:
+    """Send Ultralytics' log and progress bars to stderr; silence them when ``quiet`` or where that is no terminal."""
     if quiet or not sys.stderr.isatty():
         with silence():
             yield
@@ -45,7 +45,7 @@ def narrate(quiet: bool) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says, as ASCII and cut short."""
+    """The kind of an error and the first line of its message, as ASCII and cut short."""
     text = str(error).encode("ascii", "ignore").decode().replace("ERROR", "").strip()
     return f"{type(error).__name__}: {text.splitlines()[0].strip()[:160]}" if text else type(error).__name__
 

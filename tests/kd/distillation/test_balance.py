@@ -19,7 +19,7 @@ from kd.distillation.balance import BATCHES, Balance, gradient_norm
 from kd.errors import DistillationError, UsageError
 from kd.methods.registry import METHODS
 from kd.options import parse_methods
-from kd.training.resume import load_sidecar, sidecar_of
+from kd.training.checkpoints import load_sidecar, sidecar_of
 from kd.training.run import train
 from tests.kd.training.test_trainer import set_up
 from tests.kd_fixtures import tiny_config, write_dataset

@@ -7,14 +7,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from ultralytics.nn.modules.head import Detect
-from ultralytics.nn.tasks import DetectionModel
 
-from kd.distillation import teacher as teacher_module
 from kd.distillation.links import match_levels, matching_classes
-from kd.distillation.teacher import Teacher, Worth, check_worth, probe_levels
+from kd.distillation.teacher import Teacher, probe_levels
 from kd.errors import DistillationError
 from kd.ultra import models
-from tests.kd_fixtures import shared_weights, write_dataset
 
 CPU = torch.device("cpu")
 
@@ -119,66 +116,3 @@ def test_levels_are_matched_by_stride_not_by_place():
     assert match_levels([8, 16, 32], [16, 32], "t") == {16: 16, 32: 32}
     with pytest.raises(DistillationError, match="strides 64, expected at least one of the student's: 8, 16"):
         match_levels([8, 16], [64], "t")
-
-
-@pytest.fixture
-def data(tmp_path):
-    return str(write_dataset(tmp_path / "d", train=1, val=3))
-
-
-def checkpoint(path, names):
-    yolo = models.load_model("yolov5n")
-    yolo.model = DetectionModel("yolov5n.yaml", nc=len(names), verbose=False)
-    yolo.model.names = dict(enumerate(names))
-    yolo.save(path)
-    return str(path)
-
-
-def worth(teacher, student, data, allow_weak=False):
-    return check_worth([teacher], student, data, imgsz=64, batch=3, device="cpu", allow_weak=allow_weak)[0]
-
-
-def scores(monkeypatch, by_name):
-    """Let the validator find these figures, by the stem of the checkpoint's name."""
-    monkeypatch.setattr(
-        teacher_module, "score", lambda yolo, *_, **__: {"map50": by_name[yolo.ckpt_path.split("/")[-1]]}
-    )
-
-
-def test_a_teacher_above_the_students_start_is_worth_it(monkeypatch, tmp_path, data):
-    scores(monkeypatch, {"t.pt": 0.8, "s.pt": 0.3})
-    teacher = checkpoint(tmp_path / "t.pt", ["red", "green"])
-    assert worth(teacher, "yolov5n", data) == Worth(3, 0.8, None, weak=False)
-    student = checkpoint(tmp_path / "s.pt", ["red", "green"])
-    assert worth(teacher, student, data).student_map50 == 0.3
-    elsewhere = checkpoint(tmp_path / "other.pt", ["cat", "dog"])
-    assert worth(teacher, elsewhere, data).student_map50 is None
-
-
-def test_a_teacher_below_the_students_start_is_refused_with_the_figures(monkeypatch, tmp_path, data):
-    scores(monkeypatch, {"t.pt": 0.3, "s.pt": 0.4})
-    teacher, student = (checkpoint(tmp_path / n, ["red", "green"]) for n in ("t.pt", "s.pt"))
-    with pytest.raises(DistillationError, match=r"mAP50 0\.300 .* starting point 0\.400; .*--allow-weak-teacher"):
-        worth(teacher, student, data)
-    assert worth(teacher, student, data, allow_weak=True) == Worth(3, 0.3, 0.4, weak=True)
-
-
-def test_an_untrained_teacher_is_refused_with_the_figures(tmp_path, data):
-    teacher = checkpoint(tmp_path / "t.pt", ["red", "green"])
-    with pytest.raises(DistillationError, match=r"mAP50 0\.0\d\d on 3 validation images .*--allow-weak-teacher"):
-        worth(teacher, "yolov5n", data)
-
-
-def test_a_teacher_of_other_classes_is_refused_by_their_names(data):
-    teacher = shared_weights("yolov8n_coco_from_int8.pt")
-    with pytest.raises(DistillationError, match=r"80 classes \(person, .*red, green.*--allow-weak-teacher"):
-        worth(teacher, "yolov5n", data)
-    assert worth(teacher, "yolov5n", data, allow_weak=True) == Worth(3, None, None, weak=True)
-
-
-def test_at_most_a_hundred_images_are_scored_spread_over_all(tmp_path, monkeypatch):
-    files = [tmp_path / f"{i:04d}.png" for i in range(1000)]
-    chosen = teacher_module._spread(files, teacher_module.WORTH_IMAGES)
-    assert [path.stem for path in chosen[:3]] == ["0000", "0010", "0020"]
-    assert len(chosen) == 100
-    assert teacher_module._spread(files[:7], 100) == files[:7]

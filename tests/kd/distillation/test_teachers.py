@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from ultralytics.nn.tasks import PoseModel, SegmentationModel
 
 import schemas
-from kd.distillation import teacher as teacher_module
 from kd.distillation.criterion import term
 from kd.distillation.links import match_levels, require_equal_grids
 from kd.distillation.outputs import resized
@@ -25,7 +24,8 @@ from kd.methods.adapters import Adapters
 from kd.methods.batch import Batch, Prediction
 from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.methods.registry import METHODS
-from kd.training.run import _trainer, train
+from kd.training.build import build_trainer
+from kd.training.run import train
 from kd.training.run_folder import require_same
 from kd.ultra import models, session
 from tests.kd_fixtures import tiny_config, write_dataset
@@ -62,7 +62,7 @@ def set_up(data, out, **changes):
     """A trainer that is ready for its first step, and a batch."""
     config = tiny_config(data, out, **changes)
     with session.silence():
-        trainer = _trainer(config, "yolov5n.yaml", out, None)
+        trainer = build_trainer(config, "yolov5n.yaml", out, None)
         trainer._setup_train()
     return trainer, trainer.preprocess_batch(next(iter(trainer.train_loader)))
 
@@ -225,17 +225,6 @@ def test_a_run_resumes_with_its_teachers_alone(data, tmp_path, pair):
     assert require_same(tmp_path, moved) == moved["kd"]
 
 
-def test_every_teacher_is_scored_and_refused_by_its_own_name(data, tmp_path, pair, monkeypatch):
-    monkeypatch.setattr(teacher_module, "LEAST_MAP50", 0.0)
-    other = save_detector(tmp_path / "animals.pt", {0: "cat"})
-    config = tiny_config(data, tmp_path / "run", teachers=(pair[0], other))
-    with pytest.raises(DistillationError, match=r"animals.pt: teacher: got 1 classes \(cat"):
-        train(config, dry_run=True)
-    plan = train(config, dry_run=True, allow_weak_teacher=True)
-    assert [teacher["worth"]["teacher_map50"] is None for teacher in plan["kd"]["teachers"]] == [False, True]
-    assert plan["first_batch"]["terms"]["fgfi"] > 0
-
-
 # --- at another image size --------------------------------------------------------------------------------
 
 
@@ -326,22 +315,6 @@ def test_a_teacher_with_a_sixth_level_sees_multiples_of_its_stride(data, tmp_pat
         tiny_config(data, tmp_path / "run", imgsz=96, teachers=("yolov5n-p6",)), dry_run=True, allow_weak_teacher=True
     )
     assert plan["first_batch"]["terms"]["fgfi"] > 0
-
-
-def test_teachers_are_scored_at_the_size_that_they_see(data, tmp_path, pair, monkeypatch):
-    seen = []
-
-    def score(yolo, *_, imgsz, **__):
-        seen.append((yolo.ckpt_path, imgsz))
-        return {"map50": 0.5}
-
-    monkeypatch.setattr(teacher_module, "score", score)
-    student = save_detector(tmp_path / "student.pt", NAMES)
-    worths = teacher_module.check_worth(
-        pair, student, str(data), imgsz=64, teacher_imgsz=128, batch=3, device="cpu", allow_weak=False
-    )
-    assert seen == [(pair[0], 128), (pair[1], 128), (student, 64)]  # the student once, however many teachers
-    assert worths == [teacher_module.Worth(3, 0.5, 0.5)] * 2
 
 
 # --- of other kinds ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from kd.distillation.unlabeled import check_unlabeled, statistics_kept
 from kd.errors import DataError, RunError, UsageError
 from kd.methods.registry import METHODS
 from kd.training import run as train_module
+from kd.training.build import build_trainer
 from kd.training.run import train
 from kd.ultra import session
 from kd.ultra.data import resolve_data
@@ -119,7 +120,7 @@ def ready(data, out, folder, workers=0, **changes):
         data, out, **{"teachers": ("yolov5n",), "methods": CWD, "unlabeled": folder and str(folder), **changes}
     )
     with session.silence():
-        trainer = train_module._trainer(config, "yolov5n.yaml", out, None)
+        trainer = build_trainer(config, "yolov5n.yaml", out, None)
         trainer.args.workers = workers
         trainer._setup_train()
     return trainer

@@ -21,7 +21,8 @@ from kd.methods.features import score_weighted
 from kd.methods.fgfi import fgfi_masks
 from kd.methods.masks import Grid, foreground
 from kd.methods.registry import METHODS
-from kd.training.run import _trainer, train
+from kd.training.build import build_trainer
+from kd.training.run import train
 from kd.ultra import models, session
 from tests.kd_fixtures import shared_weights, tiny_config, write_dataset
 from tests.kd_models import save_detector
@@ -55,7 +56,7 @@ def teachers(tmp_path_factory):
 def set_up(data, out, student, teacher, methods, **options):
     config = tiny_config(data, out, student=student, teachers=(teacher,), methods=tuple(methods), **options)
     with session.silence():
-        trainer = _trainer(config, f"{student}.yaml", out, None)
+        trainer = build_trainer(config, f"{student}.yaml", out, None)
         trainer._setup_train()
     return trainer, trainer.preprocess_batch(next(iter(trainer.train_loader)))
 
@@ -154,14 +155,14 @@ def test_a_methods_adapters_start_alike_whatever_the_others(data):
 def test_whatever_the_methods_the_student_starts_as_in_the_plain_arm(data, tmp_path, teachers, methods):
     config = tiny_config(data, tmp_path / "plain")
     with session.silence():
-        plain = _trainer(config, "yolov5n.yaml", tmp_path / "plain", None)
+        plain = build_trainer(config, "yolov5n.yaml", tmp_path / "plain", None)
         plain._setup_train()
     state = torch.get_rng_state()
     trainer, _ = set_up(data, tmp_path / "kd", "yolov5n", teachers("yolov8s"), methods)
     distilled = trainer.model.state_dict()
     assert all(torch.equal(value, distilled[key]) for key, value in plain.model.state_dict().items())
     with session.silence():
-        again = _trainer(trainer.config, "yolov5n.yaml", tmp_path / "again", None)
+        again = build_trainer(trainer.config, "yolov5n.yaml", tmp_path / "again", None)
         again._setup_train()
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -227,7 +228,7 @@ def test_a_trained_model_that_is_its_own_teacher_has_next_to_nothing_to_learn(tm
     heads = [(name, 1.0) for name in ("logits", "box", "ld")]
     config = tiny_config(data, tmp_path / "run", student=weights, teachers=(weights,), methods=tuple(heads))
     with session.silence():
-        trainer = _trainer(config, weights, tmp_path / "run", None)
+        trainer = build_trainer(config, weights, tmp_path / "run", None)
         trainer._setup_train()
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
     with torch.no_grad():

@@ -22,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 import schemas
 from kd.errors import DistillationError, RunError, UsageError
 from kd.methods.facts import DEFAULT_WEIGHTS
-from kd.training import ranks
-from kd.training import run as train_module
-from kd.training.resume import load_sidecar
+from kd.training import build, ranks
+from kd.training.build import build_trainer
+from kd.training.checkpoints import load_sidecar
 from kd.training.run import train
 from kd.training.trainer import ADAPTERS
 from kd.ultra import session
@@ -56,7 +56,7 @@ def steps(rank, folder, data, methods, teacher, balance=None):
     # Another seed per rank, so other first weights and adapters: DDP has to bring them together.
     config = tiny_config(data, folder / f"run{rank}", teachers=(teacher,), methods=methods, seed=rank, balance=balance)
     with session.silence():
-        trainer = train_module._trainer(config, "yolov5n.yaml", folder / f"run{rank}", None)
+        trainer = build_trainer(config, "yolov5n.yaml", folder / f"run{rank}", None)
         trainer._setup_train()
     model, frozen = trainer.model.train(), [*trainer.distillation.links[0].teacher.model.parameters()]
     ddp = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)  # as Ultralytics does
@@ -116,7 +116,7 @@ def test_ranks_balance_alike_over_the_images_of_both(data, tmp_path, teacher):
 @pytest.fixture
 def gloo(monkeypatch):
     """Runs go over two ranks on this CPU, where --device 0,1 would have started them."""
-    monkeypatch.setattr(train_module, "trainer_class", gloo_class)
+    monkeypatch.setattr(build, "trainer_class", gloo_class)
 
 
 def seen(out):

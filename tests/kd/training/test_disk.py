@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd.errors import RunError
 from kd.files import sha256
-from kd.training import run as train_module
-from kd.training import run_folder
-from kd.training.disk import writing
-from kd.training.resume import ResumableTrainer, load_sidecar
+from kd.training import checkpoints
+from kd.training.checkpoints import load_sidecar
+from kd.training.disk import write_text, writing
+from kd.training.resume import ResumableTrainer
 from kd.training.run import train
 from tests.kd_fixtures import tiny_config, write_dataset
 
@@ -56,10 +56,10 @@ def test_what_is_no_full_disk_is_left_as_it_is(tmp_path, error):
 
 def test_a_file_of_text_is_whole_or_as_it_was(tmp_path, limit):
     """The limit is one that the files of pytest itself stay below: they belong to this process, too."""
-    run_folder.write_json(tmp_path / "run.json", {"a": 1})
+    write_text(tmp_path / "run.json", '{"a": 1}')
     limit(1_000_000)
     with pytest.raises(RunError, match=LINE.format(name="run.json", reason="File too large")):
-        run_folder.write_json(tmp_path / "run.json", {"a": "b" * 2_000_000})
+        write_text(tmp_path / "run.json", "b" * 2_000_000)
     limit(resource.RLIM_INFINITY)
     assert json.loads((tmp_path / "run.json").read_text()) == {"a": 1}
 
@@ -96,13 +96,13 @@ def test_a_disk_that_is_full_in_the_second_epoch_leaves_the_first_one(tmp_path, 
 @pytest.mark.train
 def test_a_disk_that_is_full_at_the_end_leaves_what_can_be_finished(tmp_path, monkeypatch, limit):
     data, out = write_dataset(tmp_path / "data"), tmp_path / "run"
-    own = train_module.strip_optimizer
+    own = checkpoints.strip_optimizer
 
     def full(*arguments):
         limit(1_000_000)
         return own(*arguments)
 
-    monkeypatch.setattr(train_module, "strip_optimizer", full)
+    monkeypatch.setattr(checkpoints, "strip_optimizer", full)
     with pytest.raises(RunError, match=LINE.format(name="last.pt", reason="a write that was cut short")):
         train(tiny_config(data, out))
     limit(resource.RLIM_INFINITY)

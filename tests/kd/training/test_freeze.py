@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd.errors import UsageError
-from kd.training.run import _trainer, train
+from kd.training.build import build_trainer
+from kd.training.run import train
 from kd.ultra import models, session
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
@@ -34,7 +35,7 @@ def is_frozen(key):
 def test_frozen_layers_stay_to_the_bit_in_training_and_in_both_checkpoints(data, tmp_path, student, teachers):
     config = tiny_config(data, tmp_path / "run", student=student, teachers=teachers, freeze=FROZEN, epochs=2)
     with session.silence():
-        trainer = _trainer(config, student, tmp_path / "run", None)
+        trainer = build_trainer(config, student, tmp_path / "run", None)
         start, start_of_adapters = {}, {}
         trainer.add_callback("on_train_start", lambda t: start.update(copy(t.model)))
         if teachers:

@@ -93,13 +93,13 @@ def is_held(folder):
 
 def test_a_run_holds_its_folder_from_the_first_check_to_the_last_file(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra kd")
-    from kd.training import run as train_module
+    from kd.training import check, run
 
     data, out, held = write_dataset(tmp_path / "data"), tmp_path / "run", []
-    for name in ("resolve_data", "finish"):
-        own = getattr(train_module, name)
-        monkeypatch.setattr(train_module, name, lambda *a, own=own: held.append(is_held(out)) or own(*a))
-    train_module.train(tiny_config(data, out))
+    for module, name in ((check, "resolve_data"), (run, "finish")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, own=own: held.append(is_held(out)) or own(*a))
+    run.train(tiny_config(data, out))
     assert held == [True, True]
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md", "args.yaml", "config.json", "results.csv", "run.json", "weights"

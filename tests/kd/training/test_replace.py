@@ -13,10 +13,10 @@ from kd.runs.record import (
     REPLACED,
     read_runs,
 )
-from kd.training import run as train_module
 from kd.training import run_folder
 from kd.training.run import train
 from kd.training.run_folder import clear, replacing, settle_earlier
+from kd.training.trainer import Trainer
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
 
@@ -46,7 +46,7 @@ class Killed(BaseException):
 
 
 def begin_and_stop(out, files, tell=print):
-    """Put an earlier run aside, write what a new one has when it is stopped, and stop it."""
+    """Move an earlier run away, write what a new one has when it is stopped, and stop it."""
 
     def begin():
         with replacing(out, tell):
@@ -127,7 +127,7 @@ def test_a_run_that_fails_at_its_start_brings_the_earlier_one_back(data, tmp_pat
         assert (out / "config.json").read_text() != "old"
         raise error
 
-    monkeypatch.setattr(train_module.Trainer, "_setup_train", fail)
+    monkeypatch.setattr(Trainer, "_setup_train", fail)
     with pytest.raises(RunError if error is RuntimeError else error):
         train(tiny_config(data, out), overwrite=True, tell=told.append)
     assert content(out) == EARLIER
@@ -149,7 +149,7 @@ def test_a_run_that_can_be_resumed_is_kept_beside(tmp_path):
     assert told == [f"{out}: the earlier run is back; the new one is in {out / 'interrupted2'}, for --resume"]
 
 
-def test_what_cannot_be_moved_aside_stays_where_it_is(tmp_path, monkeypatch):
+def test_what_cannot_be_moved_away_stays_where_it_is(tmp_path, monkeypatch):
     out, own = fill(tmp_path, EARLIER), run_folder.Path.rename
 
     def rename(self, target):
@@ -159,7 +159,7 @@ def test_what_cannot_be_moved_aside_stays_where_it_is(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_folder.Path, "rename", rename)
     with pytest.raises(OSError, match="weights"), replacing(out, print):
-        pytest.fail("it is not aside")
+        pytest.fail("it is still there")
     assert content(out) == EARLIER
 
 
@@ -206,7 +206,7 @@ def test_an_earlier_run_goes_when_the_new_one_is_finished_by_a_later_process(tmp
     assert content(out) == {**RESUMABLE, "run.json": "new"}
 
 
-def test_an_earlier_run_that_lies_aside_is_in_no_report(tmp_path):
+def test_an_earlier_run_that_was_moved_away_is_in_no_report(tmp_path):
     fill(tmp_path / "run" / ".replaced", EARLIER)
     assert read_runs(tmp_path) == ([], {})
 

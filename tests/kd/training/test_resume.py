@@ -18,9 +18,10 @@ import cli
 from kd.commands import app
 from kd.errors import KdError, RunError, UsageError
 from kd.files import sha256
-from kd.training import resume
+from kd.training import checkpoints
 from kd.training import run as train_module
-from kd.training.resume import aside, load_sidecar, settle, sidecar_of
+from kd.training.build import build_trainer
+from kd.training.checkpoints import load_sidecar, partial_of, settle, sidecar_of
 from kd.training.run import train
 from kd.training.trainer import Trainer
 from kd.ultra import models, session
@@ -250,7 +251,7 @@ def test_both_arms_see_the_same_images_in_every_epoch(data, tmp_path, workers):
     for name, teachers in (("plain", ()), ("taught", ("yolov5n",))):
         config = configure(data, tmp_path / name, {"teachers": teachers}, {"mosaic": 1.0, "close_mosaic": 1})
         with session.silence():
-            trainer = train_module._trainer(config, "yolov5n.yaml", tmp_path / name, None)
+            trainer = build_trainer(config, "yolov5n.yaml", tmp_path / name, None)
             trainer.args.workers = workers
             trainer._setup_train()
         assert trainer.train_loader.num_workers == workers
@@ -269,14 +270,14 @@ def test_both_arms_see_the_same_images_in_every_epoch(data, tmp_path, workers):
 def save_pair(folder, epoch=0):
     """A stand-in for what a save leaves: a checkpoint and a sidecar that knows it."""
     (folder / "last.pt").write_bytes(f"checkpoint {epoch}".encode())
-    state = {"format": resume.FORMAT, "epoch": epoch, "checkpoint": sha256(folder / "last.pt"), "adapters": {}}
+    state = {"format": checkpoints.FORMAT, "epoch": epoch, "checkpoint": sha256(folder / "last.pt"), "adapters": {}}
     torch.save(state, folder / "last.kd.pt")
 
 
 def test_a_torn_save_is_dropped_and_the_pair_before_it_stays(tmp_path):
     save_pair(tmp_path)
     for name in ("last.pt", "last.kd.pt", "best.pt"):
-        aside(tmp_path / name).write_bytes(b"torn")
+        partial_of(tmp_path / name).write_bytes(b"torn")
     settle(tmp_path / "last.pt")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.kd.pt", "last.pt"]
     assert load_sidecar(tmp_path / "last.kd.pt")["checkpoint"] == sha256(tmp_path / "last.pt")

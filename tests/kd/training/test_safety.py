@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import cli
 from kd.commands import app
 from kd.errors import KdError, UsageError
-from kd.training import run as train_module
+from kd.training import checkpoints
 from kd.training.run import train
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
@@ -136,7 +136,7 @@ def cut_off(data, tmp_path_factory):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "strip_optimizer", stop)
+        patch.setattr(checkpoints, "strip_optimizer", stop)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(data, out, epochs=2))
     return out

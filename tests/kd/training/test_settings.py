@@ -18,9 +18,11 @@ from kd.errors import DistillationError, RunError
 from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.methods.registry import METHODS
 from kd.scoring.evaluate import evaluate
-from kd.training import run as train_module
+from kd.training import build
+from kd.training.build import build_trainer
+from kd.training.check import check
 from kd.training.run import train
-from kd.training.trainer import trainer_class
+from kd.training.trainer import Trainer, trainer_class
 from kd.ultra import models, session
 from kd.ultra.data import resolve_data
 from kd.ultra.labels import used_images
@@ -75,7 +77,7 @@ def watched(monkeypatch):
 
         return Watched
 
-    monkeypatch.setattr(train_module, "trainer_class", make)
+    monkeypatch.setattr(build, "trainer_class", make)
     return watches
 
 
@@ -92,14 +94,14 @@ def run(data, out, teacher, settings=(), **changes):
 
 
 def test_a_run_that_gets_no_better_stops_early(data, tmp_path, teacher, monkeypatch, watched):
-    validate = train_module.Trainer.validate
+    validate = Trainer.validate
 
     def flat(self):
         metrics, _ = validate(self)
         self.best_fitness = 0.5
         return metrics, 0.5
 
-    monkeypatch.setattr(train_module.Trainer, "validate", flat)
+    monkeypatch.setattr(Trainer, "validate", flat)
     settings = {"patience": 1, "cos_lr": True, "lr0": 0.01, "optimizer": "SGD"}
     result, rows = run(data, tmp_path / "run", teacher, settings, epochs=6)
     assert result["epochs"] == len(rows) == 2
@@ -155,7 +157,7 @@ def test_plots_cache_and_a_fraction_of_the_images(data, tmp_path, teacher, watch
 def test_a_fraction_is_counted_as_ultralytics_takes_it(data, tmp_path, teacher, fraction, left):
     trainer, _ = set_up(data, tmp_path, teacher, [("fraction", fraction)])
     view = resolve_data(data)
-    counted = train_module._check(trainer.config, view, print, True)["train"].images
+    counted = check(trainer.config, False, print, True).found["train"].images
     assert counted == len(used_images(view, "train", fraction)) == len(trainer.train_loader.dataset) == left
 
 
@@ -163,7 +165,7 @@ def set_up(data, out, teacher, settings=(), **changes):
     """A distilling trainer that is ready for its first step, and a batch."""
     config = tiny_config(data, out, teachers=(teacher,), settings=(*PLAIN_IMAGES.items(), *settings), **changes)
     with session.silence():
-        trainer = train_module._trainer(config, "yolov5n.yaml", out, None)
+        trainer = build_trainer(config, "yolov5n.yaml", out, None)
         trainer._setup_train()
     return trainer, trainer.preprocess_batch(next(iter(trainer.train_loader)))
 

@@ -17,11 +17,11 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import jsonschema
 
 import schemas
-from kd.distillation.teacher import Worth
 from kd.errors import DataError, DistillationError, ModelError, RunError, UsageError
 from kd.methods.registry import METHODS
 from kd.training import run as train_module
 from kd.training.run import train
+from kd.training.worth import Worth
 from kd.ultra.data import hash_data, resolve_data
 from tests.kd_fixtures import tiny_config, write_dataset
 
@@ -289,17 +289,17 @@ def test_a_refused_run_with_overwrite_keeps_the_old_one(data, tmp_path, monkeypa
 
 
 def test_worth_is_checked_with_the_options_of_the_run(data, tmp_path, monkeypatch):
-    seen = {}
+    seen = []
 
-    def check(*places, **options):
-        seen.update(options, places=places)
+    def check(*given):
+        seen.append(given)
         return [Worth(3, 0.5, None)]
 
     monkeypatch.setattr(train_module, "check_worth", check)
-    monkeypatch.setattr(train_module, "_plan", lambda config, model, record: record)
-    plan = train(tiny_config(data, tmp_path / "run", teachers=("yolov5n",)), dry_run=True)
-    assert seen["places"] == (("yolov5n",), "yolov5n", str(data))
-    assert (seen["imgsz"], seen["device"], seen["allow_weak"]) == (64, "cpu", False)
+    monkeypatch.setattr(train_module, "plan", lambda config, checked: checked.record)
+    config = tiny_config(data, tmp_path / "run", teachers=("yolov5n",))
+    plan = train(config, dry_run=True)
+    assert seen == [(config, False)]
     assert plan["kd"]["teachers"][0]["worth"] == Worth(3, 0.5, None).to_json()
 
 

@@ -19,7 +19,7 @@ from kd.methods.facts import WEIGHTS
 from kd.methods.registry import METHODS
 from kd.runs.record import optimizer_of, optimizer_settings
 from kd.training import trainer as seam
-from kd.training.run import _trainer
+from kd.training.build import build_trainer
 from kd.ultra import models, session
 from tests.kd_fixtures import tiny_config, write_dataset
 
@@ -30,7 +30,7 @@ def set_up(data, out, **changes):
     """A trainer that is ready for its first step."""
     config = tiny_config(data, out, **changes)
     with session.silence():
-        trainer = _trainer(config, f"{config.student}.yaml", out, None)
+        trainer = build_trainer(config, f"{config.student}.yaml", out, None)
         trainer._setup_train()
     return trainer
 

@@ -15,10 +15,10 @@ from ultralytics.data.utils import check_det_dataset
 
 from kd.errors import DataError
 from kd.scoring.evaluate import evaluate
-from kd.training import run as train_module
+from kd.training.build import build_trainer
 from kd.training.run import train
 from kd.ultra import session
-from kd.ultra.data import MAX_CLASSES, hand_over, hash_data, image_files, resolve_data, write_data
+from kd.ultra.data import MAX_CLASSES, hash_data, image_files, resolve_data, ultralytics_view, write_data
 from kd.ultra.overlap import also_in, shared_images
 from schemas.lists import ListError, read_list
 from tests.kd_fixtures import tiny_config, write_dataset
@@ -124,7 +124,7 @@ def test_what_ultralytics_reads_the_same_way_is_read(folder):
         file.write_bytes(b"\xef\xbb\xbf" + ("train: ../images/train\nval: images/val\n" + text).encode())
         ours, theirs = resolve_data(file), check_det_dataset(file)
         assert list(ours["names"].values()) == names
-        handed = hand_over(ours)
+        handed = ultralytics_view(ours)
         for key in ("names", "nc", "channels", "train", "val"):
             mine = handed[key] if key not in ("train", "val") else handed[key][0]
             assert mine == theirs[key], (text, key)
@@ -298,7 +298,7 @@ def test_a_list_reaches_training_as_it_is_read(tmp_path, monkeypatch):
     config = tiny_config(data, tmp_path / "run")
     assert train(config, quiet=True)["images"] == {"train": 3, "val": 2, "test": 0}
     with session.silence():
-        trainer = train_module._trainer(config, "yolov5n.yaml", tmp_path / "again", None)
+        trainer = build_trainer(config, "yolov5n.yaml", tmp_path / "again", None)
         trainer._setup_train()
     assert [Path(file).name for file in trainer.train_loader.dataset.im_files] == ["001.png", "000.png", "003.png"]
 

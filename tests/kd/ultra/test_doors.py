@@ -22,7 +22,7 @@ from kd.scoring.evaluate import evaluate
 from kd.scoring.predict import predict
 from kd.training.run import train
 from kd.ultra import session
-from kd.ultra.data import hand_over, resolve_data
+from kd.ultra.data import resolve_data, ultralytics_view
 from kd.ultra.depth import bits_per_channel
 from kd.ultra.labels import check_splits
 from tests.kd_fixtures import tiny_config, write_dataset
@@ -168,7 +168,7 @@ def test_no_file_of_the_data_changes(phone, model, tmp_path):
 
 def test_an_image_with_bytes_behind_its_end_is_read_as_it_is(phone):
     """Pixels are those of the file, not of one saved anew, and not of a stray array beside it."""
-    view = hand_over(resolve_data(phone))
+    view = ultralytics_view(resolve_data(phone))
     with session.silence():
         dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False, imgsz=96)
     assert len(dataset) == 3

@@ -18,13 +18,13 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import verify_image_label
 
 import schemas
-from kd.distillation.teacher import check_worth
 from kd.distillation.unlabeled import check_unlabeled
 from kd.errors import DataError
 from kd.scoring.evaluate import evaluate
 from kd.training.run import train
+from kd.training.worth import check_worth
 from kd.ultra import labels, session
-from kd.ultra.data import hand_over, hash_data, image_files, resolve_data
+from kd.ultra.data import hash_data, image_files, resolve_data, ultralytics_view
 from kd.ultra.labels import FLAT, check_splits, first_fault, used_images
 from kd.ultra.overlap import shared_images
 from tests.kd_fixtures import tiny_config, write_dataset
@@ -89,7 +89,7 @@ def test_a_bad_label_file_is_named_with_its_line(data, line, fault):
     assert (found["val"].images, found["val"].skipped) == (3, 0)
     assert len(told) == 1
     assert "1 of 9 images are left out: labels/train/001.txt: " in told[0]
-    view = hand_over(resolve_data(data))
+    view = ultralytics_view(resolve_data(data))
     with session.silence():
         dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False)
     assert len(dataset) == 3
@@ -151,7 +151,7 @@ def test_verdicts_are_remembered_until_a_file_changes(data, monkeypatch):
     monkeypatch.setattr(labels, "_verify", lambda args: asked.append(args[0]) or verify_image_label(args))
     check(data)
     assert len(asked) == 9
-    view = hand_over(resolve_data(data))
+    view = ultralytics_view(resolve_data(data))
     with session.silence():
         dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False, single_cls=False)
         merged = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False, single_cls=True)
@@ -215,8 +215,8 @@ def test_a_run_goes_on_without_bad_labels_and_says_so_everywhere(data, tmp_path)
 def test_the_worth_of_a_teacher_is_measured_on_usable_images(data, tmp_path):
     spoil(data, "val/001", "9 .5 .5 .1 .1")
     model = save_detector(tmp_path / "m.pt", {0: "red", 1: "green"})
-    options = {"imgsz": 96, "batch": 2, "device": "cpu", "allow_weak": True}
-    assert check_worth([model], "yolov5n", str(data), **options)[0].images == 2
+    config = tiny_config(data, tmp_path / "run", teachers=(model,), imgsz=96, batch=2)
+    assert check_worth(config, allow_weak=True)[0].images == 2
 
 
 def test_images_that_are_none_are_unusable_too(data):
@@ -239,7 +239,7 @@ def test_an_image_that_is_named_twice_counts_twice_as_in_ultralytics(data):
     data.write_text("train: [images/train, images/train]\nval: images/val\nnames: [red, green]\n")
     spoil(data, "train/001", "9 .5 .5 .1 .1")
     found = check_splits(data, resolve_data(data), ["train"], needed=[], skip_bad=True)["train"]
-    view = hand_over(resolve_data(data))
+    view = ultralytics_view(resolve_data(data))
     with session.silence():
         dataset = YOLODataset(img_path=view["train"], data=view, task="detect", augment=False)
     assert (found.images, found.skipped) == (len(dataset), 2) == (6, 2)

@@ -22,8 +22,9 @@ from kd.distillation.teacher import load_detector
 from kd.errors import KdError, ModelError, UsageError
 from kd.scoring.evaluate import evaluate
 from kd.scoring.predict import predict
-from kd.training import run as train_module
+from kd.training import checkpoints
 from kd.training.bench import Pair
+from kd.training.run import train
 from kd.ultra import model_files, models
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
@@ -160,10 +161,10 @@ def cut_off(data, tmp_path_factory):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "strip_optimizer", stop)
+        patch.setattr(checkpoints, "strip_optimizer", stop)
         config = tiny_config(data, folder / "run", teachers=(teacher,), methods=(("built-in", 6.0),))
         with pytest.raises(KeyboardInterrupt):
-            train_module.train(config, allow_weak_teacher=True, quiet=True)
+            train(config, allow_weak_teacher=True, quiet=True)
     return folder / "run" / "weights" / "last.pt"
 
 
