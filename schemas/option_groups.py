@@ -15,10 +15,9 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class Option:
-    """An option's help text, name (where it is not the parameter's) and metavar, for modules that do without Typer."""
+    """An option in a declaration that does without Typer; it is named as its parameter, and a flag has no ``--no-``."""
 
     help: str
-    name: str | None = None
     metavar: str | None = None
 
 
@@ -43,9 +42,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             groups[parameter.name] = hint
             own = get_type_hints(hint, include_extras=True)
             members = inspect.signature(hint).parameters.values()
-            parameters += [member.replace(annotation=_for_typer(own[member.name])) for member in members]
+            parameters += [_for_typer(member, own[member.name]) for member in members]
         else:
-            parameters.append(parameter.replace(annotation=_for_typer(hint)))
+            parameters.append(_for_typer(parameter, hint))
 
     @functools.wraps(command)
     def spread(**values: Any) -> None:
@@ -55,19 +54,20 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(**values, **made)
 
-    # A group may have defaults before a parameter that has none, which only keywords allow.
-    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    spread.__signature__ = inspect.Signature(keywords)
-    spread.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    spread.__signature__ = inspect.Signature(parameters)
+    spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return spread
 
 
-def _for_typer(hint: Any) -> Any:
-    """A type hint with what Typer knows in place of an `Option`."""
-    option = next((part for part in get_args(hint) if isinstance(part, Option)), None)
-    if option is None:
-        return hint
-    import typer
+def _for_typer(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
+    """The parameter with its type hint, in which `typer.Option` stands for an `Option`.
 
-    names = [option.name] if option.name else []
-    return Annotated[get_args(hint)[0], typer.Option(*names, metavar=option.metavar, help=option.help)]
+    It takes keywords alone: one without a default may then stand behind a group of options that have defaults.
+    """
+    option = next((part for part in get_args(hint) if isinstance(part, Option)), None)
+    if option:
+        import typer
+
+        name = f"--{parameter.name.replace('_', '-')}"
+        hint = Annotated[get_args(hint)[0], typer.Option(name, metavar=option.metavar, help=option.help)]
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)

@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from kd.environment import cache_dir
 from kd.errors import KdError
+from schemas.cache import cache_dir
 
 EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
 
