@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -106,6 +105,8 @@ def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> 
 def _shared_flags(name: str):  # noqa: ANN202 - a Typer callback, built per app
     def show_version(wanted: bool) -> None:
         if wanted:
+            from importlib.metadata import PackageNotFoundError, version  # here, since it is slow to import
+
             try:
                 print(f"{name} {version('dtld-kd')}")
             except PackageNotFoundError:

@@ -339,7 +339,8 @@ def test_selecting_the_cpu_sets_torch_threads():
 def test_the_environment_is_read_at_import():
     # In a process of its own: another test may have imported Ultralytics before kd set anything.
     code = (
-        "from kd import ultra; import ultralytics.utils as u; home = session.cache_dir() / 'Ultralytics'\n"
+        "import kd.ultra, ultralytics.utils as u; from schemas.cache import cache_dir\n"
+        "home = cache_dir() / 'Ultralytics'\n"
         "assert u.SAFE_LOAD and not u.ONLINE and not u.AUTOINSTALL and u.SETTINGS['sync'] is False\n"
         "assert u.USER_CONFIG_DIR == home and (home / 'Arial.ttf').is_file()"
     )
