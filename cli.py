@@ -7,9 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +16,7 @@ from schemas.text import one_line
 
 MESSAGE = 900  # characters of an error; what is left out of a longer one is in the middle
 GLOBAL_FLAGS = ("--quiet", "--debug")
-WITH_CHILDREN = frozenset({"train", "sweep"})  # commands of kd whose child processes speak for themselves
+WITH_CHILDREN = frozenset({"train", "sweep"})  # commands of kd whose child processes print on stderr too
 
 
 def dtld() -> None:
@@ -49,9 +47,6 @@ def run(
 ) -> None:
     """Run an app with the flags that both share, then leave with an exit code. Always raises SystemExit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Matplotlib would write its list of fonts into ~/.cache/matplotlib and make a folder in ~/.config.
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "dtld-kd" / "matplotlib"))
     # A name that the terminal's encoding lacks is printed in escapes; it is no reason to fail.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -65,7 +60,9 @@ def run(
                 raise usage_error(f"{argument!r}: got NUL in an argument, expected text: no file has such a name")
         with warnings.catch_warnings():
             if "--debug" not in leading:
-                warnings.simplefilter("ignore")  # torch's and others': they name no file, and nobody here can heed them
+                warnings.simplefilter(
+                    "ignore"
+                )  # torch's and others': they name no file, and no user of the command can act on them
             app([*leading, *rest], prog_name=name)
     except expected_error as error:
         _fail(error, 2 if isinstance(error, usage_error) else 1, leading)
@@ -82,7 +79,7 @@ def run(
 def _hush_libraries() -> None:
     """Keep stderr for this program's own lines: what C libraries (libpng, libjpeg, libtiff) print there is lost.
 
-    They name no file, and what they complain of is told by name. With ``--debug`` they speak.
+    It names no file, and this program reports the same by name. With ``--debug`` it is shown.
     """
     if "--debug" in sys.argv[1:] or not sys.stderr:
         return
@@ -106,8 +103,10 @@ def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> 
 
 
 def _shared_flags(name: str):  # noqa: ANN202 - a Typer callback, built per app
-    def show_version(asked: bool) -> None:
-        if asked:
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from importlib.metadata import PackageNotFoundError, version  # here, since it is slow to import
+
             try:
                 print(f"{name} {version('dtld-kd')}")
             except PackageNotFoundError:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from dtld_tools import options
-from dtld_tools.show import print_export, print_inspection, print_json, print_report, say
+from dtld_tools.show import print_export, print_inspection, print_json, print_report, print_verdict, say
+from schemas.option_groups import grouped
 
 app = typer.Typer(
     help="DriveU Traffic Light Data to a clean, leak-free, traceable YOLO dataset.",
@@ -17,9 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-# --- commands --------------------------------------------------------------------------------------------
 
 
 @app.command(epilog="Example: dtld sample demo/raw --frames 48 --labels both")
@@ -39,9 +36,11 @@ def sample(
 
 
 @app.command(epilog="Example: dtld inspect demo/raw/DTLD_Labels_v2.0/v2.0/DTLD_all.json --plot labels.png")
+@grouped
 def inspect(
     context: typer.Context,
     labels: options.Labels,
+    *,
     root: Annotated[Path | None, typer.Option(help="Look for missing images below this folder.")] = None,
     rules: options.Rules = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the counts as a picture.")] = None,
@@ -49,11 +48,7 @@ def inspect(
         int | None,
         typer.Option(min=1, max=100, metavar="K", help="Fit K anchor priors per stride to lights in tiles."),
     ] = None,
-    tile_size: options.TileSize = 640,
-    overlap: options.Overlap = 0.2,
-    layout: options.Layout = "grid",
-    min_visible: options.MinVisible = 0.4,
-    min_side: options.MinSide = 2,
+    tiling: options.Tiling,
     as_json: options.Json = False,
 ) -> None:
     """Count what label files hold: frames, lights, attributes, classes, problems.
@@ -66,7 +61,7 @@ def inspect(
     from dtld_tools.labels.stats import frames_called, inspect_labels, plot_labels
 
     if anchors is None:
-        options.refuse_without("--anchors", context, "tile_size", "overlap", "layout", "min_visible", "min_side")
+        options.refuse_without("--anchors", context, *vars(tiling))
     if plot:
         refuse_inputs(plot, [*labels, rules], option="--plot")
     parsed, table = read_labels(labels), load_rules(rules)
@@ -76,37 +71,25 @@ def inspect(
     if anchors is not None:
         from dtld_tools.planning.anchors import inspect_anchors
 
-        spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side)
-        found |= inspect_anchors(parsed, table, root, spec, anchors)
+        found |= inspect_anchors(parsed, table, root, tiling.spec(), anchors)
     if plot:
         plot_labels(parsed, table, plot)
     print_json(found) if as_json else print_inspection(found)
 
 
 @app.command(epilog="Example: dtld convert raw/DTLD_Labels_v2.0/v2.0/DTLD_all.json --root raw --out full")
+@grouped
 def convert(
     context: typer.Context,
     labels: options.Labels,
     root: options.Root,
     out: options.Out,
+    *,
     rules: options.Rules = None,
     image_format: options.Format = "jpg",
-    val: options.Val = 0.1,
-    test: options.Test = 0.2,
-    split_by: options.SplitBy = "sequence",
-    val_cities: options.ValCities = "",
-    test_cities: options.TestCities = "",
-    split_file: options.SplitFile = None,
-    val_labels: options.ValLabels = None,
-    test_labels: options.TestLabels = None,
-    cities: options.Cities = "",
-    limit: options.Limit = None,
-    seed: options.Seed = 0,
-    workers: options.Workers = None,
-    executor: options.ExecutorKind = "local",
-    ray_address: options.RayAddress = None,
-    overwrite: options.Overwrite = False,
-    strict: options.Strict = False,
+    splits: options.LabelSplitting,
+    frames: options.Frames,
+    work: options.StrictWork,
     follow_symlinks: options.Symlinks = False,
     as_json: options.Json = False,
 ) -> None:
@@ -114,145 +97,89 @@ def convert(
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.convert(
-        options.selection(labels, root, rules, cities, limit, follow_symlinks),
+        frames.selection(labels, root, rules, follow_symlinks),
         out,
-        options.split_spec(val, test, split_by, val_cities, test_cities, split_file, val_labels, test_labels),
+        splits.spec(),
         image_format=image_format,
-        seed=seed,
-        run=options.run(context, workers, executor, ray_address, overwrite, strict),
+        seed=work.seed,
+        run=work.run(context),
     )
     print_report(out, report, as_json)
 
 
 @app.command(epilog="Example: dtld tile full --out tiles --layout grid --tile-size 640")
+@grouped
 def tile(
     context: typer.Context,
     dataset: options.Dataset,
     out: options.Out,
-    tile_size: options.TileSize = 640,
-    overlap: options.Overlap = 0.2,
-    layout: options.Layout = "grid",
-    min_visible: options.MinVisible = 0.4,
-    min_side: options.MinSide = 2,
-    mask_partial: options.MaskPartial = False,
-    empty_ratio: options.EmptyRatio = "0.1",
-    max_images: options.MaxImages = "",
-    seed: options.Seed = 0,
-    workers: options.Workers = None,
-    executor: options.ExecutorKind = "local",
-    ray_address: options.RayAddress = None,
-    overwrite: options.Overwrite = False,
-    strict: options.Strict = False,
+    *,
+    tiles: options.Tiles,
+    work: options.StrictWork,
     as_json: options.Json = False,
 ) -> None:
     """Cut a dataset of whole frames into tiles with clipped boxes."""
     from dtld_tools.pipeline import stages as pipeline
 
-    spec = options.tile_spec(layout, tile_size, overlap, min_visible, min_side, mask_partial)
-    run = options.run(context, workers, executor, ray_address, overwrite, strict)
-    report = pipeline.tile(
-        dataset,
-        out,
-        spec,
-        empty_ratio=options.empty_ratio(empty_ratio),
-        max_images=options.max_images(max_images),
-        seed=seed,
-        run=run,
-    )
+    spec, run = tiles.spec(), work.run(context)
+    report = pipeline.tile(dataset, out, spec, **tiles.kept(), seed=work.seed, run=run)
     print_report(out, report, as_json)
 
 
 @app.command(epilog="Example: dtld augment tiles --out augmented --clahe 0.5 --blur 0.3 --splits train,val")
+@grouped
 def augment(
     context: typer.Context,
     dataset: options.Dataset,
     out: options.Out,
-    clahe: options.Clahe = 0.5,
-    blur: options.Blur = 0.3,
-    copies: options.Copies = 1,
+    *,
+    copies: options.Copies,
     splits: options.AugmentSplits = "train",
-    seed: options.Seed = 0,
-    workers: options.Workers = None,
-    executor: options.ExecutorKind = "local",
-    ray_address: options.RayAddress = None,
-    overwrite: options.Overwrite = False,
+    work: options.Work,
     as_json: options.Json = False,
 ) -> None:
     """Add copies with CLAHE on lightness and blur; the originals stay as they are."""
     from dtld_tools.pipeline import stages as pipeline
 
-    spec, run = (
-        options.augment_spec(clahe, blur, copies, splits),
-        options.run(context, workers, executor, ray_address, overwrite),
-    )
-    print_report(out, pipeline.augment(dataset, out, spec, seed=seed, run=run), as_json)
+    report = pipeline.augment(dataset, out, copies.spec(splits), seed=work.seed, run=work.run(context))
+    print_report(out, report, as_json)
 
 
 @app.command(epilog="Example: dtld split tiles --out resplit --split-by city --seed 1")
+@grouped
 def split(
     context: typer.Context,
     dataset: options.Dataset,
     out: options.Out,
-    val: options.Val = 0.1,
-    test: options.Test = 0.2,
-    split_by: options.SplitBy = "sequence",
-    val_cities: options.ValCities = "",
-    test_cities: options.TestCities = "",
-    split_file: options.SplitFile = None,
-    seed: options.Seed = 0,
-    workers: options.Workers = None,
-    executor: options.ExecutorKind = "local",
-    ray_address: options.RayAddress = None,
-    overwrite: options.Overwrite = False,
+    *,
+    splits: options.Splitting,
+    work: options.Work,
     as_json: options.Json = False,
 ) -> None:
     """Split a dataset anew, by whole sequences, routes or cities."""
     from dtld_tools.pipeline import stages as pipeline
 
-    spec = options.split_spec(val, test, split_by, val_cities, test_cities, split_file)
-    report = pipeline.split(
-        dataset, out, spec, seed=seed, run=options.run(context, workers, executor, ray_address, overwrite)
-    )
+    report = pipeline.split(dataset, out, splits.spec(), seed=work.seed, run=work.run(context))
     print_report(out, report, as_json)
 
 
 @app.command(epilog="Example: dtld prepare raw/DTLD_Labels_v2.0/v2.0/DTLD_all.json --root raw --out tiles")
+@grouped
 def prepare(
     context: typer.Context,
     labels: options.Labels,
     root: options.Root,
     out: options.Out,
+    *,
     preset: options.Preset = None,
     rules: options.Rules = None,
     image_format: options.Format = "jpg",
-    val: options.Val = 0.1,
-    test: options.Test = 0.2,
-    split_by: options.SplitBy = "sequence",
-    val_cities: options.ValCities = "",
-    test_cities: options.TestCities = "",
-    split_file: options.SplitFile = None,
-    val_labels: options.ValLabels = None,
-    test_labels: options.TestLabels = None,
-    cities: options.Cities = "",
-    limit: options.Limit = None,
-    tile_size: options.TileSize = 640,
-    overlap: options.Overlap = 0.2,
-    layout: options.Layout = "grid",
-    min_visible: options.MinVisible = 0.4,
-    min_side: options.MinSide = 2,
-    mask_partial: options.MaskPartial = False,
-    empty_ratio: options.EmptyRatio = "0.1",
-    max_images: options.MaxImages = "",
-    clahe: options.Clahe = 0.5,
-    blur: options.Blur = 0.3,
-    copies: options.Copies = 1,
+    splits: options.LabelSplitting,
+    frames: options.Frames,
+    tiles: options.Tiles,
+    copies: options.Copies,
     augment_splits: options.AugmentSplits = "train",
-    seed: options.Seed = 0,
-    workers: options.Workers = None,
-    executor: options.ExecutorKind = "local",
-    ray_address: options.RayAddress = None,
-    overwrite: options.Overwrite = False,
-    strict: options.Strict = False,
+    work: options.StrictWork,
     follow_symlinks: options.Symlinks = False,
     as_json: options.Json = False,
 ) -> None:
@@ -260,16 +187,15 @@ def prepare(
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.prepare(
-        options.selection(labels, root, rules, cities, limit, follow_symlinks),
+        frames.selection(labels, root, rules, follow_symlinks),
         out,
-        options.split_spec(val, test, split_by, val_cities, test_cities, split_file, val_labels, test_labels),
-        options.tile_spec(layout, tile_size, overlap, min_visible, min_side, mask_partial),
-        options.augment_spec(clahe, blur, copies, augment_splits),
-        empty_ratio=options.empty_ratio(empty_ratio),
-        max_images=options.max_images(max_images),
+        splits.spec(),
+        tiles.spec(),
+        copies.spec(augment_splits),
+        **tiles.kept(),
         image_format=image_format,
-        seed=seed,
-        run=options.run(context, workers, executor, ray_address, overwrite, strict),
+        seed=work.seed,
+        run=work.run(context),
     )
     print_report(out, report, as_json)
 
@@ -319,27 +245,8 @@ def validate(
         workers=options.cores(workers),
         quiet=options.quiet(context),
     )
-    pairs = found.get("near_duplicates", [])
-    for defect in found["defects"]:
-        say(f"error: {dataset}: {defect}", file=sys.stderr)
-    for pair in pairs[:20]:
-        alike = "has the bytes of" if pair["identical"] else "is nearly"
-        bits = "" if pair["identical"] else f", {pair['distance']} bits differ"
-        say(f"error: {dataset}: {pair['b']} {alike} {pair['a']}{bits}", file=sys.stderr)
-    if len(pairs) > 20:
-        say(f"error: {dataset}: {len(pairs) - 20} more near duplicates; --json names all", file=sys.stderr)
-    if as_json:
-        print_json(found)
-    else:
-        verdict = f"{len(found['defects'])} defects" if found["defects"] else "sound"
-        if "frames" in found:
-            counts = f"{found['images']} images, {found['targets']} targets, {found['frames']} frames"
-            say(f"{dataset}: {verdict}; {counts}")
-        else:
-            say(f"{dataset}: was not made by dtld, so only near duplicates were looked for")
-        if near_duplicates:
-            say(f"{len(pairs)} near duplicates across splits among {found['compared']} images, {found['plain']} plain")
-    if found["defects"] or pairs:
+    print_verdict(dataset, found, as_json)
+    if found["defects"] or found.get("near_duplicates"):
         raise typer.Exit(1)
 
 

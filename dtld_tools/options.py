@@ -1,21 +1,28 @@
-"""The options that several commands of `dtld` share, and how their texts become the values of the stages."""
+"""The options that several commands of `dtld` share, and how their texts become the values of the stages.
+
+A group (`schemas.option_groups`) holds options that go together and makes one value of them; what only some commands
+have is in a second group that adds it.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from dtld_tools.pipeline.stages import Run, Selection
     from dtld_tools.pixels.augment import AugmentSpec
-    from dtld_tools.planning.split import GroupBy, SplitSpec
-    from dtld_tools.types import Layout, Split, TileSpec
+    from dtld_tools.planning.split import SplitSpec
+    from dtld_tools.types import Split, TileSpec
 
 LARGEST = 2**63 - 1  # what a whole number in report.json may be
 MOST_WORKERS = 1024  # more than any machine's cores; each is a process
+
+# --- single options --------------------------------------------------------------------------------------
 
 Labels = Annotated[list[Path], typer.Argument(help="Label files: v2.0 .json or v1.0 .yml.", show_default=False)]
 Dataset = Annotated[Path, typer.Argument(help="A dataset made by dtld.", show_default=False)]
@@ -23,35 +30,10 @@ Root = Annotated[Path, typer.Option(help="The folder that holds City/Route/Seque
 Out = Annotated[Path, typer.Option(help="The folder to write the dataset into.", show_default=False)]
 Rules = Annotated[Path | None, typer.Option(help="A rule table (JSON or YAML) in place of the two classes.")]
 Format = Annotated[Literal["jpg", "png"], typer.Option(help="JPEG (quality 95) or PNG (lossless).")]
-Val = Annotated[float, typer.Option(help="Share of the frames for validation.")]
-Test = Annotated[float, typer.Option(help="Share of the frames for test.")]
-SplitBy = Annotated[Literal["sequence", "route", "city"], typer.Option(help="What is never divided between splits.")]
-ValLabels = Annotated[
-    list[Path] | None, typer.Option(help="A label file whose sequences are the validation split; repeatable.")
-]
-TestLabels = Annotated[
-    list[Path] | None, typer.Option(help="A label file whose sequences are the test split; repeatable.")
-]
-ValCities = Annotated[str, typer.Option(metavar="A,B", help="Cities for validation; decides before shares.")]
-TestCities = Annotated[str, typer.Option(metavar="A,B", help="Cities for test; decides before shares.")]
-SplitFile = Annotated[Path | None, typer.Option(help="Lines 'City/Route/Sequence split'; decides alone.")]
-Cities = Annotated[str, typer.Option(metavar="A,B", help="Only frames of these cities.")]
-Limit = Annotated[int | None, typer.Option(max=LARGEST, help="Only the first N frames in sorted order.")]
 Symlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Allow links that lead out of --root.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first frame that cannot be read.")]
-TileSize = Annotated[int, typer.Option(help="Side of a tile in pixels.")]
-Overlap = Annotated[float, typer.Option(help="Least overlap of neighbouring tiles (grid).")]
-Layout = Annotated[Literal["grid", "halves"], typer.Option(help="Native windows, or two squares resized.")]
-MinVisible = Annotated[float, typer.Option(help="Least visible share of a box that becomes a target.")]
-MinSide = Annotated[float, typer.Option(help="Least shorter side of a target, in tile pixels.")]
-EmptyRatio = Annotated[
-    str,
-    typer.Option(metavar="SHARE|all", help="Empty training tiles kept, as a share of those with targets."),
-]
-Clahe = Annotated[float, typer.Option(help="Probability of CLAHE on lightness, per copy.")]
-Blur = Annotated[float, typer.Option(help="Probability of Gaussian or motion blur, per copy.")]
-Copies = Annotated[int, typer.Option(help="Changed copies tried per image.")]
 AugmentSplits = Annotated[str, typer.Option(metavar="train[,val]", help="Splits that get copies.")]
+Workers = Annotated[int | None, typer.Option(help="Processes; the result does not depend on it.  [default: cores]")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def _take_preset(context: typer.Context, name: str | None) -> str | None:
@@ -77,25 +59,153 @@ Preset = Annotated[
     Literal["paper"] | None,
     typer.Option(is_eager=True, callback=_take_preset, help="Other defaults: the seed paper's dataset."),
 ]
-MaxImages = Annotated[
-    str, typer.Option(metavar="train=N[,val=N]", help="At most so many originals of a split, drawn by the seed.")
-]
-MaskPartial = Annotated[
-    bool, typer.Option("--mask-partial", help="Paint slivers over: lights seen, but left unlabelled.")
-]
-Seed = Annotated[int, typer.Option(min=-LARGEST, max=LARGEST, help="Decides splits, empty tiles and copies.")]
-Workers = Annotated[int | None, typer.Option(help="Processes; the result does not depend on it.  [default: cores]")]
-ExecutorKind = Annotated[
-    Literal["local", "ray"], typer.Option("--executor", help="Processes of this machine, or a Ray cluster.")
-]
-RayAddress = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another dataset in --out.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+# --- groups of options -----------------------------------------------------------------------------------
 
 
-# --- options to values -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Frames:
+    """Which frames of the label files."""
+
+    cities: Annotated[str, typer.Option(metavar="A,B", help="Only frames of these cities.")] = ""
+    limit: Annotated[int | None, typer.Option(max=LARGEST, help="Only the first N frames in sorted order.")] = None
+
+    def selection(self, labels: list[Path], root: Path, rules: Path | None, follow_symlinks: bool) -> Selection:
+        """These frames of these label files."""
+        from dtld_tools.pipeline.stages import Selection
+
+        return Selection(tuple(labels), root, rules, _names(self.cities), self.limit, follow_symlinks)
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """Which sequences go where."""
+
+    val: Annotated[float, typer.Option(help="Share of the frames for validation.")] = 0.1
+    test: Annotated[float, typer.Option(help="Share of the frames for test.")] = 0.2
+    split_by: Annotated[
+        Literal["sequence", "route", "city"], typer.Option(help="What is never divided between splits.")
+    ] = "sequence"
+    val_cities: Annotated[str, typer.Option(metavar="A,B", help="Cities for validation; decides before shares.")] = ""
+    test_cities: Annotated[str, typer.Option(metavar="A,B", help="Cities for test; decides before shares.")] = ""
+    split_file: Annotated[Path | None, typer.Option(help="Lines 'City/Route/Sequence split'; decides alone.")] = None
+
+    def spec(self) -> SplitSpec:
+        """The options as the stages take them. Raises UsageError."""
+        from dtld_tools.planning.split import SplitSpec
+
+        cities = _names(self.val_cities), _names(self.test_cities)
+        return SplitSpec(self.val, self.test, self.split_by, *cities, self.split_file)
+
+
+@dataclass(frozen=True)
+class LabelSplitting(Splitting):
+    """The same, where label files may decide too."""
+
+    val_labels: Annotated[
+        list[Path] | None, typer.Option(help="A label file whose sequences are the validation split; repeatable.")
+    ] = None
+    test_labels: Annotated[
+        list[Path] | None, typer.Option(help="A label file whose sequences are the test split; repeatable.")
+    ] = None
+
+    def spec(self) -> SplitSpec:
+        """The options as the stages take them. Raises UsageError."""
+        labels = {"val_labels": tuple(self.val_labels or ()), "test_labels": tuple(self.test_labels or ())}
+        return replace(super().spec(), **labels)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How frames become tiles."""
+
+    tile_size: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = 640
+    overlap: Annotated[float, typer.Option(help="Least overlap of neighbouring tiles (grid).")] = 0.2
+    layout: Annotated[Literal["grid", "halves"], typer.Option(help="Native windows, or two squares resized.")] = "grid"
+    min_visible: Annotated[float, typer.Option(help="Least visible share of a box that becomes a target.")] = 0.4
+    min_side: Annotated[float, typer.Option(help="Least shorter side of a target, in tile pixels.")] = 2
+
+    def spec(self) -> TileSpec:
+        """The options as the stages take them. Raises UsageError."""
+        from dtld_tools.types import TileSpec
+
+        return TileSpec(self.layout, self.tile_size, self.overlap, self.min_visible, self.min_side)
+
+
+@dataclass(frozen=True)
+class Tiles(Tiling):
+    """The same, and which tiles are kept in a dataset."""
+
+    mask_partial: Annotated[
+        bool, typer.Option("--mask-partial", help="Paint slivers over: lights seen, but left unlabelled.")
+    ] = False
+    empty_ratio: Annotated[
+        str, typer.Option(metavar="SHARE|all", help="Empty training tiles kept, as a share of those with targets.")
+    ] = "0.1"
+    max_images: Annotated[
+        str, typer.Option(metavar="train=N[,val=N]", help="At most so many originals of a split, drawn by the seed.")
+    ] = ""
+
+    def spec(self) -> TileSpec:
+        """The options as the stages take them. Raises UsageError."""
+        return replace(super().spec(), mask_partial=self.mask_partial)
+
+    def kept(self) -> dict[str, Any]:
+        """``empty_ratio``, None for all, and ``max_images`` by split, as the stages take them. Raises UsageError."""
+        return {"empty_ratio": _empty_ratio(self.empty_ratio), "max_images": _max_images(self.max_images)}
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which changed copies are made."""
+
+    clahe: Annotated[float, typer.Option(help="Probability of CLAHE on lightness, per copy.")] = 0.5
+    blur: Annotated[float, typer.Option(help="Probability of Gaussian or motion blur, per copy.")] = 0.3
+    copies: Annotated[int, typer.Option(help="Changed copies tried per image.")] = 1
+
+    def spec(self, splits: str) -> AugmentSpec:
+        """Copies of the images of these splits. Raises UsageError."""
+        from dtld_tools.pixels.augment import AugmentSpec
+
+        chosen: tuple[Split, ...] = _names(splits)
+        return AugmentSpec(self.clahe, self.blur, self.copies, chosen)
+
+
+@dataclass(frozen=True)
+class Work:
+    """By which seed and with what means a dataset is made."""
+
+    seed: Annotated[int, typer.Option(min=-LARGEST, max=LARGEST, help="Decides splits, empty tiles and copies.")] = 0
+    workers: Workers = None
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")] = (
+        "local"
+    )
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another dataset in --out.")] = False
+
+    def run(self, context: typer.Context) -> Run:
+        """How to carry a plan out. Raises UsageError."""
+        from dtld_tools.pipeline.stages import Run
+        from dtld_tools.pipeline.workers import Executor
+
+        executor = Executor(cores(self.workers), self.executor, self.ray_address)
+        return Run(executor, self.overwrite, quiet=quiet(context))
+
+
+@dataclass(frozen=True)
+class StrictWork(Work):
+    """The same, where frames are decoded."""
+
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first frame that cannot be read.")] = False
+
+    def run(self, context: typer.Context) -> Run:
+        """How to carry a plan out. Raises UsageError."""
+        return replace(super().run(context), strict=self.strict)
+
+
+# --- texts to values -------------------------------------------------------------------------------------
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -139,65 +249,7 @@ def quiet(context: typer.Context) -> bool:
     return (context.obj or {}).get("quiet", False)
 
 
-def run(
-    context: typer.Context,
-    workers: int | None,
-    executor: Literal["local", "ray"],
-    ray_address: str | None,
-    overwrite: bool,
-    strict: bool = False,
-) -> Run:
-    """How to carry a plan out."""
-    from dtld_tools.pipeline.stages import Run
-    from dtld_tools.pipeline.workers import Executor
-
-    return Run(Executor(cores(workers), executor, ray_address), overwrite, strict, quiet(context))
-
-
-def selection(
-    labels: list[Path], root: Path, rules: Path | None, cities: str, limit: int | None, follow_symlinks: bool
-) -> Selection:
-    """Which frames of which label files."""
-    from dtld_tools.pipeline.stages import Selection
-
-    return Selection(tuple(labels), root, rules, _names(cities), limit, follow_symlinks)
-
-
-def split_spec(
-    val: float,
-    test: float,
-    by: GroupBy,
-    val_cities: str,
-    test_cities: str,
-    split_file: Path | None,
-    val_labels: list[Path] | None = None,
-    test_labels: list[Path] | None = None,
-) -> SplitSpec:
-    """Which sequences go where."""
-    from dtld_tools.planning.split import SplitSpec
-
-    cities = _names(val_cities), _names(test_cities)
-    return SplitSpec(val, test, by, *cities, split_file, tuple(val_labels or ()), tuple(test_labels or ()))
-
-
-def tile_spec(
-    layout: Layout, size: int, overlap: float, min_visible: float, min_side: float, mask_partial: bool = False
-) -> TileSpec:
-    """How frames become images."""
-    from dtld_tools.types import TileSpec
-
-    return TileSpec(layout, size, overlap, min_visible, min_side, mask_partial)
-
-
-def augment_spec(clahe: float, blur: float, copies: int, splits: str) -> AugmentSpec:
-    """Which copies are made."""
-    from dtld_tools.pixels.augment import AugmentSpec
-
-    chosen: tuple[Split, ...] = _names(splits)
-    return AugmentSpec(clahe, blur, copies, chosen)
-
-
-def empty_ratio(text: str) -> float | None:
+def _empty_ratio(text: str) -> float | None:
     """``--empty-ratio``: a share, or None for all. Raises UsageError."""
     from dtld_tools.errors import UsageError
 
@@ -210,7 +262,7 @@ def empty_ratio(text: str) -> float | None:
     return ratio
 
 
-def max_images(text: str) -> dict[Split, int]:
+def _max_images(text: str) -> dict[Split, int]:
     """``--max-images``: split -> number. Raises UsageError."""
     from dtld_tools.errors import UsageError
     from dtld_tools.types import SPLITS

@@ -85,6 +85,29 @@ def _print_anchors(anchors: dict[str, list[list[float]]], fit: dict[str, Any]) -
         say(f"  stride {stride:<5}" + ", ".join(f"{width:g} x {height:g}" for width, height in priors) + " px")
 
 
+def print_verdict(dataset: Path, found: dict[str, Any], as_json: bool) -> None:
+    """What `dtld validate` found: defects and pairs of near duplicates by name on stderr, the verdict on stdout."""
+    for defect in found["defects"]:
+        say(f"error: {dataset}: {defect}", file=sys.stderr)
+    pairs = found.get("near_duplicates", [])
+    for pair in pairs[:20]:
+        alike = "has the bytes of" if pair["identical"] else "is nearly"
+        bits = "" if pair["identical"] else f", {pair['distance']} bits differ"
+        say(f"error: {dataset}: {pair['b']} {alike} {pair['a']}{bits}", file=sys.stderr)
+    if len(pairs) > 20:
+        say(f"error: {dataset}: {len(pairs) - 20} more near duplicates; --json names all", file=sys.stderr)
+    if as_json:
+        print_json(found)
+        return
+    if "frames" in found:
+        verdict = f"{len(found['defects'])} defects" if found["defects"] else "sound"
+        say(f"{dataset}: {verdict}; {found['images']} images, {found['targets']} targets, {found['frames']} frames")
+    else:
+        say(f"{dataset}: was not made by dtld, so only near duplicates were looked for")
+    if "near_duplicates" in found:
+        say(f"{len(pairs)} near duplicates across splits among {found['compared']} images, {found['plain']} plain")
+
+
 def print_export(made: dict[str, Any]) -> None:
     """What `dtld export` wrote, and for label files what a trainer will find by data.yaml."""
     if made.get("splits"):

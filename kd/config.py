@@ -1,7 +1,7 @@
-"""What a training run is asked to do, as frozen values.
+"""The configuration of a training run, as frozen values.
 
-In: plain values. Out: a `TrainConfig`, validated once, or an error that names the option.
-Invariant: standard library only, and a TrainConfig survives the way through JSON, so that a resume can compare it.
+In: plain values. Out: a `TrainConfig`, checked once, or an error that names the option.
+Invariant: standard library alone; a TrainConfig survives the way through JSON, so that a resume can compare it.
 """
 
 from __future__ import annotations
@@ -71,6 +71,23 @@ class FgfiConfig:
             raise UsageError(f"--fgfi mask=boxes: got {name} too, expected it with anchors alone: boxes have none")
         if self.priors is not None and not (self.priors and all(are_priors(*level) for level in self.priors)):
             raise UsageError(f"--priors: got {self.priors}, expected (stride, ((width, height), ...)) per stride")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FgfiConfig:
+        """The inverse of `to_json`. Raises as `TrainConfig.from_json` does."""
+        options = dict(values)
+        if "priors" in options:
+            sized = {int(stride): tuple(map(tuple, sizes)) for stride, sizes in options["priors"].items()}
+            options["priors"] = tuple(sized.items())
+        return cls(**options)
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON has them: threshold, assigned and kernel, and of the others what is not the default."""
+        values = asdict(self)
+        if self.priors is not None:
+            values["priors"] = {str(stride): _jsonable(sizes) for stride, sizes in self.priors}
+        defaults = {key: getattr(FgfiConfig, key) for key in ("mask", "soft", "priors")}
+        return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
 
 @dataclass(frozen=True)
@@ -242,53 +259,46 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_json`, for files of earlier versions too; keys that are none of ours are passed over.
+        """The inverse of `to_json`; keys that are none of ours are passed over.
 
         Raises UsageError for values out of range; LookupError, TypeError, ValueError or AttributeError for others.
         """
         given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        for key in ("teachers", "teacher_weights", "schedules"):
-            given |= {key: tuple(given[key])} if key in given else {}
+        given |= {key: tuple(given[key]) for key in ("teachers", "teacher_weights", "schedules") if key in given}
         given["settings"] = tuple(sorted(given["settings"].items()))
         methods = given.pop("methods")
         if methods:
             given["methods"] = tuple((name, WEIGHTS[name] if own is None else own) for name, own in methods.items())
         if "fgfi" in given:
-            options = dict(given["fgfi"])
-            if "priors" in options:
-                sized = {int(stride): tuple(map(tuple, sizes)) for stride, sizes in options["priors"].items()}
-                options["priors"] = tuple(sized.items())
-            given["fgfi"] = FgfiConfig(**options)
+            given["fgfi"] = FgfiConfig.from_json(given["fgfi"])
         return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal."""
-        values = asdict(self)
-        values["data"], values["out"] = str(Path(self.data).resolve()), str(Path(self.out).resolve())
-        values["methods"] = dict.fromkeys(dict(self.methods)) if self.balance else dict(self.methods)
-        values["methods"] = values["methods"] if self.distils else {}
-        values["settings"] = {key: _jsonable(value) for key, value in self.settings}
-        values["teachers"] = [_place(teacher) for teacher in self.teachers]
-        values["teacher_weights"] = list(self.shares)
-        if len(self.teachers) < 2:  # one alone has nothing to share
-            del values["teacher_weights"], values["combine"]
-        if self.teacher_imgsz is None:
-            del values["teacher_imgsz"]
-        values["student"] = _place(self.student)
-        values["schedules"] = list(self.schedules)
-        values["unlabeled"] = self.unlabeled and str(Path(self.unlabeled).resolve())
-        for key in ("schedules", "balance", "unlabeled", "skip_bad_labels"):
-            if not values[key]:
-                del values[key]  # as runs have it from before there were any
-        if not self.distils:
-            del values["fgfi"]
-        else:
-            if self.fgfi.priors is not None:
-                values["fgfi"]["priors"] = {str(stride): _jsonable(sizes) for stride, sizes in self.fgfi.priors}
-            for key in ("mask", "soft", "priors"):
-                if getattr(self.fgfi, key) == getattr(FgfiConfig(), key):
-                    del values["fgfi"][key]  # as runs have it from before there was a choice
-        return values
+        """The configuration as JSON has it: tuples as lists, paths absolute, so that a later process compares equal.
+
+        What has no meaning without a teacher, or without a second one, is left out there, as are options of the
+        course of a run that are not used.
+        """
+        methods = dict(self.methods)
+        if self.balance:  # which sets their weights
+            methods = dict.fromkeys(methods)
+        values = asdict(self) | {
+            "data": str(Path(self.data).resolve()),
+            "student": _place(self.student),
+            "out": str(Path(self.out).resolve()),
+            "teachers": [_place(teacher) for teacher in self.teachers],
+            "methods": methods if self.distils else {},
+            "settings": {key: _jsonable(value) for key, value in self.settings},
+            "fgfi": self.fgfi.to_json(),
+            "teacher_weights": list(self.shares),
+            "schedules": list(self.schedules),
+            "unlabeled": self.unlabeled and str(Path(self.unlabeled).resolve()),
+        }
+        absent = {key for key in ("schedules", "balance", "unlabeled", "skip_bad_labels") if not values[key]}
+        absent |= {"fgfi"} if not self.distils else set()
+        absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
+        absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()
+        return {key: value for key, value in values.items() if key not in absent}
 
 
 def _is_weight(value: float) -> bool:
@@ -308,8 +318,9 @@ def require_number(option: str, value: Any) -> None:
 def require_side(option: str, value: Any, grid: int = GRID_PX) -> None:
     """Raise UsageError unless a value is an image side in pixels that a network of this largest stride sees as it is.
 
-    >>> require_side("imgsz", 100)
-    UsageError: --imgsz: got 100, expected a multiple of 32, the largest stride, ...: choose 96 or 128
+    >>> require_side("imgsz", 100)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    kd.errors.UsageError: --imgsz: got 100, expected a multiple of 32, the largest stride, ...: choose 96 or 128
     """
     require_number(option, value)
     if value % grid:

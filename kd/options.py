@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from kd.config import FgfiConfig, Priors, are_priors
+from kd.config import FgfiConfig, Priors, TrainConfig, are_priors
 from kd.errors import DataError, UsageError
 from kd.methods.facts import WEIGHTS
+from kd.train_options import TrainOptions
 from schemas.strict import StrictError, read_json
 
 # Ultralytics settings that have an option of their own, or that the engine decides.
@@ -28,59 +29,81 @@ OPTION_OF_SETTING = {
 }  # fmt: skip
 DECIDED = frozenset({"task", "mode", "cfg", "save", "val", "split", "verbose", "deterministic"})
 
-# Options of kd train by the kind of their value. A plan may give SEVERAL as one, as a list, or as name -> value.
-TEXTS = frozenset({"data", "student", "combine", "device", "unlabeled", "priors"})
-WHOLE = frozenset({"epochs", "imgsz", "teacher-imgsz", "batch", "seed", "freeze"})
-REALS = frozenset({"weight", "balance"})
-SEVERAL = frozenset({"teacher", "method", "schedule", "fgfi", "set", "log"})
-FLAGS = frozenset({"allow-weak-teacher", "skip-bad-labels", "allow-overlap"})
-OPTIONS = TEXTS | WHOLE | REALS | SEVERAL | FLAGS
+OF_THE_FOLDER = frozenset({"out", "resume", "overwrite", "dry_run"})  # the command line's alone: a plan has no such key
+
+
+def _type_of(hint: Any) -> type:
+    """The type of an option's value: bool, int, float, list, or str for texts, paths and choices.
+
+    >>> _type_of(int | None), _type_of(list[str] | None), _type_of(Path)
+    (<class 'int'>, <class 'list'>, <class 'str'>)
+    """
+    parts = [get_origin(part) or part for part in get_args(hint) or (hint,)]
+    return next((kind for kind in (bool, int, float, list) if kind in parts), str)
+
+
+#: Options of kd train, without their dashes, by the type of their value.
+TYPES = {
+    name.replace("_", "-"): _type_of(hint)
+    for name, hint in get_type_hints(TrainOptions).items()
+    if name not in OF_THE_FOLDER
+}
+OPTIONS = frozenset(TYPES)
+
+# Type -> what it takes, in words and as a test. Of what may be given several times, a plan gives one, a list, or
+# name -> value.
+_TAKES: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    str: ("a text", lambda value: isinstance(value, (str, Path))),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    list: (
+        "a text, a list of them, or names with values",
+        lambda value: isinstance(value, (str, list, tuple, dict)),
+    ),
+}
 
 
 def train_values(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What options of kd train, without their dashes, make of a `TrainConfig`, its ``out`` aside; None is as absent.
+    """The fields of `TrainConfig` that these options of kd train, without their dashes, decide; None is as absent.
 
     ``known`` as in `parse_settings`. Raises UsageError, and DataError for a file of priors that holds none.
 
-    >>> train_values({"data": "d.yaml", "student": "yolov5n", "epochs": 3, "method": {"cwd": 2}}, {})["methods"]
-    (('cwd', 2.0),)
+    >>> train_values({"data": "d.yaml", "epochs": 3, "method": {"cwd": 2}}, {})
+    {'data': 'd.yaml', 'epochs': 3, 'methods': (('cwd', 2.0),)}
     """
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
-        _require_kind(key, value)
-    several = {key: words_of(given.get(key)) for key in SEVERAL}
-    weight, balance, priors = (given.get(key) for key in ("weight", "balance", "priors"))
-    teachers, weights = parse_teachers(several["teacher"])
-    plain = {key.replace("-", "_"): given[key] for key in (*WHOLE, "combine", "skip-bad-labels") if key in given}
-    return {
-        **plain,
-        **{key: str(given[key]) for key in ("data", "student", "device", "unlabeled") if key in given},
-        "teachers": teachers,
-        "teacher_weights": weights,
-        "methods": parse_methods(several["method"] or ["fgfi"], weight, balance),
-        "settings": parse_settings(several["set"], known),
-        "fgfi": parse_fgfi(several["fgfi"], read_priors(Path(priors)) if priors else None),
-        "schedules": tuple(several["schedule"]),
-        "balance": balance,
-    }
+        _require_type(key, value)
+    several = {key: words_of(value) for key, value in given.items() if TYPES[key] is list}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        field = key.replace("-", "_")
+        if field in TrainConfig.__dataclass_fields__ and key not in several:
+            values[field] = str(value) if TYPES[key] is str else value
+    if "teacher" in given:
+        values["teachers"], values["teacher_weights"] = parse_teachers(several["teacher"])
+    if given.keys() & {"method", "weight", "balance"}:
+        texts = several.get("method") or ["fgfi"]
+        values["methods"] = parse_methods(texts, given.get("weight"), given.get("balance"))
+    if "set" in given:
+        values["settings"] = parse_settings(several["set"], known)
+    if given.keys() & {"fgfi", "priors"}:
+        priors = given.get("priors")
+        values["fgfi"] = parse_fgfi(several.get("fgfi", ()), read_priors(Path(priors)) if priors else None)
+    if "schedule" in given:
+        values["schedules"] = tuple(several["schedule"])
+    return values
 
 
-def _require_kind(key: str, value: Any) -> None:
-    """Raise UsageError for what is no option of kd train, or a value of another kind."""
+def _require_type(key: str, value: Any) -> None:
+    """Raise UsageError for what is no option of kd train, or a value of another type."""
     if key not in OPTIONS:
         near = get_close_matches(key, OPTIONS, n=1) or sorted(OPTIONS)
         raise UsageError(f"got {key}, expected an option of kd train such as {', '.join(near)}")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    kinds = (
-        (TEXTS, isinstance(value, (str, Path)) or (key == "device" and type(value) is int), "a text"),
-        (WHOLE, type(value) is int, "a whole number"),
-        (REALS, is_number, "a number"),
-        (FLAGS, isinstance(value, bool), "true or false"),
-        (SEVERAL, isinstance(value, (str, list, tuple, dict)), "a text, a list of them, or names with values"),
-    )
-    for names, right, expected in kinds:
-        if key in names and not right:
-            raise UsageError(f"--{key}: got {str(value)[:60]}, expected {expected}")
+    expected, accepts = _TAKES[TYPES[key]]
+    if not accepts(value) and not (key == "device" and type(value) is int):  # a plan's `device: 0`
+        raise UsageError(f"--{key}: got {str(value)[:60]}, expected {expected}")
 
 
 def words_of(value: Any) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from schemas.text import one_line
@@ -60,6 +61,58 @@ def print_groups(scores: dict[str, Any]) -> None:
         )
     merged, ignored = count(scores["merged"], "detection"), count(scores["ignored"], "light")
     print(f"{count(scores['frames'], 'frame')}: {merged} merged away, {ignored} ignored")
+
+
+def print_run(out: Path, record: dict[str, Any]) -> None:
+    """What `kd train` made: scores per split, weights that were measured, time, and where the student is."""
+    for split, scores in record["metrics"]["last"].items():
+        print_scores(f"{split}, last epoch", scores)
+    if balanced := (record["kd"] or {}).get("balanced_weights"):
+        say("balanced weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in balanced.items()))
+    say(f"{out}: {count(record['epochs'], 'epoch')} in {record['wall_time_s']:.0f} s on {record['device']}")
+    say(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
+
+
+def print_predictions(out: Path, found: dict[str, Any]) -> None:
+    """A line for each model of `kd predict`, and the picture."""
+    for row in found["models"]:
+        detections = count(row["detections"], "detection")
+        say(f"{row['name']}: {detections}, {row['mean_ms']:.1f} ms per image on {found['device']}")
+    say(f"{out}: {count(found['images'], 'image')}")
+
+
+def print_bench(pair: str, batch: int, steps: int, found: dict[str, Any]) -> None:
+    """A row for each kind of step that `kd bench` timed."""
+    say(
+        f"{pair}, {found['imgsz']} px, batches of {batch} with {found['boxes']} boxes, "
+        f"median of {count(steps, 'step')} on {found['device']}"
+    )
+    say(f"  {'':<20}{'ms':>9}{'(step - plain) / teacher':>27}{'peak MiB':>11}")
+    for name, arm in found["arms"].items():
+        over = "-" if arm["over_teacher"] is None else f"{arm['over_teacher']:.2f}"
+        peak = "-" if arm["peak_mib"] is None else f"{arm['peak_mib']:.0f}"
+        say(f"  {name:<20}{1000 * arm['seconds']:>9.1f}{over:>27}{peak:>11}")
+    if found["mask_share"] is not None:
+        say(f"fgfi's masks: {found['mask_share']:.2%} of its step")
+    for name, reason in found["left_out"].items():
+        say(f"left out: {name}: {reason}")
+
+
+def print_report(out: Path, written: dict[str, Any]) -> None:
+    """What is in the report."""
+    runs, pairs = count(written["runs"], "run"), count(written["pairs"], "pair")
+    left = f", {written['unfinished']} unfinished or failed" if written["unfinished"] else ""
+    say(f"{out}: {runs}, {pairs} of a distilled and a plain run{left}; the same as {written['html']}")
+
+
+def print_sweep(out: Path, found: dict[str, Any]) -> None:
+    """How far a sweep is; of a dry run, each run as well."""
+    for row in found.get("plan", ()):
+        seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
+        teacher = f", teacher {row['teacher']}" if row["teacher"] else ""
+        say(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
+    left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
+    say(f"{out}: {count(found['runs'], 'run')}, {found['finished']} finished{left}")
 
 
 def share(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 import json
 from functools import lru_cache
-from importlib.resources import files
 
 
 @lru_cache
@@ -12,4 +11,6 @@ def load(name: str) -> dict:
     >>> load("frame")["title"]
     'A line of frames.jsonl'
     """
+    from importlib.resources import files  # here, since it is slow to import and no --help needs it
+
     return json.loads(files(__name__).joinpath(f"{name}.schema.json").read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def test_inspect_of_forged_values_prints_its_own_lines_only(dtld, tmp_path):
     assert FORGED in found["attributes"]["state"]
 
 
-def test_a_dataset_of_forged_classes_is_told_of_in_its_own_lines(dtld, tmp_path):
+def test_a_dataset_of_forged_classes_prints_its_own_lines_only(dtld, tmp_path):
     labels = write_v2(tmp_path / "all.json", make_tree(tmp_path, lights=4))
     rules = tmp_path / "rules.json"
     rules.write_text(json.dumps({"classes": ["go\nerror: y"], "rules": [{"class": "go\nerror: y"}]}))

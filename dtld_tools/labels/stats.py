@@ -5,7 +5,6 @@ No pixel is read; with a root, the frames' headers are, for missing images and b
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from dtld_tools.labels.locate import locate
 from dtld_tools.labels.parse import Labels
 from dtld_tools.pixels.images import image_size
 from dtld_tools.types import Frame, Light
+from schemas.cache import keep_matplotlib_inside
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 DTLD_FRAME_WH = (2048, 1024)  # assumed for boxes outside where no frame is at hand
@@ -65,8 +65,7 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
 
 def plot_labels(labels: Labels, rules: Rules, path: Path) -> None:
     """Draw sizes, places in the frame, states and classes as one picture. Raises UsageError on an unknown ending."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtld-kd"
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # its list of fonts, else in ~/.config
+    keep_matplotlib_inside()
     from matplotlib import rc_context
 
     if path.suffix.lower() not in PLOT_SUFFIXES:

@@ -15,9 +15,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from kd.environment import cache_dir
 from kd.errors import KdError
 from kd.files import whole_file
+from schemas.cache import cache_dir
 
 EXTRA_MISSING = "kd needs its extra: pip install 'dtld-kd[kd]'"
 

@@ -17,6 +17,7 @@ import jsonschema
 import typer
 
 import cli
+import kd.ultra  # here, for its log keeps the stream that it finds, and a test's is soon closed
 import schemas
 from kd.commands import app
 from kd.errors import KdError, UsageError
@@ -166,8 +167,8 @@ def test_train_then_report(kd, data):
     assert all(Path(path).is_file() for path in weights.groups())
     assert (Path("runs/plain/README.md")).read_text().count("yolov5n, trained without a teacher") == 1
     code, out, _ = kd("report", "runs", "--out", "runs/report.md")
-    said = "runs/report.md: 1 run, 0 pairs of a distilled and a plain run; the same as runs/report.html\n"
-    assert (code, out) == (0, said)
+    line = "runs/report.md: 1 run, 0 pairs of a distilled and a plain run; the same as runs/report.html\n"
+    assert (code, out) == (0, line)
     code, out, _ = kd("report", "runs", "--out", "runs/report.md", "--json")
     written = {"out": "runs/report.md", "html": "runs/report.html"}
     assert json.loads(out) == {"runs": 1, "pairs": 0, "unfinished": 0, **written}
@@ -175,33 +176,33 @@ def test_train_then_report(kd, data):
 
 
 def test_train_takes_priors_from_the_answer_of_dtld_inspect(kd, data, monkeypatch):
-    asked = []
-    monkeypatch.setattr("kd.training.run.train", lambda config, **_: asked.append(config) or {})
+    configs = []
+    monkeypatch.setattr("kd.training.run.train", lambda config, **_: configs.append(config) or {})
     Path("a.json").write_text('{"frames": 1, "anchors": {"16": [[9, 30.5]], "8": [[4, 9], [5, 7]]}, "anchor_fit": {}}')
     for more in ((), ("--priors", "a.json")):
         assert kd("train", "--data", data, "--student", "yolov5n", *more, "--json")[:2] == (0, "{}\n")
-    assert [config.fgfi.priors for config in asked] == [
+    assert [config.fgfi.priors for config in configs] == [
         None,
         ((8, ((4.0, 9.0), (5.0, 7.0))), (16, ((9.0, 30.5),))),
     ]
 
 
 def test_train_takes_several_methods_with_their_weights(kd, fails, data, monkeypatch):
-    asked = []
-    monkeypatch.setattr("kd.training.run.train", lambda config, **_: asked.append(config) or {})
+    configs = []
+    monkeypatch.setattr("kd.training.run.train", lambda config, **_: configs.append(config) or {})
     train = ("train", "--data", data, "--student", "yolov5n", "--teacher", "t.pt", "--json")
     assert kd(*train, "--method", "cwd=1", "--method", "logits=0.5", "--method", "ld")[:2] == (0, "{}\n")
-    assert asked[0].methods == (("cwd", 1.0), ("logits", 0.5), ("ld", 0.25))
+    assert configs[0].methods == (("cwd", 1.0), ("logits", 0.5), ("ld", 0.25))
     assert "--weight: got 2.0" in fails(*train, "--method", "cwd", "--method", "pkd", "--weight", 2, code=2)
 
 
 def test_train_takes_balance_schedules_and_unlabelled_images(kd, fails, data, monkeypatch):
-    asked = []
-    monkeypatch.setattr("kd.training.run.train", lambda config, **_: asked.append(config) or {})
+    configs = []
+    monkeypatch.setattr("kd.training.run.train", lambda config, **_: configs.append(config) or {})
     train = ("train", "--data", data, "--student", "yolov5n", "--teacher", "t.pt", "--json")
     course = ("--balance", 0.1, "--schedule", "warmup", "--schedule", "no-closing", "--unlabeled", "more")
     assert kd(*train, "--method", "cwd", *course)[:2] == (0, "{}\n")
-    assert (asked[0].balance, asked[0].schedules, asked[0].unlabeled) == (0.1, ("warmup", "no-closing"), "more")
+    assert (configs[0].balance, configs[0].schedules, configs[0].unlabeled) == (0.1, ("warmup", "no-closing"), "more")
     assert "--balance: got it with cwd=2" in fails(*train, "--method", "cwd=2", "--balance", 0.1, code=2)
     assert "--unlabeled: got it with fgfi alone" in fails(*train, "--unlabeled", "more", code=2)
 
@@ -218,12 +219,12 @@ def test_the_weights_that_were_measured_are_printed(kd, data, model):
 
 
 def test_train_takes_several_teachers_with_their_weights(kd, data, monkeypatch):
-    asked = []
-    monkeypatch.setattr("kd.training.run.train", lambda config, **_: asked.append(config) or {})
+    configs = []
+    monkeypatch.setattr("kd.training.run.train", lambda config, **_: configs.append(config) or {})
     train = ("train", "--data", data, "--student", "yolov5n", "--json")
     assert kd(*train, "--teacher", "a.pt", "--teacher", "b.pt=3", "--teacher-imgsz", 960)[:2] == (0, "{}\n")
     assert kd(*train, "--teacher", "a.pt", "--teacher", "b.pt", "--combine", "best")[:2] == (0, "{}\n")
-    weighted, best = asked
+    weighted, best = configs
     assert (weighted.teachers, weighted.shares, weighted.teacher_imgsz) == (("a.pt", "b.pt"), (0.25, 0.75), 960)
     assert (weighted.chooses, best.chooses) == (False, True)
 
@@ -306,7 +307,7 @@ def spoiled(tmp_path):
     return data
 
 
-def test_bad_labels_are_refused_unless_asked_for(kd, fails, spoiled, model):
+def test_bad_labels_are_refused_unless_allowed(kd, fails, spoiled, model):
     train = ["train", "--data", spoiled, "--student", "yolov5n", *SMALL, "--out", "run"]
     evaluate = ["evaluate", "--data", spoiled, "--model", model, "--imgsz", "64", "--device", "cpu"]
     assert "got 3 of 7 images that cannot be used (labels/train/001.txt: line 1: class 7" in fails(*train)
@@ -332,7 +333,7 @@ def test_bad_labels_are_refused_unless_asked_for(kd, fails, spoiled, model):
     assert len(err.splitlines()) == 2
 
 
-def test_training_images_in_val_are_refused_unless_asked_for(kd, fails, data, tmp_path):
+def test_training_images_in_val_are_refused_unless_allowed(kd, fails, data, tmp_path):
     same = data.parent / "same.yaml"
     same.write_text("train: images/train\nval: images/train\nnames: [red, green]\n")
     train = ["train", "--data", same, "--student", "yolov5n", *SMALL, "--out", "run"]

@@ -3,13 +3,89 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
-from kd.config import FgfiConfig
+from kd.config import FgfiConfig, TrainConfig
 from kd.errors import DataError, UsageError
 from kd.methods.facts import DEFAULT_WEIGHTS
-from kd.options import parse_fgfi, parse_methods, parse_settings, parse_teachers, read_priors
+from kd.options import (
+    OF_THE_FOLDER,
+    OPTIONS,
+    TYPES,
+    parse_fgfi,
+    parse_methods,
+    parse_settings,
+    parse_teachers,
+    read_priors,
+    train_values,
+)
+from kd.train_options import TrainOptions
+
+DEFAULTS = {field.name: field.default for field in fields(TrainOptions)}
+IN_CONFIG = {field.name for field in fields(TrainConfig)}
+
+
+def test_an_option_has_the_default_of_the_configuration_and_none_given_changes_nothing():
+    alike = DEFAULTS.keys() & IN_CONFIG - {"data", "student", "out", "fgfi"}
+    assert len(alike) >= 10
+    assert {name: DEFAULTS[name] for name in alike} == {name: getattr(TrainConfig, name) for name in alike}
+    assert train_values({}, {}) == train_values(dict.fromkeys(OPTIONS), {}) == {}
+
+
+def test_every_field_of_the_configuration_comes_from_an_option(tmp_path):
+    texts = {"data": "d", "student": "s", "combine": "best", "device": "cpu", "unlabeled": "u"}
+    numbers = {name: 2 for name, kind in TYPES.items() if kind in (int, float) and name != "weight"}
+    several = {"teacher": "t", "method": "cwd", "schedule": "cosine", "set": "lr0=1", "fgfi": "kernel=3"}
+    values = train_values({**texts, **numbers, **several, "skip-bad-labels": True}, {"lr0": 0.01})
+    assert values.keys() == IN_CONFIG - {"out"}
+    assert DEFAULTS.keys() - {name.replace("-", "_") for name in OPTIONS} == OF_THE_FOLDER
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"epochs": 30}, {"epochs"}),
+        ({"teacher": ["a.pt"]}, {"teachers", "teacher_weights"}),
+        ({"method": "cwd"}, {"methods"}),
+        ({"weight": 0.5}, {"methods"}),
+        ({"balance": 0.1}, {"methods", "balance"}),
+        ({"fgfi": ["soft=true"]}, {"fgfi"}),
+        ({"schedule": "cosine"}, {"schedules"}),
+        ({"set": {"lr0": 1}}, {"settings"}),
+        ({"log": "wandb", "allow-overlap": True, "allow-weak-teacher": True}, set()),
+    ],
+)
+def test_options_decide_their_own_fields_alone(options, fields):
+    assert train_values(options, {"lr0": 0.01}).keys() == fields
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("data", 3, "a text"),
+        ("device", True, "a text"),
+        ("epochs", True, "a whole number"),
+        ("epochs", 3.0, "a whole number"),
+        ("teacher-imgsz", "64", "a whole number"),
+        ("weight", "1", "a number"),
+        ("balance", True, "a number"),
+        ("allow-overlap", 1, "true or false"),
+        ("method", 3, "a text, a list of them, or names with values"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(option, value, expected):
+    with pytest.raises(UsageError) as caught:
+        train_values({option: value}, {})
+    assert str(caught.value) == f"--{option}: got {value}, expected {expected}"
+
+
+def test_what_is_no_option_is_refused_by_its_nearest():
+    for word in ("epoch", "out", "teacher_imgsz"):
+        with pytest.raises(UsageError, match=f"got {word}, expected an option of kd train such as "):
+            train_values({word: 3}, {})
+    assert train_values({"device": 0}, {}) == {"device": "0"}
 
 
 def test_methods_take_their_weight_from_the_text_then_the_option_then_the_default():
