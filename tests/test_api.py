@@ -17,7 +17,9 @@ from tests.dtld_data import REPOSITORY
 
 API = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
 PACKAGES = (dtld_tools, kd)
-NAMES = [pytest.param(package, name, id=f"{package.__name__}.{name}") for package in PACKAGES for name in package.__all__]
+NAMES = [
+    pytest.param(package, name, id=f"{package.__name__}.{name}") for package in PACKAGES for name in package.__all__
+]
 
 
 def section(package) -> str:
