@@ -32,12 +32,12 @@ def commands_of(tool: str) -> dict[str, list]:
 
 
 def default_of(option) -> str:
-    """A default as docs/options.md writes it: that of the help text where it says one, else the value's."""
-    said = re.search(r"\[default: (.+)\]$", option.help)
+    """A default as docs/options.md writes it: that of the help text where that states one, else the value's."""
+    stated = re.search(r"\[default: (.+)\]$", option.help)
     if option.required:
         return "required"
-    if said:
-        return said[1]
+    if stated:
+        return stated[1]
     return "off" if option.default is False else str(option.default or ("-" if option.default != 0 else 0))
 
 
