@@ -40,9 +40,10 @@ _MODULE_OF = {
 }
 __all__ = list(_MODULE_OF)
 
+if not TYPE_CHECKING:  # a type checker that saw it would let a misspelt name pass
 
-def __getattr__(name: str) -> Any:
-    """A public name, from its module (PEP 562)."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
+    def __getattr__(name: str) -> Any:
+        """A public name, from its module (PEP 562)."""
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULE_OF[name]), name)
