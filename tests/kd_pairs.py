@@ -1,4 +1,5 @@
-"""The pairs of student and teacher that are trained for a step: the one source of a test and of the README's table."""
+"""The pairs of student and teacher that are trained for a step: the one source of a test and of the table
+in docs/distilling.md."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ REFUSED = ("yolov8n-seg", "yolo26n-pose", "yolo11n-obb", "yolov8n-cls", "yolov8n
 
 
 def table() -> str:
-    """The README's table of pairs: a row per student, its teachers with the shared strides."""
+    """The table of pairs in docs/distilling.md: a row per student, its teachers with the shared strides."""
     lines = ["| student | taught for a step by (shared strides) |", "| --- | --- |"]
     for student, teachers in PAIRS.items():
         cells = (f"{teacher} ({', '.join(map(str, strides))})" for teacher, strides in teachers.items())

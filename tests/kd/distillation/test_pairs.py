@@ -17,7 +17,7 @@ from kd.ultra import session
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_pairs import FEATURES_ALONE, PAIRS, REFUSED, table
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "distilling.md"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def test_a_pair_trains_for_a_step(data, tmp_path, student, teacher):
     assert all(torch.equal(v, frozen[key]) for key, v in link.teacher.model.state_dict().items())
 
 
-def test_the_readme_has_the_table_of_pairs():
-    assert table() in README.read_text(encoding="utf-8"), f"README.md: expected the table\n{table()}"
+def test_the_docs_have_the_table_of_pairs():
+    assert table() in PAGE.read_text(encoding="utf-8"), f"{PAGE.name}: expected the table\n{table()}"
 
 
 def test_every_student_has_two_teachers_and_every_teacher_a_student():
