@@ -10,6 +10,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from kd.errors import ModelError
 from kd.inheritance.inherit import inherit
+from kd.ultra import session
 from kd.ultra.models import load_model
 
 IMAGES = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -21,16 +22,16 @@ def detector(name, *, names=("red", "green"), seed=0, width=None):
     config = dict(load_model(name).model.yaml)
     if width:
         config["scales"] = {config["scale"]: [config["scales"][config["scale"]][0], width, 1024]}
-    model = DetectionModel(config, nc=len(names), verbose=False)
+    with session.silence():
+        model = DetectionModel(config, nc=len(names), verbose=False)
     model.names = dict(enumerate(names))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 2)
             torch.nn.init.normal_(module.bias, std=0.3)
-    model.train()
-    with torch.no_grad():
-        for _ in range(30):  # running statistics as training leaves them
-            model(IMAGES)
+            module.momentum = 1.0
+    with torch.no_grad(), session.silence():
+        model.train()(IMAGES)  # running statistics as training leaves them
     return model.eval()
 
 
