@@ -15,17 +15,17 @@ from kd.errors import DataError
 from kd.ultra.data import image_files
 from kd.ultra.depth import require_8_bit
 
-MEGAPIXELS = 8  # held at once; the memory of an inheritance grows with them and not with the number of images
-MOST = 512
+MEGAPIXELS = 8  # held at once, whatever the number of images: what an inheritance needs of memory grows with them
 
 
-def training_images(data: str | Path, view: dict[str, Any], imgsz: int) -> Tensor:
-    """Images [N, 3, imgsz, imgsz] in 0..1, every second one mirrored; ``view`` is from `kd.ultra.data.resolve_data`.
+def training_images(data: str | Path, view: dict[str, Any], imgsz: int, most: int) -> Tensor:
+    """Images [N, 3, imgsz, imgsz] in 0..1, ``most`` at most and fewer large ones, every second one mirrored.
 
+    ``view`` is from `kd.ultra.data.resolve_data`.
     Raises DataError for images that cannot be read or are not of 8 bits.
     """
     files = image_files(view["train"])
-    count = min(len(files), MOST, max(8, int(MEGAPIXELS * 1e6 / imgsz**2)))
+    count = min(len(files), most, max(8, int(MEGAPIXELS * 1e6 / imgsz**2)))
     files = [files[i * len(files) // count] for i in range(count)]
     require_8_bit(str(data), files)
     letterbox = LetterBox((imgsz, imgsz), auto=False, scaleup=True)

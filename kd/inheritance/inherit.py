@@ -32,14 +32,14 @@ PLACES = 12_000  # sampled per convolution, over all images
 class Inherited:
     """What became of each convolution of the student: the share of variance reproduced, or why it was not solved."""
 
-    explained: dict[str, tuple[float, float]] = field(default_factory=dict)  # share, variance to be explained
+    reproduced: dict[str, tuple[float, float]] = field(default_factory=dict)  # that share, and the variance
     copied: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
 
     def by_stage(self) -> dict[str, float]:
         """The share reproduced per layer of the model, weighted by variance."""
         stages: dict[str, list[tuple[float, float]]] = {}
-        for name, pair in self.explained.items():
+        for name, pair in self.reproduced.items():
             stages.setdefault(name.split(".")[1], []).append(pair)
         return {
             stage: sum(s * v for s, v in pairs) / (sum(v for _, v in pairs) or 1) for stage, pairs in stages.items()
@@ -182,8 +182,8 @@ class _Birth:
 
     def _solve(self, name: str, inputs: list[Tensor], places: list[Tensor], targets: Tensor, kept: np.ndarray) -> None:
         conv, rows = self.convolutions[name], torch.from_numpy(kept)
-        parts = [patches(conv, x, at) for x, at in zip(inputs, places, strict=True)]
-        fit = solve(parts, list(targets.split([len(part) for part in parts])), RIDGE)
+        read = (patches(conv, x, at) for x, at in zip(inputs, places, strict=True))
+        fit = solve(zip(read, targets.split([at.numel() for at in places]), strict=True), RIDGE)
         conv.weight[rows] = fit.weight.T.reshape(len(kept), *conv.weight.shape[1:]).float()
         norm = _norm(self.student, name)
         if norm is None:
@@ -192,7 +192,7 @@ class _Birth:
             norm.running_mean.sub_(fit.offset.float())
         variance = float(fit.variance.sum())
         left = float((fit.left * fit.variance).sum())
-        self.result.explained[name] = (1 - left / variance if variance else 1.0, variance)
+        self.result.reproduced[name] = (1 - left / variance if variance else 1.0, variance)
 
     def _slice(self, name: str, theirs: str, index: np.ndarray, kept: np.ndarray) -> None:
         weight = self.of_teacher[theirs].weight[torch.from_numpy(index)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,28 +20,29 @@ class Fit:
     variance: Tensor
 
 
-def solve(inputs: list[Tensor], targets: list[Tensor], ridge: float) -> Fit:
-    """The map from inputs [n, I] to targets [n, O] with the least squared error over all batches.
+def solve(parts: Iterable[tuple[Tensor, Tensor]], ridge: float) -> Fit:
+    """The map from inputs [n, I] to targets [n, O] with the least squared error over all parts, each used once.
 
     ``ridge`` is added to the diagonal of the inputs' covariance, in units of its mean. Sums are in float64.
     """
-    rows = sum(map(len, inputs))
-    mean, target_mean = (sum(part.double().sum(0) for part in parts) / rows for parts in (inputs, targets))
-    gram, cross, variance = 0.0, 0.0, 0.0
-    for a, y in zip(inputs, targets, strict=True):
-        a, y = a - mean.float(), y - target_mean.float()  # first, or float32 loses what little varies
-        gram, cross, variance = (
-            gram + (a.T @ a).double(),
-            cross + (a.T @ y).double(),
-            variance + y.double().square().sum(0),
-        )
-    gram, cross, variance = gram / rows, cross / rows, variance / rows
+    rows, shifts, sums = 0, None, None
+    for pair in parts:
+        if shifts is None:
+            shifts = [values.mean(0) for values in pair]  # taken off first, or float32 loses what little varies
+        a, y = (values - shift for values, shift in zip(pair, shifts, strict=True))
+        found = [a.T @ a, a.T @ y, a.sum(0), y.sum(0), y.square().sum(0)]
+        sums = [s.double() if sums is None else sums[i] + s for i, s in enumerate(found)]
+        rows += len(a)
+    gram, cross, mean, target_mean, variance = (s / rows for s in sums)
+    gram, cross = gram - mean[:, None] * mean, cross - mean[:, None] * target_mean
+    variance = (variance - target_mean**2).clamp_min(0)
     scale = gram.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     damped = gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.cholesky_solve(cross, torch.linalg.cholesky(damped))
     error = variance - 2 * (weight * cross).sum(0) + (weight * (gram @ weight)).sum(0)
-    left = torch.where(variance > 0, error.clamp_min(0) / variance.clamp_min(1e-12), 0)
-    return Fit(weight, target_mean - mean @ weight, left, variance)
+    left = (error / variance.clamp_min(torch.finfo(torch.float64).tiny)).clamp(0, 1)
+    shift, target_shift = (shift.double() for shift in shifts)
+    return Fit(weight, target_shift + target_mean - (shift + mean) @ weight, left, variance)
 
 
 def telling_columns(values: Tensor, count: int) -> np.ndarray:

@@ -7,8 +7,10 @@ pretrained weights.
 from __future__ import annotations
 
 import io
+import math
 import time
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from kd.config import require_number
 from kd.distillation.teacher import load_detector
 from kd.errors import DataError, ModelError, UsageError
 from kd.files import require_no_input, sha256, write_all
@@ -28,40 +31,71 @@ from kd.ultra.data import resolve_data
 BATCH = 32  # images of 192 px; the same number of pixels at other sizes
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A layout by another one: ``width`` times the channels, ``depth`` times the repeats."""
+
+    width: float = 1.0
+    depth: float = 1.0
+
+    def __str__(self) -> str:
+        return f"width {self.width:g}, depth {self.depth:g}"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 < value <= 1):
+                raise UsageError(f"--{name}: got {value:g}, expected a share of the teacher's above 0 and up to 1")
+
+    def apply(self, layout: dict[str, Any]) -> dict[str, Any]:
+        """A model yaml at this scale; its scale letter stays, since Ultralytics builds some blocks by it."""
+        layout = deepcopy(layout)
+        letter = layout.get("scale") or next(iter(layout.get("scales", {})), "")
+        usual = [layout.pop("depth_multiple", 1.0), layout.pop("width_multiple", 1.0), float("inf")]
+        depth, width, most = layout.get("scales", {}).get(letter, usual)
+        layout["scales"] = {letter: [depth * self.depth, width * self.width, most]}
+        return layout
+
+
 def inherit_weights(
     teacher: str,
-    student: str,
+    architecture: str | Scale,
     data: str | Path,
     out: str | Path,
     *,
     imgsz: int | None = None,
+    images: int = 300,
+    seed: int = 0,
     device: str | None = None,
     slicing: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Write a student's first weights, from a teacher of its family: what ``kd inherit`` prints.
 
-    ``student`` is an architecture, a .yaml or a name; its classes are those of ``data``, whose training images are
-    looked at without their labels. ``imgsz`` in pixels is by default that of the teacher's training; ``slicing`` takes
-    evenly spaced channels as they are, for comparison. Returns ``{teacher, teacher_sha256, student, data, out, imgsz,
-    images, params, seconds, explained: {layer: share of variance}, copied, fresh, map50, map50_95}`` with the scores of
-    val before any training. Raises ModelError, DataError or UsageError.
+    ``architecture`` is a .yaml, a name, or the teacher's own at another scale. Its classes are those of ``data``, of
+    whose training images ``images`` at most are looked at, without their labels. ``imgsz`` in pixels is by default that
+    of the teacher's training; ``seed`` draws what is not inherited; ``slicing`` takes evenly spaced channels as they
+    are, for comparison. Returns ``{teacher, teacher_sha256, student, data, out, imgsz, images, params, seconds,
+    reproduced: {layer: share of variance}, copied, fresh, map50, map50_95}`` with the scores of val before any
+    training. Raises ModelError, DataError or UsageError.
     """
     out = Path(out)
     if out.suffix != ".pt":
         raise UsageError(f"--out: got {out}, expected a file that ends in .pt")
-    require_no_input("--out", [out], [Path(teacher), Path(student), Path(data)])
+    require_number("images", images)
+    require_no_input("--out", [out], [Path(teacher), Path(str(architecture)), Path(data)])
     target = session.check_device(device)
     view = resolve_data(data)
     if view["channels"] != 3:
         raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
     source = load_detector(teacher)
     imgsz = image_size(source, imgsz)
-    network = fresh_student(student, view["names"])
+    student = str(architecture) if isinstance(architecture, str) else f"{architecture} of {teacher}"
+    network = fresh_student(_layout(source.model.yaml, architecture), view["names"], seed)
     started = time.monotonic()
     try:
-        images = training_images(data, view, imgsz).to(target)
-        batches = list(images.split(max(1, BATCH * 192**2 // imgsz**2)))
+        seen = training_images(data, view, imgsz, images).to(target)
+        batches = list(seen.split(max(1, BATCH * 192**2 // imgsz**2)))
         found = inherit(network.to(target), source.model.float().eval().to(target), batches, solving=not slicing)
     except ModelError as error:
         raise ModelError(f"{student}: {error}") from error
@@ -77,10 +111,10 @@ def inherit_weights(
         "data": str(data),
         "out": str(out),
         "imgsz": imgsz,
-        "images": len(images),
+        "images": len(seen),
         "params": sum(p.numel() for p in network.parameters()),
         "seconds": round(seconds, 1),
-        "explained": {layer: round(share, 4) for layer, share in found.by_stage().items()},
+        "reproduced": {layer: round(share, 4) for layer, share in found.by_stage().items()},
         "copied": found.copied,
         "fresh": found.fresh,
         "map50": scores["map50"],
@@ -88,15 +122,24 @@ def inherit_weights(
     }
 
 
-def fresh_student(spec: str, names: dict[int, str]) -> DetectionModel:
-    """The architecture with fresh weights and these classes, in evaluation mode. Raises ModelError."""
-    if Path(spec).suffix.lower() == ".pt":
-        raise ModelError(f"{spec}: student: got a checkpoint, expected a .yaml or a name: its weights would be lost")
-    yolo = models.load_model(spec)
-    models.require_student(yolo, spec)
+def _layout(of_teacher: dict[str, Any], architecture: str | Scale) -> dict[str, Any]:
+    """The student's model yaml. Raises ModelError."""
+    if isinstance(architecture, Scale):
+        return architecture.apply(of_teacher)
+    if Path(architecture).suffix.lower() == ".pt":
+        raise ModelError(
+            f"{architecture}: student: got a checkpoint, expected a .yaml or a name: what it has learned would be lost"
+        )
+    yolo = models.load_model(architecture)
+    models.require_student(yolo, architecture)
+    return yolo.model.yaml
+
+
+def fresh_student(layout: dict[str, Any], names: dict[int, str], seed: int) -> DetectionModel:
+    """A model of this layout with fresh weights and these classes, in evaluation mode."""
     with session.silence(), torch.random.fork_rng():
-        torch.manual_seed(0)  # of what is not inherited
-        network = DetectionModel(yolo.model.yaml, nc=len(names), verbose=False)
+        torch.manual_seed(seed)
+        network = DetectionModel(deepcopy(layout), nc=len(names), verbose=False)
     network.names = dict(names)
     return network.eval()
 

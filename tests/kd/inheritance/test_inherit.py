@@ -62,7 +62,7 @@ def test_solved_students_are_nearer_to_their_teacher_than_sliced_ones(name):
     born(sliced, teacher, solving=False)
     assert error(solved, teacher) < 0.7 * error(sliced, teacher)
     assert not result.fresh
-    assert all(0 <= share <= 1 for share, _ in result.explained.values())
+    assert all(0 <= share <= 1 for share, _ in result.reproduced.values())
 
 
 def test_a_student_as_wide_as_its_teacher_becomes_it():

@@ -18,7 +18,7 @@ def test_a_linear_map_is_found_again(seed, inputs, outputs):
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(200, inputs, generator=generator) + 3
     weight, offset = torch.randn(inputs, outputs, generator=generator), torch.randn(outputs, generator=generator)
-    fit = solve(list(a.split(64)), list((a @ weight + offset).split(64)), ridge=0.0)
+    fit = solve(zip(a.split(64), (a @ weight + offset).split(64), strict=True), ridge=0.0)
     assert torch.allclose(fit.weight.float(), weight, atol=1e-3)
     assert torch.allclose(fit.offset.float(), offset, atol=1e-2)
     assert float(fit.left.max()) < 1e-4
@@ -28,7 +28,7 @@ def test_what_the_ridge_leaves_is_what_the_residuals_are():
     generator = torch.Generator().manual_seed(0)
     a, y = torch.randn(300, 5, generator=generator), torch.randn(300, 2, generator=generator)
     y[:, 0] += a[:, 0]
-    fit = solve([a], [y], ridge=0.01)
+    fit = solve([(a, y)], ridge=0.01)
     residual = y.double() - a.double() @ fit.weight - fit.offset
     assert torch.allclose(fit.left, residual.var(0, correction=0) / y.double().var(0, correction=0), atol=1e-6)
     damped = torch.cov(a.T, correction=0).double()
