@@ -31,6 +31,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "seed": (0, 2**31 - 1),  # numpy's generator takes 32 bits, and Ultralytics adds the rank
     "freeze": (0, 10_000),
     "steps": (1, 100_000),
+    "images": (1, 100_000),
 }
 
 MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is

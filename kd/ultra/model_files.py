@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registry
 from ultralytics.nn.autobackend import check_class_names
 from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import BaseModel, _initialize_yolo_model, guess_model_scale
 
 from kd.errors import ModelError
@@ -230,6 +231,7 @@ def require_unchanged(model: BaseModel, spec: str) -> None:
             f"{spec}: student: got a checkpoint whose yaml makes no model ({_reason(error)}), expected one that "
             f"Ultralytics 8 saved"
         ) from error
+    _widen_class_branches(fresh, model)
     difference = _difference(model, fresh)
     if difference:
         here, there = (sum(p.numel() for p in m.parameters()) for m in (model, fresh))
@@ -238,6 +240,22 @@ def require_unchanged(model: BaseModel, spec: str) -> None:
             f"{difference}), expected an unchanged one, for Ultralytics trains what the yaml makes: write the changed "
             f"layout (of pruning, say) as a model .yaml and start from its weights by --set pretrained={spec}"
         )
+
+
+def _widen_class_branches(fresh: nn.Module, model: nn.Module) -> None:
+    """Give a fresh head the class branches of a model whose are of another width, as Ultralytics' `load` does.
+
+    Their width follows the number of classes; those of a model that was tuned from 80 to 3 stay as wide as for 80.
+    """
+    head, source = fresh.model[-1], model.model[-1]
+    if not (isinstance(head, Detect) and isinstance(source, Detect)):
+        return
+    if [b[0].conv.in_channels for b in head.cv2] != [b[0].conv.in_channels for b in source.cv2]:
+        return
+    for name in ("cv3", "one2one_cv3"):
+        own, theirs = getattr(head, name, None), getattr(source, name, None)
+        if own is not None and theirs is not None and own[0][-1].in_channels != theirs[0][-1].in_channels:
+            setattr(head, name, theirs)
 
 
 def _difference(model: nn.Module, fresh: nn.Module) -> str | None:

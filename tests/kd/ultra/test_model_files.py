@@ -133,6 +133,18 @@ def test_the_number_of_classes_is_no_difference(tmp_path):
     models.require_student(models.load_model(path), path)
 
 
+@pytest.mark.parametrize("architecture", ["yolov8n", "yolo26n"])
+def test_a_tuned_model_keeps_the_class_branches_of_80_classes_and_is_a_student(tmp_path, architecture):
+    wide, tuned = (DetectionModel(f"{architecture}.yaml", nc=nc, verbose=False) for nc in (80, 2))
+    narrow = sum(p.numel() for p in tuned.parameters())
+    tuned.load(wide, verbose=False)
+    assert sum(p.numel() for p in tuned.parameters()) > narrow  # or Ultralytics does so no longer
+    tuned.names = NAMES
+    path = tmp_path / "m.pt"
+    torch.save({"model": tuned, "epoch": -1, "train_args": {"task": "detect", "imgsz": 64}}, path)
+    models.require_student(models.load_model(str(path)), str(path))
+
+
 def test_measuring_an_architecture_leaves_random_states_and_hooks_alone():
     yaml = models.load_model("yolov8n").model.yaml
     before = torch.get_rng_state()

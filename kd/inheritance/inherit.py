@@ -1,0 +1,336 @@
+"""A trained teacher and a fresh student of its family in, the student with weights solved from the teacher's out.
+
+Convolution by convolution in the order of execution: the teacher's channels that say most about all of them are
+chosen, as one where shortcuts tie them; then the student's kernel is solved by ridge least squares, so that from the
+student's own inputs it gives the teacher's outputs before normalisation. The normalisation is copied, its mean takes
+the offset. Related: Weight Selection (Xu et al., ICLR 2024) slices, channel pruning (He et al., ICCV 2017)
+reconstructs layer by layer, Net2Net (Chen et al., ICLR 2016) goes the other way.
+Invariant: deterministic; no label and no gradient is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.block import C2f
+
+from kd.errors import ModelError
+from kd.inheritance.lockstep import in_lockstep
+from kd.inheritance.regression import solve, telling_columns
+from kd.inheritance.wiring import Segment, Wiring, convolutions, wiring
+
+RIDGE = 3e-3  # of the mean variance of a convolution's inputs
+PLACES = 12_000  # sampled per convolution, over all images
+
+
+@dataclass
+class Inherited:
+    """What became of each convolution of the student: the share of variance reproduced, or why it was not solved."""
+
+    reproduced: dict[str, tuple[float, float]] = field(default_factory=dict)  # that share, and the variance
+    copied: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+
+    def by_stage(self) -> dict[str, float]:
+        """The share reproduced per layer of the model, weighted by variance."""
+        stages: dict[str, list[tuple[float, float]]] = {}
+        for name, pair in self.reproduced.items():
+            stages.setdefault(name.split(".")[1], []).append(pair)
+        return {
+            stage: sum(s * v for s, v in pairs) / (sum(v for _, v in pairs) or 1) for stage, pairs in stages.items()
+        }
+
+
+@torch.no_grad()
+def inherit(student: nn.Module, teacher: nn.Module, batches: Sequence[Tensor], *, solving: bool = True) -> Inherited:
+    """Give ``student`` its weights; both are detection models in evaluation mode, ``batches`` images [B, 3, H, W].
+
+    Rows of the head that stand for classes go by the models' ``names``; those of a class that the teacher does not have
+    stay as they are.
+
+    Without ``solving`` channels are only sliced, evenly spaced, for comparison. Raises ModelError for a pair that does
+    not go together.
+    """
+    image = batches[0][:1]
+    heads = [model.model[-1] for model in (student, teacher)]
+    for head in heads:
+        head.training = True  # alone, not what is in it: maps, not boxes
+    try:
+        own, theirs = wiring(student, image), wiring(teacher, image)
+        birth = _Birth(student, teacher, own, theirs, solving)
+        places = birth.watch_teacher(batches)
+        in_lockstep(student, birth.convolutions, batches, lambda name, inputs: birth.visit(name, inputs, places))
+    finally:
+        for head in heads:
+            head.training = False
+    return birth.result
+
+
+class _Birth:
+    """The state of one inheritance: which of the teacher's channels each segment of the student has become."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, own: Wiring, theirs: Wiring, solving: bool) -> None:
+        self.student, self.teacher, self.own, self.theirs, self.solving = student, teacher, own, theirs, solving
+        self.convolutions = dict(convolutions(student))
+        self.of_teacher = dict(convolutions(teacher))
+        self.counterpart = _counterparts(student, teacher, own, theirs)
+        known = {name: i for i, name in teacher.names.items()}
+        self.classes = [known.get(student.names[i]) for i in sorted(student.names)]  # the teacher's, by the student's
+        self.rows_are_classes = _class_convolutions(student)
+        self.chosen: dict[Segment, np.ndarray] = {}  # within the teacher's segment
+        self.targets: dict[str, list[Tensor]] = {}
+        self.result = Inherited()
+
+    # ------------------------------------------------------------ the teacher
+
+    def watch_teacher(self, batches: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """Keep the teacher's outputs before normalisation at sampled places; returns those, [B, n] per batch."""
+        total = sum(map(len, batches))
+        generator = torch.Generator().manual_seed(0)
+        places: dict[str, list[Tensor]] = {}
+
+        def watch(name: str) -> None:
+            def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+                size = output.shape[2] * output.shape[3]
+                count = min(size, math.ceil(PLACES / total))
+                at = torch.rand(len(output), size, generator=generator).argsort(1)[:, :count].to(output.device)
+                places.setdefault(name, []).append(at)
+                rows = output.flatten(2).gather(2, at[:, None].expand(-1, output.shape[1], -1))
+                self.targets.setdefault(name, []).append(rows.transpose(1, 2).flatten(0, 1).half())
+
+            hooks.append(self.of_teacher[name].register_forward_hook(keep))
+
+        hooks: list = []
+        for name in set(self.counterpart.values()):
+            watch(name)
+        try:
+            for batch in batches:
+                self.teacher(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return places
+
+    # ------------------------------------------------------------ the student
+
+    def visit(self, name: str, inputs: list[Tensor], places: Mapping[str, list[Tensor]]) -> None:
+        """Give a convolution its weights, those before it having theirs."""
+        theirs = self.counterpart.get(name)
+        if theirs is None:
+            self.result.fresh.append(name)
+            return
+        conv = self.convolutions[name]
+        if conv.groups > 1:
+            self._copy_depthwise(name, theirs)
+            return
+        rows = torch.cat(self.targets.pop(theirs) if self._last_use(name, theirs) else self.targets[theirs]).float()
+        index, kept = self._choose(name, theirs, rows)
+        if not len(index):
+            self.result.fresh.append(name)
+            return
+        self._copy_norm(name, theirs, index)
+        if self.solving:
+            self._solve(name, inputs, places[theirs], rows[:, index], kept)
+        else:
+            self._slice(name, theirs, index, kept)
+
+    def _last_use(self, name: str, theirs: str) -> bool:
+        rest = self.own.order[self.own.order.index(name) + 1 :]
+        return not any(self.counterpart.get(other) == theirs for other in rest)
+
+    def _choose(self, name: str, theirs: str, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The teacher's channels that outputs of the convolution become, and which outputs those are."""
+        out = self.convolutions[name].out_channels
+        if name in self.rows_are_classes:
+            pairs = [(i, there) for i, there in enumerate(self.classes) if there is not None]
+            return np.array([there for _, there in pairs], int), np.array([i for i, _ in pairs], int)
+        if out == rows.shape[1]:
+            index = np.arange(out)
+            for segment in self.own.outputs[name]:
+                self.chosen.setdefault(self.own.tied.get(segment, segment), np.arange(segment.stop - segment.start))
+            return index, index
+        if _norm(self.student, name) is None:  # boxes in other bins
+            return np.array([], int), np.array([], int)
+        values = self._activated(theirs, rows)
+        heads = _attention(self.student, name)
+        index = []
+        for mine, other in zip(self.own.outputs[name], self.theirs.outputs[theirs], strict=True):
+            root, count = self.own.tied.get(mine, mine), mine.stop - mine.start
+            if root not in self.chosen or len(self.chosen[root]) != count:
+                part = values[:, other.start : other.stop]
+                if heads:
+                    self.chosen[root] = _rows_of_heads(part, heads, _attention(self.teacher, theirs))
+                elif self.solving:
+                    self.chosen[root] = telling_columns(part, count)
+                else:
+                    self.chosen[root] = np.arange(count) * part.shape[1] // count
+            index.append(other.start + self.chosen[root])
+        return np.concatenate(index), np.arange(out)
+
+    def _activated(self, theirs: str, rows: Tensor) -> Tensor:
+        block = self.teacher.get_submodule(theirs.rpartition(".")[0])
+        norm = _norm(self.teacher, theirs)
+        values = nn.functional.batch_norm(
+            rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
+        return block.act(values) if hasattr(block, "act") else values
+
+    def _solve(self, name: str, inputs: list[Tensor], places: list[Tensor], targets: Tensor, kept: np.ndarray) -> None:
+        conv, rows = self.convolutions[name], torch.from_numpy(kept)
+        read = (patches(conv, x, at) for x, at in zip(inputs, places, strict=True))
+        fit = solve(zip(read, targets.split([at.numel() for at in places]), strict=True), RIDGE)
+        conv.weight[rows] = fit.weight.T.reshape(len(kept), *conv.weight.shape[1:]).float()
+        norm = _norm(self.student, name)
+        if norm is None:
+            conv.bias[rows] = fit.offset.float()
+        else:
+            norm.running_mean.sub_(fit.offset.float())
+        variance = float(fit.variance.sum())
+        left = float((fit.left * fit.variance).sum())
+        self.result.reproduced[name] = (1 - left / variance if variance else 1.0, variance)
+
+    def _slice(self, name: str, theirs: str, index: np.ndarray, kept: np.ndarray) -> None:
+        weight = self.of_teacher[theirs].weight[torch.from_numpy(index)]
+        read = self._read(name, theirs)
+        if read is None:
+            count, of = self.convolutions[name].in_channels, weight.shape[1]
+            read = np.arange(count) * of // count
+        if weight.shape[2:] != self.convolutions[name].weight.shape[2:]:
+            return
+        gain = weight.shape[1] / len(read)
+        rows = torch.from_numpy(kept)
+        self.convolutions[name].weight[rows] = weight[:, torch.from_numpy(read)] * gain
+        if self.convolutions[name].bias is not None:
+            self.convolutions[name].bias[rows] = self.of_teacher[theirs].bias[torch.from_numpy(index)]
+        self.result.copied.append(name)
+
+    def _read(self, name: str, theirs: str) -> np.ndarray | None:
+        """Which of the teacher's input channels the student's inputs are."""
+        own, other = self.own.inputs[name], self.theirs.inputs[theirs]
+        if own is None or other is None or len(own) != len(other):
+            return None
+        index, at = [], 0
+        for mine, its in zip(own, other, strict=True):
+            chosen = self.chosen.get(self.own.tied.get(mine, mine))
+            if chosen is None:
+                return None
+            index.append(at + chosen)
+            at += its.stop - its.start
+        return np.concatenate(index)
+
+    def _copy_depthwise(self, name: str, theirs: str) -> None:
+        conv, source = self.convolutions[name], self.of_teacher[theirs]
+        read = self._read(name, theirs)
+        if read is None:
+            read = self._values_of_heads(name)
+        if read is None or len(read) != conv.out_channels or source.weight.shape[2:] != conv.weight.shape[2:]:
+            self.result.fresh.append(name)
+            return
+        for segment in self.own.outputs.get(name, ()):
+            self.chosen[segment] = read
+        conv.weight.copy_(source.weight[torch.from_numpy(read)])
+        self._copy_norm(name, theirs, read)
+        self.result.copied.append(name)
+
+    def _values_of_heads(self, name: str) -> np.ndarray | None:
+        """Of the positional convolution of an attention: the channels of the heads that were chosen."""
+        block = name.rpartition(".")[0].rpartition(".")[0]
+        attention = _attention(self.student, f"{block}.qkv.conv")
+        qkv = self.own.outputs.get(f"{block}.qkv.conv")
+        if attention is None or not qkv or qkv[0] not in self.chosen:
+            return None
+        per_head = len(self.chosen[qkv[0]]) // attention
+        heads = self.chosen[qkv[0]][::per_head] // per_head
+        width = self.convolutions[name].out_channels // attention
+        return np.concatenate([np.arange(h * width, (h + 1) * width) for h in heads])
+
+    def _copy_norm(self, name: str, theirs: str, index: np.ndarray) -> None:
+        norm, source = _norm(self.student, name), _norm(self.teacher, theirs)
+        if norm is not None and source is not None:
+            at = torch.from_numpy(index)
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                getattr(norm, key).copy_(getattr(source, key)[at])
+
+
+def patches(conv: nn.Conv2d, images: Tensor, places: Tensor) -> Tensor:
+    """What a convolution reads of images [B, I, H, W] for its outputs at places [B, n]: [B * n, I * k * k]."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+    padded = nn.functional.pad(images, (pw, pw, ph, ph))
+    windows = padded.unfold(2, dh * (kh - 1) + 1, sh).unfold(3, dw * (kw - 1) + 1, sw)[..., ::dh, ::dw]
+    width = windows.shape[3]
+    batch = torch.arange(len(images), device=images.device)[:, None].expand_as(places)
+    return windows[batch, :, places // width, places % width].flatten(2).flatten(0, 1)
+
+
+def _class_convolutions(model: nn.Module) -> set[str]:
+    """The last convolutions of a head's class branches, of which each row stands for a class."""
+    head, layer = model.model[-1], len(model.model) - 1
+    return {
+        f"model.{layer}.{branch}.{level}.{len(block) - 1}"
+        for branch in ("cv3", "one2one_cv3")
+        for level, block in enumerate(getattr(head, branch, ()))
+    }
+
+
+def _norm(model: nn.Module, conv: str) -> nn.BatchNorm2d | None:
+    block = model.get_submodule(conv.rpartition(".")[0])
+    norm = getattr(block, "bn", None)
+    return norm if isinstance(norm, nn.BatchNorm2d) else None
+
+
+def _attention(model: nn.Module, conv: str) -> int | None:
+    """The number of heads, where the convolution makes their queries, keys and values."""
+    if not conv.endswith(".qkv.conv"):
+        return None
+    return int(model.get_submodule(conv.removesuffix(".qkv.conv")).num_heads)
+
+
+def _rows_of_heads(values: Tensor, heads: int, of: int | None) -> np.ndarray:
+    """The rows of the ``heads`` heads whose outputs vary most, all of a head's rows together."""
+    width = values.shape[1] // (of or 1)
+    strength = values.var(0).unflatten(0, (of or 1, width)).sum(1)
+    best = np.sort(strength.argsort(descending=True)[:heads].cpu().numpy())
+    return np.concatenate([np.arange(h * width, (h + 1) * width) for h in best])
+
+
+def _counterparts(student: nn.Module, teacher: nn.Module, own: Wiring, theirs: Wiring) -> dict[str, str]:
+    """For each of the student's convolutions the teacher's of the same place; where a teacher repeats a block more
+    often, its last ones count, evenly spaced. Raises ModelError where the models are of different families.
+    """
+    layers = list(zip(student.model, teacher.model, strict=False))
+    if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
+        raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
+    found = {}
+    for name in own.order:
+        other = _same_place(student, teacher, name)
+        if other in theirs.order and len(own.outputs.get(name, ())) == len(theirs.outputs.get(other, ())):
+            found[name] = other
+    return found
+
+
+def _alike(own: nn.Module, other: nn.Module) -> bool:
+    """Whether two blocks do the same; those of C2f's kind do around whatever they repeat."""
+    return type(own) is type(other) or (isinstance(own, C2f) and isinstance(other, C2f))
+
+
+def _same_place(student: nn.Module, teacher: nn.Module, name: str) -> str | None:
+    own, other, path = student, teacher, []
+    for part in name.split("."):
+        if isinstance(own, (nn.ModuleList, nn.Sequential)) and own is not student.model and part.isdecimal():
+            part_there = str(round((int(part) + 1) * len(other) / len(own)) - 1) if len(other) != len(own) else part
+        else:
+            part_there = part
+        own = getattr(own, part) if not part.isdecimal() else own[int(part)]
+        try:
+            other = getattr(other, part_there) if not part_there.isdecimal() else other[int(part_there)]
+        except (AttributeError, IndexError):
+            return None
+        if not _alike(own, other):
+            return None
+        path.append(part_there)
+    return ".".join(path)
