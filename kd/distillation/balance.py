@@ -91,6 +91,6 @@ def named_weights(weights: Mapping[str, float]) -> str:
     """Weights as they are reported.
 
     >>> named_weights({"fgfi": 0.012345, "cwd": 1})
-    'fgfi 0.01234, cwd 1'
+    'fgfi 0.01235, cwd 1'
     """
     return ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items())

@@ -52,8 +52,8 @@ class Outcome:
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The IoU of boxes [N, 4] and [M, 4], x1 y1 x2 y2: [N, M]; 0 where neither has an area.
 
-    >>> box_iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2]]))
-    array([[0.33333333]])
+    >>> box_iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2]])).round(2).tolist()
+    [[0.33]]
     """
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])  # [N, M, 2]
     shared = sides.clip(0).prod(2)

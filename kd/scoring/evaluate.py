@@ -175,7 +175,7 @@ def require_same_channels(yolo: YOLO, channels: int, data: str | Path) -> None:
 def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path) -> None:
     """Raise ModelError unless the model's classes are those of the dataset, in the same order.
 
-    >>> require_same_classes(coco_model, {0: "relevant"}, "data.yaml")
+    A model of COCO and ``{0: "relevant"}`` of data.yaml give
     ModelError: yolo11n.pt: classes: got 80 (person, bicycle, car, ...), expected those of data.yaml: 1 (relevant); ...
     """
     got, expected = list(yolo.names.values()), list(names.values())

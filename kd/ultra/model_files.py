@@ -49,7 +49,7 @@ def what_it_is(spec: str) -> str | None:
     """Of a path that holds something, or that can only be meant as one, what it is and what to give instead.
 
     >>> what_it_is("best.onnx"), what_it_is("yolov9z")
-    ('got an export (ONNX), expected a .pt of PyTorch ...: give the .pt that it was exported from', None)
+    ('got an export (ONNX), expected a .pt of PyTorch, ...: give the .pt that it was exported from', None)
     """
     if not spec.strip():
         return f"got an empty name, expected {MODEL}"
