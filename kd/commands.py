@@ -12,6 +12,7 @@ from kd.show import (
     count,
     print_bench,
     print_groups,
+    print_inherited,
     print_json,
     print_predictions,
     print_report,
@@ -76,6 +77,46 @@ def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = F
         quiet=_quiet(context) or as_json,
     )
     print_json(result) if as_json or options.dry_run else print_run(options.out, result)
+
+
+@app.command(epilog="Example: kd inherit teacher/weights/best.pt --width 0.5 --data tiles/data.yaml --out student.pt")
+def inherit(
+    context: typer.Context,
+    teacher: Annotated[
+        str, typer.Argument(metavar="TEACHER", help="A trained detector of the student's family.", show_default=False)
+    ],
+    data: Annotated[
+        Path, typer.Option(help="A YOLO dataset's data.yaml: its training images and class names.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="W.pt", help="The student to write.", show_default=False)],
+    student: Annotated[
+        str | None, typer.Option(metavar="M", help="Its architecture: a .yaml, or a name such as yolov8n.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="In place of a student: the teacher's layout with this share of its channels.")
+    ] = None,
+    depth: Annotated[float | None, typer.Option(help="With this share of its repeated blocks.")] = None,
+    imgsz: SizeOption = None,
+    images: Annotated[int, typer.Option(metavar="N", help="Training images to look at; fewer large ones.")] = 300,
+    seed: Annotated[int, typer.Option(help="Decides what is not inherited.")] = 0,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a student its first weights from a trained teacher: no labels, no training; kd train --student goes on."""
+    from kd.errors import UsageError
+    from kd.inheritance.weights import Scale, inherit_weights
+
+    scaled = width is not None or depth is not None
+    if student and scaled:
+        raise UsageError("--student: got it with --width or --depth, expected one of them")
+    if not student and not scaled:
+        raise UsageError("--student: got none, expected one, or --width: a share of the teacher's channels")
+    architecture = student or Scale(1.0 if width is None else width, 1.0 if depth is None else depth)
+    quiet = _quiet(context) or as_json
+    found = inherit_weights(
+        teacher, architecture, data, out, imgsz=imgsz, images=images, seed=seed, device=device, quiet=quiet
+    )
+    print_json(found) if as_json else print_inherited(found)
 
 
 @app.command(epilog="Example: kd evaluate --data tiles/data.yaml --model student/weights/best.pt --split test")

@@ -73,6 +73,19 @@ def print_run(out: Path, record: dict[str, Any]) -> None:
     say(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 
 
+def print_inherited(found: dict[str, Any]) -> None:
+    """The share of the teacher's variance that each layer of a student reproduces, and its score before training."""
+    say(f"{found['student']}, {count(found['images'], 'image')} at {found['imgsz']} px, {found['seconds']:.0f} s")
+    print(f"  {'layer':<8}{'reproduced':>12}")
+    for layer, reproduced in found["reproduced"].items():
+        print(f"  {layer:<8}{share(reproduced):>12}")
+    for name, what in (("fresh", "left as drawn"), ("copied", "copied channel by channel")):
+        if found[name]:
+            say(f"{count(len(found[name]), 'convolution')} {what}: {', '.join(found[name])}")
+    say(f"val, before any training: mAP50 {share(found['map50'])}, mAP50-95 {share(found['map50_95'])}")
+    say(f"{found['out']}: {found['params'] / 1e6:.2f} M parameters; go on with kd train --student {found['out']}")
+
+
 def print_predictions(out: Path, found: dict[str, Any]) -> None:
     """A line for each model of `kd predict`, and the picture."""
     for row in found["models"]:

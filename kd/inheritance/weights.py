@@ -88,6 +88,8 @@ def inherit_weights(
     view = resolve_data(data)
     if view["channels"] != 3:
         raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
+    if Path(teacher).suffix.lower() != ".pt":
+        raise ModelError(f"{teacher}: teacher: got no checkpoint, expected a trained detector (.pt)")
     source = load_detector(teacher)
     imgsz = image_size(source, imgsz)
     student = str(architecture) if isinstance(architecture, str) else f"{architecture} of {teacher}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
+from typer.testing import CliRunner
 from ultralytics.nn.tasks import DetectionModel
 
+from kd.commands import app
 from kd.errors import DataError, ModelError, UsageError
 from kd.inheritance.images import training_images
 from kd.inheritance.weights import Scale, inherit_weights
@@ -97,6 +101,7 @@ def test_images_are_spread_over_the_split_and_every_second_is_mirrored(data):
         ({"imgsz": 100}, UsageError, "--imgsz: got 100, expected a multiple of 32"),
         ({"data": "missing.yaml"}, DataError, "missing.yaml: no such file"),
         ({"teacher": "missing.pt"}, ModelError, "missing.pt"),
+        ({"teacher": "yolov8n"}, ModelError, "yolov8n: teacher: got no checkpoint, expected a trained detector (.pt)"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_writes_nothing(options, error, words, data, teacher, tmp_path, monkeypatch):
@@ -108,6 +113,35 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(options, error, words, da
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["inherit", *map(str, words)])
+
+
+def test_the_command_prints_layers_and_the_score_or_one_json_object(data, teacher, tmp_path):
+    out = tmp_path / "w.pt"
+    words = (teacher, "--data", data, "--out", out, "--student", "yolov8n", "--images", 4)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("yolov8n, 4 images at 96 px, ")
+    assert "val, before any training: mAP50 " in done.stdout
+    assert done.stdout.endswith(f"go on with kd train --student {out}\n")
+    found = json.loads(run(*words, "--json").stdout)
+    assert {"reproduced", "map50", "map50_95", "images", "fresh"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "--student: got none, expected one, or --width"),
+        (("--student", "yolov8n", "--depth", 1), "expected one of"),
+    ],
+)
+def test_the_command_takes_an_architecture_or_a_scale(data, teacher, tmp_path, words, expected):
+    done = run(teacher, "--data", data, "--out", tmp_path / "w.pt", *words)
+    assert isinstance(done.exception, UsageError)
+    assert expected in str(done.exception)
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan"), float("inf")])
