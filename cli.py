@@ -59,10 +59,8 @@ def run(
             if "\0" in argument:
                 raise usage_error(f"{argument!r}: got NUL in an argument, expected text: no file has such a name")
         with warnings.catch_warnings():
-            if "--debug" not in leading:
-                warnings.simplefilter(
-                    "ignore"
-                )  # torch's and others': they name no file, and no user of the command can act on them
+            if "--debug" not in leading:  # torch's and others' name no file, and no user of the command can act on them
+                warnings.simplefilter("ignore")
             app([*leading, *rest], prog_name=name)
     except expected_error as error:
         _fail(error, 2 if isinstance(error, usage_error) else 1, leading)

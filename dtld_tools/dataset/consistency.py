@@ -84,7 +84,7 @@ def read_consistent(root: Path) -> Iterator[tuple[FrameRecord, tuple[ImageRecord
             raise _contradiction(root / "frames.jsonl", frame.frame, text)
         for text in placement_defects(frame, images):
             imageless = imageless or _contradiction(root / "frames.jsonl", frame.frame, text)
-            if images:  # else lines in another order are to be told of, which the reader finds at the end
+            if images:  # else lines are in another order, which the reader reports at the end
                 raise imageless
         names.add(frame.frame)
         boxes = boxed(frame)

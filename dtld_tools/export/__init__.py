@@ -1,1 +1,1 @@
-"""A dataset for other programs and for the eye."""
+"""A dataset in other formats, and as a contact sheet."""

@@ -110,7 +110,7 @@ class Render:
 
 def _is_older(path: str, source: Path) -> bool:
     """Whether the source was written, or put where it is, after the image was made: maybe another frame of its size."""
-    with suppress(OSError):  # a source that is gone is told of when it is read
+    with suppress(OSError):  # a source that is gone is reported when it is read
         status = os.stat(source)
         return os.stat(path).st_mtime_ns < max(status.st_mtime_ns, status.st_ctime_ns)
     return False

@@ -147,7 +147,7 @@ def _map_in_processes(
 
 
 def _send(worker: _Worker, message: Any) -> None:
-    # A worker that was killed is told of when its answers, those that it sent before, have been read.
+    # A worker that was killed is reported after the answers that it sent before have been read.
     with suppress(ConnectionError):
         worker.pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 

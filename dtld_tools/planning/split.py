@@ -139,7 +139,8 @@ def _from_file(frames_per_sequence: Mapping[SequenceId, int], path: Path) -> dic
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: {error}; expected lines 'City/Route/Sequence train'") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path}: {reason}; expected lines 'City/Route/Sequence train'") from error
     listed: dict[SequenceId, Split] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -71,8 +71,9 @@ def find_near_duplicates(
 ) -> dict[str, Any]:
     """``near_duplicates`` [{a, b, splits, distance, identical}], images ``compared`` and ``plain``, and ``defects``.
 
-    ``compared`` are the images that have a hash. The defects are the images that cannot be read, unless ``is_proven``
-    says that they have been told of, and that there was nothing to compare. Works on any YOLO dataset with a data.yaml.
+    ``compared`` are the images that have a hash. A defect is an image that cannot be read, unless ``is_proven`` says
+    that those are reported already; another is that there was nothing to compare. Works on any YOLO dataset with a
+    data.yaml.
     Raises DatasetError, and UsageError without the package imagehash.
     """
     check_options(distance)

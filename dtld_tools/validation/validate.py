@@ -166,7 +166,7 @@ def _frames_with_images(
                 )
             offsets = manifest.offsets.pop(frame.frame, array("q"))
             if offsets and in_order and offsets[0] < last:
-                in_order = False  # one line out of place would else be told of every frame after it
+                in_order = False  # else one line out of place would be reported for every frame after it
                 defects.append(f"manifest.jsonl: from {frame.frame} on not in the order of frames.jsonl")
             last = max(last, *offsets) if offsets else last
             yield frame, [_image_at(lines, offset) for offset in offsets]
@@ -208,7 +208,7 @@ def _unlisted_files(root: Path, manifest: _Manifest) -> Iterator[str]:
 def _listing(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except OSError:  # a missing folder is told of by name
+    except OSError:  # a missing folder is reported by name
         return []
 
 

@@ -1,4 +1,4 @@
-"""The images that a student is born with: evenly spaced ones of the training split, as Ultralytics would show them."""
+"""The images that inheritance is computed on: evenly spaced ones of the training split, letterboxed."""
 
 from __future__ import annotations
 

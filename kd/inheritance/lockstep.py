@@ -1,4 +1,4 @@
-"""One model over many batches at once, halted at each of its modules until that has been dealt with."""
+"""A model run on many batches in step: before any batch enters a module, a callback sees the inputs of all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class _Stop(BaseException):
-    """Ends the run of a batch that nobody waits for."""
+    """Ends the thread of a batch whose result is no longer needed."""
 
 
 def in_lockstep(

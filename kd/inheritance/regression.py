@@ -59,7 +59,7 @@ def telling_columns(values: Tensor, count: int) -> np.ndarray:
         pivot = int(left.argmax())
         chosen.append(pivot)
         if left[pivot] <= 1e-12 * max(rest.diagonal().max(), 1e-300):
-            continue  # the rest is told by those that there are: any of them
+            continue  # those that were chosen give the rest exactly: any of it will do
         column = rest[:, pivot] / np.sqrt(rest[pivot, pivot])
         rest = rest - np.outer(column, column)
         left = rest.diagonal().copy()

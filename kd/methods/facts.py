@@ -97,4 +97,4 @@ def either(names: Iterable[str]) -> str:
 
 
 HEADLESS = either(facts.name for facts in _ROWS if not facts.needs_head)  # what a refusal offers in place of a head
-CHOICES = f"{either(ON_FEATURES)} (features), {either(ON_HEADS)} (what the head says)"  # as the help of --method says
+CHOICES = f"{either(ON_FEATURES)} (features), {either(ON_HEADS)} (head outputs)"  # as the help of --method says
