@@ -48,6 +48,7 @@ test: lint
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -70,5 +71,5 @@ bench-mutations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutations.py $(N) $(if $(SEED),--seed $(SEED))
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -111,8 +111,8 @@ class LabelSplitting(Splitting):
 
     def spec(self) -> SplitSpec:
         """The options as the stages take them. Raises UsageError."""
-        labels = {"val_labels": tuple(self.val_labels or ()), "test_labels": tuple(self.test_labels or ())}
-        return replace(super().spec(), **labels)
+        val_labels, test_labels = tuple(self.val_labels or ()), tuple(self.test_labels or ())
+        return replace(super().spec(), val_labels=val_labels, test_labels=test_labels)
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,7 @@ class Copies:
         """Copies of the images of these splits. Raises UsageError."""
         from dtld_tools.pixels.augment import AugmentSpec
 
-        chosen: tuple[Split, ...] = _names(splits)
-        return AugmentSpec(self.clahe, self.blur, self.copies, chosen)
+        return AugmentSpec(self.clahe, self.blur, self.copies, _names(splits))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -54,7 +54,7 @@ def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = F
     given = {
         name.replace("_", "-"): value
         for name, value in vars(options).items()
-        if name not in OF_THE_FOLDER and context.get_parameter_source(name).name == "COMMANDLINE"
+        if name not in OF_THE_FOLDER and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
     }
     values = train_values(given, DEFAULT_CFG_DICT)
     if options.resume and not options.overwrite:
@@ -143,17 +143,18 @@ def evaluate(
     """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
     from kd.errors import UsageError
 
-    options = {"split": split, "imgsz": imgsz, "batch": batch, "device": device, "tell": warn}
+    options: dict[str, Any] = {"split": split, "imgsz": imgsz, "batch": batch, "device": device, "tell": warn}
+    options["quiet"] = _quiet(context) or as_json
     if not full_frame:
         from kd.scoring.evaluate import evaluate as score
 
-        options["skip_bad_labels"] = skip_bad_labels
+        found = score(data, model, **options, skip_bad_labels=skip_bad_labels)
     elif skip_bad_labels:
         raise UsageError("--skip-bad-labels: got it with --full-frame, expected all tiles of a frame: mend them")
     else:
-        from kd.scoring.full_frame import evaluate_frames as score
+        from kd.scoring.full_frame import evaluate_frames
 
-    found = score(data, model, **options, quiet=_quiet(context) or as_json)
+        found = evaluate_frames(data, model, **options)
     if as_json:
         print_json(found)
         return
@@ -243,7 +244,7 @@ def report(
 class Baselines(TyperCommand):
     """A command whose ``--baseline`` takes all words up to the next option, as a shell's pattern gives them."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # gets no other
         """Repeat the option before each of its words."""
         words, taking = [], False
         for word in args:

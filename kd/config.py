@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kd.errors import UsageError
 from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, WEIGHTS
@@ -119,7 +119,7 @@ class TrainConfig:
     settings: tuple[tuple[str, Any], ...] = ()
     fgfi: FgfiConfig = FgfiConfig()
     teacher_weights: tuple[float, ...] = ()
-    combine: str = "mean"
+    combine: Literal["mean", "best"] = "mean"
     teacher_imgsz: int | None = None
     schedules: tuple[str, ...] = ()
     balance: float | None = None
@@ -280,7 +280,7 @@ class TrainConfig:
         What has no meaning without a teacher, or without a second one, is left out there, as are options of the
         course of a run that are not used.
         """
-        methods = dict(self.methods)
+        methods: dict[str, float | None] = dict(self.methods)
         if self.balance:  # which sets their weights
             methods = dict.fromkeys(methods)
         values = asdict(self) | {

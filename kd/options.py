@@ -160,8 +160,8 @@ def parse_methods(
             )
     if weight is not None:
         if len(pairs) != 1 or pairs[0][1] is not None:
-            given = ", ".join(texts) or "no method"
-            raise UsageError(f"--weight: got {weight} with {given}, expected one method without a weight of its own")
+            named = ", ".join(texts) or "no method"
+            raise UsageError(f"--weight: got {weight} with {named}, expected one method without a weight of its own")
         pairs = [(pairs[0][0], float(weight))]
     return tuple((name, WEIGHTS[name] if own is None else own) for name, own in pairs)
 

@@ -2,10 +2,11 @@
 
 import json
 from functools import lru_cache
+from typing import Any
 
 
 @lru_cache
-def load(name: str) -> dict:
+def load(name: str) -> dict[str, Any]:
     """The schema ``<name>.schema.json`` as a dict.
 
     >>> load("frame")["title"]

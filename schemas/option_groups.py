@@ -38,7 +38,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
         hint = hints[parameter.name]
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             groups[parameter.name] = hint
             own = get_type_hints(hint, include_extras=True)
             members = inspect.signature(hint).parameters.values()
@@ -54,7 +54,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(**values, **made)
 
-    spread.__signature__ = inspect.Signature(parameters)
+    spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect looks for it there
     spread.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return spread
 

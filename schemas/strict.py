@@ -168,8 +168,8 @@ class Builder:
         except StrictError as error:
             raise _wrong(event, str(error)) from None
 
-    def _fill(self, value: list | dict, depth: int) -> None:
-        merged: list[dict] = []
+    def _fill(self, value: list[Any] | dict[Any, Any], depth: int) -> None:
+        merged: list[dict[Any, Any]] = []
         for event in self._events:
             if type(event) is yaml.SequenceEndEvent or type(event) is yaml.MappingEndEvent:
                 break
@@ -182,10 +182,11 @@ class Builder:
                 raise _wrong(event, f"got {_short(item)} as a key, expected a text that is no other key of this object")
             else:
                 value[item] = self.value(next(self._events), depth)
-        for key, item in (pair for other in merged for pair in other.items()):
-            value.setdefault(key, item)
+        if isinstance(value, dict):
+            for key, item in (pair for other in merged for pair in other.items()):
+                value.setdefault(key, item)
 
-    def _merge(self, event: yaml.Event, depth: int) -> list[dict]:
+    def _merge(self, event: yaml.Event, depth: int) -> list[dict[Any, Any]]:
         found = self.value(event, depth)
         found = found if isinstance(found, list) else [found]
         if not all(isinstance(other, dict) for other in found):

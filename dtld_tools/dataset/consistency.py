@@ -19,6 +19,7 @@ from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.images import MAX_PIXELS
 from dtld_tools.types import (
     Box,
+    Dropped,
     FrameRecord,
     ImageRecord,
     LightId,
@@ -139,10 +140,10 @@ def frame_defects(frame: FrameRecord, class_count: int) -> Iterator[str]:
     folders = frame.frame.split("/")[-4:-1]  # a city may lie one level deeper
     if folders != list(frame.sequence):
         yield f"got sequence {frame.sequence}, expected {'/'.join(folders)} as its path says"
-    listed = [light.light_id for light in (*frame.lights, *frame.dropped)]
-    for light_id in _repeated(listed):
+    lights: list[Target | Dropped] = [*frame.lights, *frame.dropped]
+    for light_id in _repeated([light.light_id for light in lights]):
         yield f"light {light_id} stands twice"
-    for light in (*frame.lights, *frame.dropped):
+    for light in lights:
         if light.box is not None:
             x1, y1, x2, y2 = light.box
             if not (0 <= x1 < x2 <= frame.width and 0 <= y1 < y2 <= frame.height):

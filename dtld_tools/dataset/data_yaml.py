@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -43,7 +43,7 @@ def _document(path: Path, instead_of_none: str, instead_of_this: str) -> Any:
         raise DatasetError(f"{path}: {error}; expected {instead_of_this}") from error
 
 
-def is_names(names: Any) -> bool:
+def is_names(names: Any) -> TypeGuard[dict[int, str]]:
     """Whether it is {number: text} with the numbers 0, 1, ...; ``true`` is no 1, though equal to it."""
     return (
         isinstance(names, dict)

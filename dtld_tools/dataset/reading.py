@@ -57,7 +57,8 @@ def read_lines(path: Path, schema: str, defects: list[str] | None = None) -> Ite
     The first other line raises DatasetError; with ``defects``, each becomes one of them. So does a missing file.
     """
     check, offset = _validator(schema), 0
-    where, subject, hint = path, "line", ""
+    where: Path | str = path
+    subject, hint = "line", ""
     if defects is not None:
         where, subject, hint = path.name, "the line", " (--near-duplicates alone works on any YOLO dataset)"
     try:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from dtld_tools.errors import DatasetError
 from dtld_tools.geometry import clip_boxes
@@ -89,19 +89,19 @@ def read_coco(path: Path, crowd: Crowd = "drop") -> Coco:
 
     left_out: Counter[str] = Counter()
     for item, place in _items(document, "annotations", path):
-        image = images.get(_field(item, "image_id", (int, str), place))
-        if image is None:
+        owner = images.get(_field(item, "image_id", (int, str), place))
+        if owner is None:
             raise DatasetError(f"{place}image_id: got {item['image_id']!r}, expected the id of an image of the file")
         category = _field(item, "category_id", int, place)
         if category not in class_of:
             raise DatasetError(f"{place}category_id: got {category}, expected one of {str(sorted(names))[:100]}")
-        box = _inside(_box_of(item, place), image.size_wh)
+        box = _inside(_box_of(item, place), owner.size_wh)
         if _is_crowd(item, place) and crowd == "drop":
             left_out["crowd"] += 1  # a region of many objects, which a label line cannot say
         elif box is None:
             left_out["without_area"] += 1
         else:
-            image.targets.append(Target(class_of[category], box, len(image.targets)))
+            owner.targets.append(Target(class_of[category], box, len(owner.targets)))
     if left_out["crowd"] and not any(image.targets for image in images.values()):
         raise DatasetError(
             f"{path}: annotations: got {left_out['crowd']} crowds and no other box in an image, expected some; "
@@ -207,7 +207,7 @@ def _side(item: Any, key: str, place: str) -> int:
     return value
 
 
-def _four_numbers(value: Any) -> bool:
+def _four_numbers(value: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == 4

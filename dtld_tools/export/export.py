@@ -84,7 +84,7 @@ def to_yolo(path: Path, out: Path, crowd: Crowd = "drop") -> dict[str, Any]:
     roots = {image.label_root for image in coco.images}
     roots = {root for root in roots if not any(PurePosixPath(root).is_relative_to(r) for r in roots - {root})}
     _refuse_folder(out, coco.images, entries, roots)
-    document = {split: names[0] if len(names) == 1 else names for split, names in entries.items()}
+    document: dict[str, Any] = {split: names[0] if len(names) == 1 else names for split, names in entries.items()}
     document |= {"names": dict(enumerate(coco.names))}
     new = not out.exists()
     staging, moved = out / f".labels.{os.getpid()}.tmp", []

@@ -130,5 +130,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, title: str, class_names: tuple[str, 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it: present wherever this project is installed."""
-    origin = find_spec("matplotlib").origin
-    return ImageFont.truetype(Path(origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size_px)
+    spec = find_spec("matplotlib")
+    assert spec  # it is a requirement
+    assert spec.origin
+    return ImageFont.truetype(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size_px)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dtld_tools.errors import LabelError
@@ -48,7 +48,7 @@ _ASPECTS = {"1": "one_aspect", "2": "two_aspects", "3": "three_aspects", "4": "f
 _STATE = {"0": "off", "1": "red", "2": "yellow", "3": "red_yellow", "4": "green", "5": "unknown"}
 _PICTOGRAM = {"0": "circle", "1": "arrow_straight", "2": "arrow_left", "3": "arrow_straight_left"}
 _PICTOGRAM |= {"4": "arrow_right", "8": "pedestrian", "9": "bicycle"}
-_DIGITS = (_DIRECTION, _RELEVANCE, _ORIENTATION, _ASPECTS, _STATE, _PICTOGRAM)
+_DIGITS: tuple[Collection[str], ...] = (_DIRECTION, _RELEVANCE, _ORIENTATION, _ASPECTS, _STATE, _PICTOGRAM)
 
 
 def attributes_from_class_id(class_id: Any, where: str = "class_id") -> dict[str, str]:
@@ -60,7 +60,7 @@ def attributes_from_class_id(class_id: Any, where: str = "class_id") -> dict[str
     digits = _digits(class_id)
     if isinstance(class_id, bool) or len(digits) != 6 or not digits.lstrip().isdecimal():
         raise LabelError(f"{where}: got {short(class_id)}, expected a number of up to six digits such as 112340")
-    direction, relevance, mounting, lamps, state, mask = digits
+    direction, relevance, mounting, lamps, state, mask = tuple(digits)
     relevance, occlusion = _RELEVANCE.get(relevance, ("unknown", "unknown"))
     return {
         "direction": _DIRECTION.get(direction, "unknown"),

@@ -104,21 +104,21 @@ def _bare(word: str) -> str | int | float | None:
     return int(word) if kind == "whole" else float(word) if kind == "real" else None if kind == "null" else word
 
 
-def as_object(value: Any, where: str) -> dict:
+def as_object(value: Any, where: str) -> dict[Any, Any]:
     """``value`` if it is a dict. Raises LabelError, as all of these."""
     if not isinstance(value, dict):
         raise LabelError(f"{where}: got {short(value)}, expected an object with named keys")
     return value
 
 
-def as_list(value: Any, where: str) -> list:
+def as_list(value: Any, where: str) -> list[Any]:
     """``value`` if it is a list."""
     if not isinstance(value, list):
         raise LabelError(f"{where}: got {short(value)}, expected a list")
     return value
 
 
-def get(values: dict, key: str, where: str) -> Any:
+def get(values: dict[Any, Any], key: str, where: str) -> Any:
     """The value of a key that must be there."""
     try:
         return values[key]

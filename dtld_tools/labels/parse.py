@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -156,7 +156,7 @@ class _Reader:
         place, sequence = self._folders[folder]
         return place + name, sequence
 
-    def _light_ids(self, unique_ids: list[int]) -> list[LightId]:
+    def _light_ids(self, unique_ids: Sequence[int]) -> Sequence[LightId]:
         """The ids of a frame's lights, a repeated one with its number; repetitions count as problems."""
         if len(set(unique_ids)) == len(unique_ids):
             return unique_ids
@@ -297,11 +297,11 @@ def _light_of(light: Any, version: _Version) -> _Light:
         unique_id = int(unique_id)  # 1.0 is an integer to JSON and to the schema
     if type(unique_id) is not int or abs(unique_id) > _MAX_ID:
         raise LabelError(f".unique_id: got {short(unique_id)}, expected a whole number")
-    box = [_number(get(light, key, ""), key) for key in version.box]
+    x, y, w, h = (_number(get(light, key, ""), key) for key in version.box)
     track = light.get("track_id", "")
     if isinstance(track, (dict, list)):
         raise LabelError(f".track_id: got {short(track)}, expected a text")
-    return _Light(*box, unique_id, get(light, version.attributes, ""), str(track))
+    return _Light(x, y, w, h, unique_id, get(light, version.attributes, ""), str(track))
 
 
 def _number(value: Any, key: str) -> float:

@@ -32,7 +32,7 @@ def inspect_labels(labels: Labels, rules: Rules, root: Path | None = None) -> di
     """Counts of frames, lights, sequences, cities, attributes, classes and problems, ready for JSON."""
     lights = [light for frame in labels.frames for light in frame.lights]
     boxes_xyxy = _boxes(lights)
-    attributes = {name: Counter() for name in VOCABULARY}
+    attributes: dict[str, Counter[str]] = {name: Counter() for name in VOCABULARY}
     combinations: Counter[tuple[tuple[str, str], ...]] = Counter()
     classes = Counter(dict.fromkeys(rules.class_names, 0))
     # Lights share their attribute mappings (parse): each is looked at once, however many lights have it.

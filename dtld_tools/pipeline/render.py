@@ -87,7 +87,7 @@ class Render:
             seen = targets_in(image.window, image.scale, frame.lights)
             targets = [target for target in seen if target.light_id in image.targets]
             if job.verbatim and image.augmentation is None:
-                data = _read_bytes(job.source)
+                data: bytes | memoryview = _read_bytes(job.source)
             else:
                 if pixels is None:
                     pixels = _read_source(job, frame)

@@ -6,6 +6,7 @@ ended, however it did, no worker works on.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -154,11 +155,12 @@ def _send(worker: _Worker, message: Any) -> None:
 
 def _receive(workers: list[_Worker], answers: dict[int, _Answer]) -> None:
     """Wait for an answer, and take all that are there. Raises DtldError for a worker that is dead."""
-    of_pipe = {worker.pipe: worker for worker in workers if worker.given}
-    for pipe in wait(list(of_pipe)):
-        number, frame = of_pipe[pipe].given.popleft()
+    busy = [worker for worker in workers if worker.given]
+    answering = wait([worker.pipe for worker in busy])
+    for worker in (worker for worker in busy if worker.pipe in answering):
+        number, frame = worker.given.popleft()
         try:
-            answers[number] = pickle.loads(pipe.recv_bytes())
+            answers[number] = pickle.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError) as error:
             raise DtldError(
                 f"{frame}: the worker process that had this frame was killed (out of memory?); "
@@ -229,9 +231,9 @@ def _map_on_ray(work: Callable[[Any], Any], items: Iterable[Any], workers: int, 
         raise UsageError("--executor ray: Ray is not installed; pip install 'dtld-kd[ray]'") from error
     try:
         if address is None:
-            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(address, log_to_driver=False, logging_level="error")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--ray-address: {address}: {reason}; expected a running cluster, such as auto") from error

@@ -6,7 +6,7 @@ Targets stay as they are: nothing here moves a pixel's place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from dtld_tools.errors import UsageError
-from dtld_tools.types import SPLITS, Split
+from dtld_tools.types import SPLITS
 
 #: {"clahe": {"clip_limit": 2.0, "grid": 8}, "gaussian": {"sigma_px": 1.2}} or {"motion": {"length_px": 5, ...}}
 Recipe = Mapping[str, Any]
@@ -27,7 +27,7 @@ class AugmentSpec:
     clahe: float = 0.5
     blur: float = 0.3
     copies: int = 1
-    splits: tuple[Split, ...] = ("train",)
+    splits: tuple[str, ...] = ("train",)
 
     def __post_init__(self) -> None:
         for option, probability in (("--clahe", self.clahe), ("--blur", self.blur)):
@@ -95,4 +95,4 @@ def motion_kernel(length_px: int, angle_deg: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-CHANGES = {"clahe": clahe, "gaussian": gaussian, "motion": motion}
+CHANGES: dict[str, Callable[..., np.ndarray]] = {"clahe": clahe, "gaussian": gaussian, "motion": motion}

@@ -100,7 +100,7 @@ def decode_bayer(raw: np.ndarray) -> np.ndarray:
     # Memory that is given back and taken anew costs more than the demosaicing itself, so each thread keeps its own.
     colour = _scratch.colour = cv2.cvtColor(raw, cv2.COLOR_BAYER_GB2BGR, dst=getattr(_scratch, "colour", None))
     if raw.max(initial=0) > 4095:  # more than 12 bits: the official recipe wraps around
-        return (colour >> 4).astype(np.uint8)
+        return np.right_shift(colour, 4).astype(np.uint8)
     # x >> 4 in one pass: x / 16 - 15 / 32 is nearest to the whole number below x / 16, and exact in float32.
     return cv2.convertScaleAbs(colour, alpha=1 / 16, beta=-15 / 32)
 

@@ -75,7 +75,8 @@ def fit_anchors(sizes_wh: np.ndarray, per_stride: int) -> dict[int, list[list[fl
         )
     cv2.setRNGSeed(0)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 300, 1e-6)
-    _, _, centres = cv2.kmeans(logs, clusters, None, stop, ATTEMPTS, cv2.KMEANS_PP_CENTERS)
+    cluster_of = np.empty((len(logs), 1), np.int32)  # is written to; the start is drawn
+    _, _, centres = cv2.kmeans(logs, clusters, cluster_of, stop, ATTEMPTS, cv2.KMEANS_PP_CENTERS)
     priors = np.exp(centres.astype(np.float64))  # [3K, 2]
     by_area = priors[priors.prod(1).argsort(kind="stable")].round(2).tolist()
     return {stride: by_area[i * per_stride : (i + 1) * per_stride] for i, stride in enumerate(STRIDES)}

@@ -188,11 +188,12 @@ def _sequences(frames: int, seed: int) -> Iterator[PlannedSequence]:
     count = max(1, min(max(LEAST_SEQUENCES, round(frames / FRAMES_PER_SEQUENCE)), frames // 2))
     rng = np.random.default_rng([seed, 2])
     decks = (_deal(deck, count, rng) for deck in (WEATHERS, PHASES, PICTOGRAMS, EXTRAS, OCCLUDERS, LAST_M))
-    for index, cards in enumerate(zip(*decks, strict=True)):
+    for index, (weather, phases, pictogram, extra, occluder, last_m) in enumerate(zip(*decks, strict=True)):
         steps = frames // count + (index < frames % count)
-        hour = 20 if cards[0] == "dusk" else 10
+        hour = 20 if weather == "dusk" else 10
         start = datetime(2015, 4, 17, hour, 50, 5, tzinfo=timezone.utc) + timedelta(days=index, minutes=3 * index)
-        yield PlannedSequence(index, seed, Brief(*cards, steps=steps), start)
+        brief = Brief(weather, phases, pictogram, extra, occluder, last_m, steps)
+        yield PlannedSequence(index, seed, brief, start)
 
 
 def _deal(deck: tuple, count: int, rng: np.random.Generator) -> list:
@@ -233,6 +234,7 @@ def _draw_frame(out: Path, frame: PlannedFrame) -> None:
 
 def _label_files(plan: Sequence[PlannedFrame], labels: LabelFormats) -> Iterator[tuple[Path, bytes]]:
     """Places below OUT and contents: per format a file per city and one for all."""
+    groups: list[tuple[str, Sequence[PlannedFrame]]]
     groups = [(city, [f for f in plan if f.sequence.city == number]) for number, (city, *_) in enumerate(CITIES)]
     groups = [*((city, frames) for city, frames in groups if frames), ("DTLD_all", plan)]
     if labels in ("v1", "both"):

@@ -140,7 +140,8 @@ def _own_images(root: Path) -> Iterator[Compared]:
         image = image_from_json(line)
         if image.augmentation is None:
             group = sys.intern(" ".join(map(str, (*image.window, image.scale))))
-            yield Compared(_name(image_path(root, image), root), sys.intern(image.split), group)
+            split = SPLITS[SPLITS.index(image.split)]  # one text for all images
+            yield Compared(_name(image_path(root, image), root), split, group)
 
 
 def _foreign_images(root: Path) -> list[Compared]:

@@ -28,11 +28,12 @@ class Adapters(nn.ModuleDict):
         """``channels``: stride -> (student's, teacher's), in the student's order."""
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            for method in (name for name, _ in config.methods if name in ON_FEATURES):
+            for method, adapter in ((name, FACTS[name].adapter) for name, _ in config.methods if name in ON_FEATURES):
+                assert adapter  # which is what ON_FEATURES says
                 torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reach GPUs' as well
                 kernel = config.fgfi.kernel if method == "fgfi" else 1
                 self[method] = nn.ModuleDict(
-                    {str(stride): _convolutions(FACTS[method].adapter, *c, kernel) for stride, c in channels.items()}
+                    {str(stride): _convolutions(adapter, *c, kernel) for stride, c in channels.items()}
                 )
 
     def __deepcopy__(self, memo: dict) -> None:
@@ -41,7 +42,10 @@ class Adapters(nn.ModuleDict):
     def layers(self) -> dict[str, dict[int, Layers]]:
         """Weights and biases by method and stride, as the methods take them."""
         return {
-            method: {int(stride): [(conv.weight, conv.bias) for conv in convs] for stride, convs in levels.items()}
+            method: {
+                int(stride): [(conv.weight, conv.bias) for conv in convs]
+                for stride, convs in levels.items()  # type: ignore[operator]  # a ModuleDict, but typed as a Module
+            }
             for method, levels in self.items()
         }
 

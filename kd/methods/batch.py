@@ -79,7 +79,8 @@ class Batch:
         """
         levels = self._counting(self.teacher_heads[0]).values()
         total = sum((confidence * mask).sum((1, 2)) for mask, confidence in levels)
-        return total / sum(mask.sum((1, 2)) for mask, _ in levels).clamp(min=1)
+        count = torch.stack([mask.sum((1, 2)) for mask, _ in levels]).sum(0)
+        return total / count.clamp(min=1)
 
     def score(self, stride: int) -> Tensor:
         """The teacher's highest class score per cell of a level, [B, H, W] in 0..1, as Ultralytics weighs cells.

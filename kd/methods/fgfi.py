@@ -59,7 +59,8 @@ def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
     terms = []
     for s, mask in zip(batch.student, fgfi_masks(batch, config), strict=True):
         score = batch.score(s) if config.fgfi.soft else None
-        terms.append(imitation(batch.student[s], batch.teacher[s], mask, *batch.adapters["fgfi"][s][0], score))
+        layer = batch.adapters["fgfi"][s][0]
+        terms.append(imitation(batch.student[s], batch.teacher[s], mask, *layer, score))  # type: ignore[arg-type]  # has a bias
     return torch.stack(terms).sum()
 
 

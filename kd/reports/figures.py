@@ -50,17 +50,22 @@ def gflops_figure(
     Arms of one student stand side by side at its GFLOPs, so that marks do not hide each other; a dotted line is the
     best teacher's mean. Returns PNG and SVG; None where no arm has both GFLOPs and a score.
     """
-    arms = [arm for arm in arms if arm[0].record["gflops"] and _mean(arm) is not None]
+    arms = [arm for arm in arms if arm[0].record["gflops"] and _scores(arm)]
     rows = [row for row in published if row.gflops]
     if not arms:
         return None
-    style = {"svg.fonttype": "none", "svg.hashsalt": "kd", "font.family": "DejaVu Sans", "text.color": INK}
+    style: dict[Any, str] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "kd",
+        "font.family": "DejaVu Sans",
+        "text.color": INK,
+    }
     style |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.6, 5), layout="constrained")
         canvas, axes = FigureCanvasAgg(figure), figure.subplots()
         kinds = _kinds(arms)
-        _axes(axes, [_x(arm) for arm in arms] + [row.gflops for row in rows], split)
+        _axes(axes, [_x(arm) for arm in arms] + [row.gflops for row in rows if row.gflops], split)
         scores = [100 * score for arm in arms for score in _scores(arm)] + [row.map50_95 for row in rows]
         room = 0.08 * (max(scores) - min(scores)) or 2
         axes.set_ylim(max(-room / 4, min(scores) - room), max(scores) + room)  # below 0 no more than a mark needs
@@ -146,7 +151,7 @@ def _draw_published(axes: Any, rows: Sequence[Published]) -> list[Place]:
                 points = [row.gflops for row in mine], [row.map50_95 for row in mine]
                 label = _plain(f"published, {words} distillation: {_short(source)}")
                 axes.plot(*points, marker, ms=8, mfc="none", mec=INK, mew=1, label=label, zorder=2)
-    return [(axes.transData, (row.gflops, row.map50_95)) for row in rows]
+    return [(axes.transData, (row.gflops, row.map50_95)) for row in rows if row.gflops]
 
 
 def _draw_best_teacher(axes: Any, teachers: Sequence[Arm]) -> None:
@@ -210,10 +215,9 @@ def _scores(arm: Arm) -> list[float]:
     return [score for run in arm if (score := run.scores()["map50_95"]) is not None]
 
 
-def _mean(arm: Arm) -> float | None:
-    """Mean mAP50-95 in per cent."""
-    scores = _scores(arm)
-    return 100 * fmean(scores) if scores else None
+def _mean(arm: Arm) -> float:
+    """Mean mAP50-95 in per cent, of an arm that has scores."""
+    return 100 * fmean(_scores(arm))
 
 
 # ---------------------------------------------------------------- Figure A1

@@ -179,7 +179,7 @@ def _by_dataset(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:
 
 def _failures(folder: Path) -> dict[str, str]:
     """What sweeps below ``folder`` noted as failed: run -> reason."""
-    failed = {}
+    failed: dict[str, str] = {}
     for path in sorted(folder.rglob("failures.json")):
         home = path.parent.relative_to(folder)
         try:

@@ -61,9 +61,10 @@ def distilled_table(
     def gain(metric: str) -> Callable[[Arm], str]:
         return lambda arm: points(_differences(twins[id(arm)], metric).difference) if id(arm) in twins else "-"
 
-    who: list[Column] = [
-        (name, lambda arm, name=name: text(getattr(arm[0], name))) for name in ("student", "teacher", "method")
-    ]
+    def what(key: str) -> Callable[[Arm], str]:
+        return lambda arm: text(getattr(arm[0], key))
+
+    who: list[Column] = [(key, what(key)) for key in ("student", "teacher", "method")]
     scores = _size_and_scores(classes)
     scores[4:4] = [("mAP50 to plain", gain("map50")), ("mAP50-95 to plain", gain("map50_95"))]  # before the classes
     return _beside([*who, *_setup(mine, arms), *scores], mine, [row for row in published if row.teacher])
@@ -154,7 +155,11 @@ def _setup(mine: Sequence[Arm], arms: Sequence[Arm]) -> list[Column]:
     options = {id(arm): _options(arm[0]) for arm in mine}
     unlike = sorted({key for one in options.values() for key, value in one.items()
                      if any(other.get(key) != value for other in options.values())})  # fmt: skip
-    columns: list[Column] = [(HEADS[key], lambda arm, key=key: _range(_values([arm], key))) for key in varying]
+
+    def setting(key: str) -> Callable[[Arm], str]:
+        return lambda arm: _range(_values([arm], key))
+
+    columns: list[Column] = [(HEADS[key], setting(key)) for key in varying]
     if unlike:
         say = lambda arm: ", ".join(f"{key} {options[id(arm)].get(key, 'as usual')}" for key in unlike)  # noqa: E731
         columns.append(("options", lambda arm: text(say(arm))))

@@ -181,7 +181,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             f"{result['runs']}, against {result['baseline'] or 'nothing'}",
             f"{result['split']}, {found['checkpoint']} checkpoint, seeds {seeds}",
         ]
-        rows = [("", "", "baseline", "runs", "difference", "95 % interval", "up")]
+        rows: list[tuple[str, ...]] = [("", "", "baseline", "runs", "difference", "95 % interval", "up")]
         for metric, name in zip(METRICS, ("mAP50-95", "mAP50"), strict=True):
             rows.append((name, "all", *_cells(result[metric])))
             rows += [("", one_line(label, NAME), *_cells(row[metric])) for label, row in result["per_class"].items()]

@@ -143,7 +143,9 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
                         f"runs/{student}/{arm}/seed{seed}",
                         options,
                         taught.get(teacher) if isinstance(teacher, str) else None,
-                        tuple(f"runs/{student}/{other}/seed{seed}" for other in (longer, PLAIN)) if longer else None,
+                        (f"runs/{student}/{longer}/seed{seed}", f"runs/{student}/{PLAIN}/seed{seed}")
+                        if longer
+                        else None,
                     )
                 )
     order = {name: i for i, name in enumerate(_in_order(jobs))}
@@ -256,7 +258,7 @@ def _check(plan: Any, name: str) -> None:
         fastjsonschema.compile(schemas.load("plan"), use_default=False)(plan)
     except fastjsonschema.JsonSchemaValueException as error:
         place = ".".join(map(str, error.path[1:])) or "the plan"
-        message = error.message.removeprefix(error.name).strip()
+        message = error.message.removeprefix(error.name or "").strip()
         raise PlanError(
             f"{name}: {place}: got {str(error.value)[:60]}, {message}: see schemas/plan.schema.json"
         ) from error

@@ -127,7 +127,7 @@ class Scheduler:
                     bar.set_postfix_str(self._view())
         finally:
             for process in self.running.values():
-                process.stdin.close()
+                _let_go(process)
             for process in self.running.values():
                 process.wait()
             bar.close()
@@ -169,7 +169,9 @@ class Scheduler:
             [record for _, record in done],
         )
         records = next(filter(None, alike), None)
-        return records and _epochs(job) * fmean(record["wall_time_s"] / record["epochs"] for record in records)
+        if records is None:
+            return None
+        return _epochs(job) * fmean(record["wall_time_s"] / record["epochs"] for record in records)
 
     def seconds_left(self) -> float | None:
         """For all jobs that are neither finished nor failed; None before any has finished."""
@@ -225,7 +227,7 @@ class Scheduler:
 
     def _end(self, name: str, process: subprocess.Popen, bar: tqdm) -> None:
         del self.running[name]
-        process.stdin.close()
+        _let_go(process)
         job = next(job for job in self.jobs if job.name == name)
         if process.returncode or not self.finished(name):
             self._fail(job, _reason(self._log(name), process.returncode), bar)
@@ -310,6 +312,12 @@ def _begun(folder: Path) -> dict[str, Any]:
     raise RunError(
         f"{folder / CONFIG}: {reason}, expected what kd train wrote: remove the folder to start this run again"
     )
+
+
+def _let_go(process: subprocess.Popen) -> None:
+    """Close the pipe to a process, which ends when it finds that closed."""
+    if process.stdin:
+        process.stdin.close()
 
 
 def _reason(log: Path, code: int) -> str:

@@ -110,7 +110,8 @@ class Brush:
         """A burning lamp, not shaded by the day: a circle and its glow."""
         circle = np.array([[x, y, radius]])
         self.balls(circle, z, [colour])
-        self.painting.glows.append(Glow(*self._pixels(circle, z)[0].tolist(), colour, strength))
+        u, v, radius_px = self._pixels(circle, z)[0].tolist()
+        self.painting.glows.append(Glow(u, v, radius_px, colour, strength))
 
     def cover_glows(self, corners_xyz: np.ndarray) -> None:
         """Puts out the lamps painted so far that lie behind the hull of some corners [N, 3]."""

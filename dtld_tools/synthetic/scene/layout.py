@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -93,7 +94,7 @@ def build_scene(brief: Brief, rng: np.random.Generator) -> Scene:
 
 
 def _pick(values: Sequence[T], rng: np.random.Generator) -> T:
-    return values[rng.integers(len(values))]
+    return values[int(rng.integers(len(values)))]
 
 
 def _road(brief: Brief, rng: np.random.Generator) -> Road:
@@ -166,26 +167,26 @@ def _signal(
 def _ego_signals(brief: Brief, road: Road, rng: np.random.Generator) -> list[Signal]:
     """The lights for the ego car: the first is the one on the pole at the right kerb."""
     aspects = 4 if brief.extra == "four_aspects" else 3
-    style = {
-        "phases": brief.phases,
-        "pictogram": brief.pictogram,
-        "aspects": aspects,
-        "module": rng.uniform(0.26, 0.34),
-        "relevant": True,
-    }
-    signals = [_signal(rng, road.kerb + 0.7, 2.95, 0.3, **style)]
+    signal = partial(
+        _signal,
+        rng,
+        phases=brief.phases,
+        pictogram=brief.pictogram,
+        aspects=aspects,
+        module=rng.uniform(0.26, 0.34),
+        relevant=True,
+    )
+    signals = [signal(road.kerb + 0.7, 2.95, 0.3)]
     over_lanes = [_lane_x(road, lane) for lane in range(max(0, road.lanes - 2), road.lanes)]
     if brief.extra == "horizontal":  # beyond the crossing: they are wide, and would fill the picture
         far = road.cross + 1.5
-        signals += [
-            _signal(rng, x, MAST_HEIGHT, far, orientation="horizontal", framed=True, **style) for x in over_lanes
-        ]
+        signals += [signal(x, MAST_HEIGHT, far, orientation="horizontal", framed=True) for x in over_lanes]
     elif rng.random() < 0.65:
-        signals += [_signal(rng, x, MAST_HEIGHT, 0.5, framed=True, **style) for x in over_lanes]
+        signals += [signal(x, MAST_HEIGHT, 0.5, framed=True) for x in over_lanes]
     if road.median:
-        signals.append(_signal(rng, 0.0, 2.9, 0.4, **style))
+        signals.append(signal(0.0, 2.9, 0.4))
     if rng.random() < 0.7:
-        signals.append(_signal(rng, road.kerb + 0.7, 3.0, road.cross + 0.5, **style))
+        signals.append(signal(road.kerb + 0.7, 3.0, road.cross + 0.5))
     return signals
 
 
@@ -194,19 +195,18 @@ def _extra_signals(brief: Brief, road: Road, rng: np.random.Generator) -> list[S
     x, walk = road.kerb + 0.7, _walk(brief.phases)
     match brief.extra:
         case "tram":
-            style = {"phases": UNSEEN, "pictogram": "tram", "aspects": int(rng.integers(2, 4))}
+            tram = partial(_signal, rng, pictogram="tram", aspects=int(rng.integers(2, 4)), module=0.26)
             places = ((-0.5 if not road.median else -0.45, 0.6), (road.kerb + 1.5, road.cross + 1))
-            return [_signal(rng, x, 3.1, z, module=0.26, **style) for x, z in places]
+            return [tram(x, 3.1, z) for x, z in places]
         case "bicycle":
             return [_signal(rng, x + 0.02, 1.95, 0.2, phases=brief.phases, pictogram="bicycle", module=0.18)]
         case "pedestrian_bicycle":
-            style = {"phases": walk, "pictogram": "pedestrian_bicycle", "aspects": 2, "module": 0.24}
-            return [_signal(rng, x + 0.9, 2.4, z, **style) for z in (0.8, road.cross - 1)]
+            both = partial(_signal, rng, phases=walk, pictogram="pedestrian_bicycle", aspects=2, module=0.24)
+            return [both(x + 0.9, 2.4, z) for z in (0.8, road.cross - 1)]
         case "green_arrow":
             arrow: Phases = ("off", "green", "green") if rng.random() < 0.5 else ("green", "green", "off")
-            lit = brief.phases != DARK
-            style = {"phases": arrow if lit else DARK, "pictogram": "arrow_right", "aspects": 1}
-            return [_signal(rng, x + 0.36, 2.7, 0.3, relevant=True, **style)]
+            phases = DARK if brief.phases == DARK else arrow
+            return [_signal(rng, x + 0.36, 2.7, 0.3, phases=phases, pictogram="arrow_right", aspects=1, relevant=True)]
     return []
 
 
@@ -235,25 +235,25 @@ def _walk(phases: Phases) -> Phases:
 def _other_signals(brief: Brief, road: Road, rng: np.random.Generator) -> list[Signal]:
     """Lights that are not for the ego car: for people on foot, other roads, other lanes and oncoming traffic."""
     outside = road.kerb + rng.uniform(1.3, 1.9)
-    foot = {"aspects": 2, "module": rng.uniform(0.21, 0.26)}
-    ahead = {"phases": _walk(brief.phases), "pictogram": "pedestrian", **foot}
+    foot = partial(_signal, rng, aspects=2, module=rng.uniform(0.21, 0.26))
+    ahead = partial(foot, phases=_walk(brief.phases), pictogram="pedestrian")
     other: Phases = (
         DARK if brief.phases == DARK else _pick((("red",) * 3, ("green",) * 3, ("green", "yellow", "red")), rng)
     )
     far_left, far_right = -rng.uniform(outside + 1, road.wall - 0.5), rng.uniform(outside + 1, road.wall - 0.4)
-    big = {"module": rng.uniform(0.26, 0.32)}
+    big = partial(_signal, rng, module=rng.uniform(0.26, 0.32))
     candidates = (
-        (0.55, _signal(rng, outside, 2.4, road.cross - 1, **ahead)),
-        (0.45, _signal(rng, -outside, 2.4, road.cross - 1.2, **ahead)),
-        (0.25, _signal(rng, -outside, 2.4, 1.0, **ahead)),
-        (0.35, _signal(rng, road.kerb + 1.1, 2.4, -1.2, direction="left", **foot)),
-        (0.35, _signal(rng, -road.kerb - 1.1, 2.4, -1.0, direction="right", **foot)),
-        (0.45, _signal(rng, outside + 0.5, 2.9, road.cross * 0.7, direction="right", **big)),
-        (0.45, _signal(rng, -outside - 0.6, 2.9, 3.0, direction="left", **big)),
-        (0.55, _signal(rng, -road.kerb - 0.7, 2.95, road.cross, direction="back", **big)),
-        (0.35, _signal(rng, -road.lane_width * 0.7, MAST_HEIGHT, road.cross, direction="back", framed=True, **big)),
-        (0.45, _signal(rng, far_left, 2.9, rng.uniform(2, 6), phases=other, pictogram="circle", **big)),
-        (0.45, _signal(rng, far_right, 2.9, rng.uniform(5, 9), phases=other, pictogram="circle", **big)),
+        (0.55, ahead(outside, 2.4, road.cross - 1)),
+        (0.45, ahead(-outside, 2.4, road.cross - 1.2)),
+        (0.25, ahead(-outside, 2.4, 1.0)),
+        (0.35, foot(road.kerb + 1.1, 2.4, -1.2, direction="left")),
+        (0.35, foot(-road.kerb - 1.1, 2.4, -1.0, direction="right")),
+        (0.45, big(outside + 0.5, 2.9, road.cross * 0.7, direction="right")),
+        (0.45, big(-outside - 0.6, 2.9, 3.0, direction="left")),
+        (0.55, big(-road.kerb - 0.7, 2.95, road.cross, direction="back")),
+        (0.35, big(-road.lane_width * 0.7, MAST_HEIGHT, road.cross, direction="back", framed=True)),
+        (0.45, big(far_left, 2.9, rng.uniform(2, 6), phases=other, pictogram="circle")),
+        (0.45, big(far_right, 2.9, rng.uniform(5, 9), phases=other, pictogram="circle")),
     )
     return [signal for chance, signal in candidates if rng.random() < chance]
 
@@ -275,11 +275,12 @@ def _poles(signals: list[Signal], road: Road, rng: np.random.Generator) -> list[
     return poles
 
 
-def _car(rng: np.random.Generator, x: float, z: float, **state: float | bool) -> Car:
+def _car(
+    rng: np.random.Generator, x: float, z: float, speed: float = 0.0, oncoming: bool = False, braking: bool = False
+) -> Car:
     size = (1.95, 2.05, 5.0) if rng.random() < 0.15 else (1.8, 1.47, 4.4)
     width, height, length = (side * rng.uniform(0.95, 1.06) for side in size)
-    motion = {"speed": 0.0, "oncoming": False, "braking": False} | state
-    return Car(x, z, width, height, length, colour=_pick(PAINTS, rng), **motion)
+    return Car(x, z, width, height, length, speed, oncoming, braking, _pick(PAINTS, rng))
 
 
 def _cars(brief: Brief, road: Road, ego_lane: int, rng: np.random.Generator) -> list[Car]:

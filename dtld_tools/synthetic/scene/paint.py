@@ -6,6 +6,9 @@ Invariant: what is nearer is painted later, so a light's label and its pixels ag
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from dtld_tools.synthetic.scene.backdrop import paint_backdrop
@@ -156,4 +159,10 @@ def _paint_sign(brush: Brush, sign: Sign) -> None:
             turned([(-0.42, 0.05), (0.42, 0.05), (0, 0.62)], (240, 242, 244))
 
 
-_PAINTERS = {Sighting: _paint_sighting, Pole: _paint_pole, Tree: _paint_tree, Car: _paint_car, Sign: _paint_sign}
+_PAINTERS: dict[type, Callable[[Brush, Any], None]] = {
+    Sighting: _paint_sighting,
+    Pole: _paint_pole,
+    Tree: _paint_tree,
+    Car: _paint_car,
+    Sign: _paint_sign,
+}
