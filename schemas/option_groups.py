@@ -35,9 +35,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """
     groups: dict[str, type] = {}
     parameters = []
-    hints = get_type_hints(command, include_extras=True)
-    for parameter in inspect.signature(command).parameters.values():
-        hint = hints[parameter.name]
+    # Not by get_type_hints: before Python 3.11 it hides what is annotated in an Optional where the default is None.
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        hint = parameter.annotation
         if isinstance(hint, type) and is_dataclass(hint):
             groups[parameter.name] = hint
             own = get_type_hints(hint, include_extras=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 COLOURS = {0: (40, 40, 220), 1: (40, 200, 40)}
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs the extra kd")
 
 
 def write_dataset(folder: Path, *, train: int = 6, val: int = 3, test: int = 0, side: int = 96, seed: int = 0) -> Path:

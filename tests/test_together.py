@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="needs the extra kd")
 
 from dtld_tools.pipeline.stages import Selection, prepare
 from dtld_tools.pixels.augment import AugmentSpec

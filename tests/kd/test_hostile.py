@@ -16,6 +16,7 @@ from kd.files import write_all
 from kd.runs.compare import compare, lines
 from kd.sweeps.plan import expand, read_plan, to_yaml
 from schemas import strict
+from tests.kd_fixtures import needs_torch
 from tests.kd_runs import write_run
 
 VALUES = (
@@ -271,12 +272,14 @@ def changed(place, value):
         (("data",), "a\0b", "data: got"),
     ],
 )
+@needs_torch
 def test_what_a_run_would_refuse_the_plan_refuses(write, place, value, message):
     read_plan(write(PLAN))
     with pytest.raises(PlanError, match=message):
         read_plan(write(changed(place, value)))
 
 
+@needs_torch
 def test_a_students_file_names_one_folder_whatever_the_case_of_its_ending(write, tmp_path):
     (tmp_path / "n5.YAML").touch()
     plan = changed(("students",), ["n5.YAML", "{0.x}.yaml"])
@@ -316,6 +319,7 @@ def test_shipped_plans_and_those_of_the_evidence_read_as_before():
         assert strict.read_yaml(path) == yaml.safe_load(path.read_text())
 
 
+@needs_torch
 def test_a_sweep_names_what_is_damaged_in_its_folder(write, tmp_path):
     from kd.sweeps.sweep import sweep
 
@@ -334,6 +338,7 @@ def test_a_sweep_names_what_is_damaged_in_its_folder(write, tmp_path):
             sweep(plan, out, dry_run=True)
 
 
+@needs_torch
 def test_a_sweep_is_not_written_over_its_plan(write, tmp_path):
     from kd.sweeps.sweep import sweep
 
@@ -346,6 +351,7 @@ def test_a_sweep_is_not_written_over_its_plan(write, tmp_path):
 
 
 @pytest.mark.parametrize("keys", [{"students": ["yolov5q"]}, {"teachers": {"m": {"student": "yolov5q"}}}])
+@needs_torch
 def test_a_sweep_starts_nothing_where_a_model_is_none(write, tmp_path, keys):
     from kd.sweeps.sweep import sweep
 
@@ -354,6 +360,7 @@ def test_a_sweep_starts_nothing_where_a_model_is_none(write, tmp_path, keys):
     assert not (tmp_path / "out").exists()
 
 
+@needs_torch
 def test_a_picture_is_not_drawn_over_an_image(tmp_path):
     import cv2
     import numpy as np

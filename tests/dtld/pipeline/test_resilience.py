@@ -102,11 +102,10 @@ def test_kill_9_at_any_moment_then_the_same_command_gives_the_same_bytes(raw, wh
     rng, out = random.Random(seed), tmp_path / "out"
     for _ in range(3):
         goal = len(images(out)) + rng.randint(1, 25)
-        run = start(raw, out, workers)
-        wait_for(run, lambda: len(images(out)) >= goal)  # noqa: B023 - called at once
-        time.sleep(rng.random() / 200)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        with start(raw, out, workers) as run:
+            wait_for(run, lambda: len(images(out)) >= goal)  # noqa: B023 - called at once
+            time.sleep(rng.random() / 200)
+            os.killpg(run.pid, signal.SIGKILL)
         assert not (out / "report.json").exists()
         for image in images(out):  # an image that has its name is complete, and has its label
             assert whole[image.relative_to(out).as_posix()] == image.read_bytes()
@@ -149,10 +148,9 @@ def test_kill_9_in_the_middle_of_a_write(raw, whole, tmp_path, write_that_kills)
 
 def test_workers_end_with_a_killed_parent(raw, tmp_path):
     """A worker holds both ends of the pipe it waits on; without a watch it would wait for ever."""
-    run = start(raw, tmp_path / "out", workers=2)
-    wait_for(run, lambda: images(tmp_path / "out"))
-    run.kill()
-    run.wait()
+    with start(raw, tmp_path / "out", workers=2) as run:
+        wait_for(run, lambda: images(tmp_path / "out"))
+        run.kill()
     assert all_end(run.pid)
 
 

@@ -56,10 +56,9 @@ def check_whole_files_only(out, whole):
 def test_kill_9_then_the_same_command_gives_the_same_bytes(whole, tmp_path, workers):
     out = tmp_path / "out"
     for count in (1, 3):
-        run = start(out, workers)
-        wait_for_frames(run, out, count)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        with start(out, workers) as run:
+            wait_for_frames(run, out, count)
+            os.killpg(run.pid, signal.SIGKILL)
         check_whole_files_only(out, whole)
     before = {path: path.stat().st_mtime_ns for path in frames(out)}
     run = start(out, 3 - workers)
@@ -69,10 +68,9 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(whole, tmp_path, work
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
-    run = start(tmp_path / "out", 2)
-    wait_for_frames(run, tmp_path / "out", 1)
-    run.kill()
-    run.wait()
+    with start(tmp_path / "out", 2) as run:
+        wait_for_frames(run, tmp_path / "out", 1)
+        run.kill()
     deadline = time.monotonic() + 10
     with contextlib.suppress(ProcessLookupError):
         while time.monotonic() < deadline:
@@ -100,10 +98,9 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(whole, tmp_path, worker
 
 def test_another_command_does_not_take_over_a_tree_that_was_cut_off(dtld, whole, tmp_path):
     out = tmp_path / "out"
-    run = start(out, 1)
-    wait_for_frames(run, out, 1)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    with start(out, 1) as run:
+        wait_for_frames(run, out, 1)
+        os.killpg(run.pid, signal.SIGKILL)
     before = tree_bytes(out, without=())
     for options in (["--seed", 6], ["--frames", 7], ["--labels", "v2"]):
         given = ["--frames", FRAMES, "--seed", SEED, "--labels", "both", *options]

@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch", reason="needs the extra kd")
 import yaml
 
 from kd.errors import PlanError, UsageError

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch", reason="needs the extra kd")
 import yaml
 from typer.testing import CliRunner
 
@@ -309,15 +311,14 @@ def test_ctrl_c_is_130_and_stops_the_runs(plan, tmp_path):
 @pytest.mark.parametrize(("code", "closes", "ends"), [("", False, 0), ("time.sleep(60)", True, 130)])
 def test_a_run_ends_by_itself_or_with_the_sweep(code, closes, ends):
     code = f"import time; from kd.sweeps.sweep import follow_parent; follow_parent(); {code}"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    if closes:
-        process.stdin.close()
-    assert (process.wait(timeout=30), process.stderr.read()) == (ends, b"")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        if closes:
+            process.stdin.close()
+        assert (process.wait(timeout=30), process.stderr.read()) == (ends, b"")
 
 
 @pytest.mark.train
 def test_a_small_sweep_and_what_it_says(tmp_path):
-    pytest.importorskip("torch", reason="needs the extra kd")
     from kd.runs.compare import compare
 
     data = write_dataset(tmp_path / "data", train=3, val=2, test=2)
