@@ -60,7 +60,7 @@ def assign_splits(
         return _from_file(frames_per_sequence, spec.split_file)
     chosen = _from_cities(frames_per_sequence, spec)
     decided = decided or {}
-    for sequence in set(frames_per_sequence) & set(decided):
+    for sequence in sorted(set(frames_per_sequence) & set(decided)):
         if chosen.setdefault(sequence, decided[sequence]) != decided[sequence]:
             raise DatasetError(
                 f"{sequence}: is in {chosen[sequence]} by its city and in {decided[sequence]} by its label file; "
