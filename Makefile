@@ -43,7 +43,7 @@ demo: $(INSTALLED)
 
 # One OpenMP thread per process: on busy cores, spinning threads make tiny networks several times slower.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

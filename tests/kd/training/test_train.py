@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -23,9 +21,8 @@ from kd.training import run as train_module
 from kd.training.run import train
 from kd.training.worth import Worth
 from kd.ultra.data import hash_data, resolve_data
+from tests.kd.training.test_resume import die_in_epoch, kill
 from tests.kd_fixtures import tiny_config, write_dataset
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -163,38 +160,18 @@ def test_a_finished_run_is_neither_resumed_nor_replaced_unasked(distilled):
     assert (out / "run.json").read_bytes() == before
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from tests.kd_fixtures import tiny_config
-from kd.training import trainer
-from kd.training.run import train
-def close(self):
-    if self.epoch == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    super(trainer.Trainer, self)._model_train()
-trainer.Trainer._model_train = close
-train(tiny_config(Path({data!r}), Path({out!r}), epochs=3, student="yolo26n", teachers=("yolov5n",)),
-      allow_weak_teacher=True)
-"""
-
-
 @pytest.mark.train
 def test_a_run_killed_midway_is_plain_and_resumes_the_distillation(data, tmp_path):
     # A dual-head student: Ultralytics replaces its criterion on resume, which would switch distillation off.
     out = tmp_path / "run"
-    code = KILLED.format(root=str(ROOT), data=str(data), out=str(out))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    config = tiny_config(data, out, epochs=3, student="yolo26n", teachers=("yolov5n",))
+    kill(config, (die_in_epoch, 2, 0))
     assert_plain(out / "weights" / "last.pt")
-    assert not (out / "run.json").exists()
     adapters = torch.load(out / "weights" / "last.kd.pt", weights_only=True)
     for value in adapters["adapters"].values():
         value += 1  # a mark: where the adapters go on from
     torch.save(adapters, out / "weights" / "last.kd.pt")
 
-    config = tiny_config(data, out, epochs=3, student="yolo26n", teachers=("yolov5n",))
     with pytest.raises(RunError, match=r"imgsz: got 96, expected 64 as the run was started with"):
         train(tiny_config(data, out, epochs=3, student="yolo26n", teachers=("yolov5n",), imgsz=96), resume=True)
     with pytest.raises(RunError, match="methods: got"):
