@@ -116,9 +116,9 @@ def test_labels_stay_in_the_picture_and_avoid_each_other_where_they_can(boxes, s
 def test_predict_draws_and_counts_what_the_model_finds(images, models, tmp_path):
     out = tmp_path / "pictures" / "a1.png"
     found = predict([images], models, out, conf=0.45, device="cpu")
-    page = Image.open(out)
-    assert (page.format, page.mode) == ("PNG", "RGB")
-    assert page.width == 2 * 640 + 16 + 2 * 24
+    with Image.open(out) as page:
+        assert (page.format, page.mode) == ("PNG", "RGB")
+        assert page.width == 2 * 640 + 16 + 2 * 24
     assert [row["name"] for row in found["models"]] == ["plain", "distilled"]
     assert (found["images"], found["out"]) == (3, str(out))
     assert found["device"]
