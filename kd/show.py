@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def print_run(out: Path, record: dict[str, Any]) -> None:
     for split, scores in record["metrics"]["last"].items():
         print_scores(f"{split}, last epoch", scores)
     if balanced := (record["kd"] or {}).get("balanced_weights"):
-        say("balanced weights: " + ", ".join(f"{name} {weight:.4g}" for name, weight in balanced.items()))
+        say(f"balanced weights: {named_weights(balanced)}")
     say(f"{out}: {count(record['epochs'], 'epoch')} in {record['wall_time_s']:.0f} s on {record['device']}")
     say(f"weights: {out / 'weights' / 'best.pt'}, {out / 'weights' / 'last.pt'}")
 
@@ -141,6 +142,15 @@ def percent(value: float | None) -> str:
 def points(difference: float | None) -> str:
     """A difference of shares in percentage points, '+1.0', or a dash where there is none."""
     return "-" if difference is None else f"{100 * difference:+.1f}"
+
+
+def named_weights(weights: Mapping[str, float]) -> str:
+    """Weights by name.
+
+    >>> named_weights({"fgfi": 0.012345, "cwd": 1})
+    'fgfi 0.01235, cwd 1'
+    """
+    return ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items())
 
 
 def count(number: int, noun: str) -> str:

@@ -85,12 +85,3 @@ def _over_ranks(norms: list[float], device: torch.device) -> list[float]:
 def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The median of each term's samples, 0 without any."""
     return {name: median(values) if values else 0.0 for name, values in samples.items()}
-
-
-def named_weights(weights: Mapping[str, float]) -> str:
-    """Weights as they are reported.
-
-    >>> named_weights({"fgfi": 0.012345, "cwd": 1})
-    'fgfi 0.01235, cwd 1'
-    """
-    return ", ".join(f"{name} {weight:.4g}" for name, weight in weights.items())

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import TrainConfig
-from kd.distillation.balance import BATCHES, Balance, named_weights
+from kd.distillation.balance import BATCHES, Balance
 from kd.distillation.links import TeacherLink, matching_classes
 from kd.distillation.outputs import by_level, joined, resized, student_branches
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
 from kd.errors import DistillationError
 from kd.methods.batch import Batch, Prediction
 from kd.methods.registry import METHODS
+from kd.show import named_weights
 from kd.ultra import session
 
 PATIENCE = 20  # steps that a term may be zero or not finite

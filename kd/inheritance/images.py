@@ -12,7 +12,7 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.utils.patches import imread
 
 from kd.errors import DataError
-from kd.ultra.data import image_files
+from kd.ultra.data import image_files, spread
 from kd.ultra.depth import require_8_bit
 
 MEGAPIXELS = 8  # held at once, whatever the number of images: what an inheritance needs of memory grows with them
@@ -24,9 +24,7 @@ def training_images(data: str | Path, view: dict[str, Any], imgsz: int, most: in
     ``view`` is from `kd.ultra.data.resolve_data`.
     Raises DataError for images that cannot be read or are not of 8 bits.
     """
-    files = image_files(view["train"])
-    count = min(len(files), most, max(8, int(MEGAPIXELS * 1e6 / imgsz**2)))
-    files = [files[i * len(files) // count] for i in range(count)]
+    files = spread(image_files(view["train"]), min(most, max(8, int(MEGAPIXELS * 1e6 / imgsz**2))))
     require_8_bit(str(data), files)
     letterbox = LetterBox((imgsz, imgsz), auto=False, scaleup=True)
     images = []

@@ -201,6 +201,7 @@ class _Birth:
             count, of = self.convolutions[name].in_channels, weight.shape[1]
             read = np.arange(count) * of // count
         if weight.shape[2:] != self.convolutions[name].weight.shape[2:]:
+            self.result.fresh.append(name)
             return
         gain = weight.shape[1] / len(read)
         rows = torch.from_numpy(kept)

@@ -257,7 +257,7 @@ def _draw_detections(run: Run, weights: Sequence[Path], names: Sequence[str], co
     labelled = [image for image, label in zip(images, labels, strict=True) if label.exists() and label.stat().st_size]
     if not labelled:
         raise DataError(f"{run.config['data']}: got no {split} image with objects, expected some")
-    shown = [labelled[len(labelled) * i // count] for i in range(min(count, len(labelled)))]
+    shown = dataset.spread(labelled, count)
     pictures = [predict.read_image(path) for path in shown]
     columns = [
         replace(predict.detect(path, pictures, quiet=True), name=name)

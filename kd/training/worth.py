@@ -17,7 +17,7 @@ from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation.teacher import load_detector
 from kd.errors import DistillationError
 from kd.scoring.evaluate import channels_of, require_same_channels, score
-from kd.ultra.data import resolve_data, write_data
+from kd.ultra.data import resolve_data, spread, write_data
 from kd.ultra.labels import usable_images
 
 WORTH_IMAGES = 100  # validation images that a teacher is scored on
@@ -51,7 +51,7 @@ def check_worth(config: TrainConfig, allow_weak: bool) -> list[Worth]:
     """
     content = resolve_data(config.data)
     single_cls = bool(config.view.get("single_cls"))
-    images = _spread(usable_images(content, "val", single_cls), WORTH_IMAGES)
+    images = spread(usable_images(content, "val", single_cls), WORTH_IMAGES)
     own = list(content["names"].values())
     names = list(SINGLE_CLASS.values()) if single_cls else own
     with tempfile.TemporaryDirectory(prefix="kd-worth-") as scratch:
@@ -99,9 +99,3 @@ def _too_weak(teacher: str, worth: Worth, data: str) -> DistillationError:
         f"{teacher}: teacher: got mAP50 {worth.teacher_map50:.3f} on {worth.images} validation images of {data}, "
         f"expected {least}; train a better one, or pass --allow-weak-teacher"
     )
-
-
-def _spread(files: Sequence[Path], count: int) -> list[Path]:
-    """At most ``count`` files, evenly spaced over all of them."""
-    step = max(len(files) / count, 1)
-    return [files[int(i * step)] for i in range(min(len(files), count))]

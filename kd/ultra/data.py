@@ -263,6 +263,12 @@ def image_files(entries: Sequence[Path]) -> list[Path]:
     return [Path(file) for file in sorted(files)]
 
 
+def spread(files: Sequence[Path], count: int) -> list[Path]:
+    """At most ``count`` files, evenly spaced over all of them."""
+    step = max(len(files) / count, 1)
+    return [files[int(i * step)] for i in range(min(len(files), count))]
+
+
 def _is_line(text: str) -> bool:
     try:
         return len(text.encode().splitlines()) == 1 == len(text.splitlines())

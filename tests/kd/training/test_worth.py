@@ -13,6 +13,7 @@ from kd.training import worth as worth_module
 from kd.training.run import train
 from kd.training.worth import Worth, check_worth
 from kd.ultra import models
+from kd.ultra.data import spread
 from tests.kd_fixtures import shared_weights, tiny_config, write_dataset
 from tests.kd_models import save_detector
 
@@ -79,10 +80,10 @@ def test_a_teacher_of_other_classes_is_refused_by_their_names(data):
 
 def test_at_most_a_hundred_images_are_scored_spread_over_all(tmp_path, monkeypatch):
     files = [tmp_path / f"{i:04d}.png" for i in range(1000)]
-    chosen = worth_module._spread(files, worth_module.WORTH_IMAGES)
+    chosen = spread(files, worth_module.WORTH_IMAGES)
     assert [path.stem for path in chosen[:3]] == ["0000", "0010", "0020"]
     assert len(chosen) == 100
-    assert worth_module._spread(files[:7], 100) == files[:7]
+    assert spread(files[:7], 100) == files[:7]
 
 
 def test_every_teacher_is_scored_and_refused_by_its_own_name(data, tmp_path, pair, monkeypatch):
