@@ -207,16 +207,20 @@ class TrainConfig:
                 raise UsageError(f"--teacher-cache: got it without --method {SOFT_LABELS}, expected it with that alone")
             return
         if len(names) > 1:
-            raise UsageError(f"--method: got {', '.join(names)}, expected {SOFT_LABELS} alone: no teacher runs in a step")
+            raise UsageError(
+                f"--method: got {', '.join(names)}, expected {SOFT_LABELS} alone: no teacher runs in a step"
+            )
         if len(self.teachers) > 1 or not self.teachers[0].lower().endswith(".pt"):
             raise UsageError(
                 f"--teacher: got {', '.join(self.teachers)} with {SOFT_LABELS}, expected one trained detector (.pt)"
             )
         if not self.methods[0][1] <= 1:
             raise UsageError(
-                f"--method {SOFT_LABELS}: weight: got {self.methods[0][1]:g}, expected the teacher's share in the labels, "
-                f"above 0 and at most 1"
+                f"--method {SOFT_LABELS}: weight: got {self.methods[0][1]:g}, expected the teacher's share in the "
+                f"labels, above 0 and at most 1"
             )
+        if not self.cache_file.suffix == ".npz":
+            raise UsageError(f"--teacher-cache: got {self.teacher_cache}, expected a file that ends in .npz")
         for option, value in (("--balance", self.balance), ("--unlabeled", self.unlabeled)):
             if value:
                 raise UsageError(f"{option}: got it with {SOFT_LABELS}, expected another method: it softens labels")

@@ -42,11 +42,18 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def ask(
-    teacher: str, images: Sequence[Path], imgsz: int, channels: int, device: torch.device, quiet: bool = True
+    teacher: str,
+    images: Sequence[Path],
+    imgsz: int,
+    channels: int,
+    device: torch.device,
+    quiet: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> TeacherCache:
-    """What a teacher says about images at a longer side of ``imgsz`` pixels; of those that cannot be read, nothing.
+    """What a teacher says about images at a longer side of ``imgsz`` pixels.
 
-    Raises ModelError or DistillationError for a teacher that cannot be asked, or sees nothing in any image.
+    ``tell`` gets a line of images that cannot be read, of which nothing is said. Raises ModelError or
+    DistillationError for a teacher that cannot be asked, or sees nothing in any image.
     """
     yolo = load_detector(teacher)
     require_branches(yolo.model, teacher)
@@ -60,6 +67,8 @@ def ask(
         found |= zip((image.file for image in batch), said, strict=True)
     by_image = ((image_sha256(file), found[file]) for file in images if file in found)
     cache = TeacherCache.of(sha256(Path(teacher)), imgsz, list(yolo.names.values()), by_image)
+    if lost := [file for file in images if file not in found]:
+        tell(f"{len(lost)} of {len(images)} training images are left out, for they cannot be read: {named(lost)}")
     if not len(cache.rows):
         raise DistillationError(
             f"{teacher}: teacher: got not one detection of at least {LEAST_SCORE} in {len(images)} images, expected a "

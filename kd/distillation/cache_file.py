@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,36 +85,54 @@ class TeacherCache:
         np.put_along_axis(scores, classes.astype(np.int64), best.astype(np.float32) / FULL, axis=1)
         return Detections(rows[:, :4].astype(np.float32) / FULL, scores)
 
+    def size(self, file: Path) -> dict[str, int]:
+        """How much it holds, and how many bytes the file has that it was written to."""
+        return {"images": len(self.index), "rows": len(self.rows), "bytes": file.stat().st_size}
+
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises OSError."""
         about = {"format": FORMAT, "teacher_sha256": self.teacher_sha256, "imgsz": self.imgsz, "names": self.names}
         keys = np.frombuffer(bytes.fromhex("".join(self.index)), np.uint8).reshape(-1, 32)
         file = io.BytesIO()
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        np.savez_compressed(file, about=text, images=keys, counts=np.diff(self.starts).astype(np.uint16), rows=self.rows)
+        np.savez_compressed(
+            file, about=text, images=keys, counts=np.diff(self.starts).astype(np.uint16), rows=self.rows
+        )
         write_all({path: file.getvalue()})
 
     @classmethod
     def read(cls, path: Path) -> TeacherCache:
         """The content of a file. Raises DistillationError where there is none of this format, or a damaged one."""
         try:
+            if not zipfile.is_zipfile(path):
+                raise ValueError("no archive" if path.stat().st_size else "an empty file")
             with np.load(path, allow_pickle=False) as file:
                 about, images, counts, rows = (file[name] for name in ("about", "images", "counts", "rows"))
             values = json.loads(about.tobytes())
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']!r}")
-            names, imgsz, teacher = tuple(map(str, values["names"])), int(values["imgsz"]), str(values["teacher_sha256"])
+            names, imgsz, teacher = (
+                tuple(map(str, values["names"])),
+                int(values["imgsz"]),
+                str(values["teacher_sha256"]),
+            )
             width = 4 + 2 * min(len(names), CLASSES)
             kinds = [(array.dtype.name, array.shape[1:]) for array in (images, counts, rows)]
             if kinds != [("uint8", (32,)), ("uint16", ()), ("uint16", (width,))] or not names:
                 raise ValueError("arrays of other kinds")
-            if len(images) != len(counts) or counts.sum() != len(rows) or (rows[:, 4 : width // 2 + 2] >= len(names)).any():
+            if (
+                len(images) != len(counts)
+                or counts.sum() != len(rows)
+                or (rows[:, 4 : width // 2 + 2] >= len(names)).any()
+            ):
                 raise ValueError("arrays that contradict each other")
         except OSError as error:
             raise DistillationError(f"{path}: got {error.strerror or error}, expected a file of kd cache") from error
         except Exception as error:  # whatever a damaged file makes of zip, zlib, NumPy and JSON
             reason = " ".join(str(error).split())[:100] or type(error).__name__
-            raise DistillationError(f"{path}: got no file of kd cache ({reason}), expected one: make it anew") from error
+            raise DistillationError(
+                f"{path}: got no file of kd cache ({reason}), expected one: make it anew"
+            ) from error
         keys = images.tobytes().hex()
         index = {keys[i : i + 64]: i // 64 for i in range(0, len(keys), 64)}
         return cls(teacher, imgsz, names, index, np.cumsum([0, *counts]), rows)

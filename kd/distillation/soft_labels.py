@@ -2,15 +2,15 @@
 
 In: the student's training output, a batch with the teacher's rows, and what the assigner of the student's own loss has
 made of it. Out: one scalar, the loss by the teacher less that by the labels.
-Invariant: no teacher runs, nothing is assigned a second time, and where the teacher says nothing the labels count alone.
+Invariant: no teacher runs, nothing is assigned a second time, and where the teacher is silent the labels count alone.
 
-- A cell that is assigned to an object which the teacher has found too learns the teacher's box and class scores. As
-  the labels' target falls from an object's best cell to its others, so do these scores.
+- A cell that is assigned to an object which the teacher has found too learns the teacher's box, and in place of the one
+  class of the label the teacher's scores, each times how well the cell fits: Ultralytics' own target of the label.
 - A cell inside a detection that no label names is a negative only as far as the teacher's scores leave room for it: a
   label that is missing teaches little.
 
-By a weight w the loss is (1 - w) times the labels' and w times the teacher's, so w is a share. Soft targets are those of
-Hinton, Vinyals and Dean (2015), stored ones those of Shen and Xing (FKD, ECCV 2022).
+By a weight w the loss is (1 - w) times the labels' and w times the teacher's, so w is a share. Soft targets are those
+of Hinton, Vinyals and Dean (2015), stored ones those of Shen and Xing (FKD, ECCV 2022).
 """
 
 from __future__ import annotations
@@ -144,11 +144,8 @@ def common(seen: Assignment, same: Tensor) -> Common:
 
 
 def taught_scores(seen: Assignment, cells: Common, rows: Rows) -> Tensor:
-    """The scores to learn in the teacher's words, [M, K]: its own at an object's best cell, in proportion elsewhere."""
-    aligned = seen.targets[cells.image, cells.index].sum(1)  # [M], of a label only its class has a target
-    place = cells.image * seen.there.shape[1] + cells.object
-    best = aligned.new_zeros(seen.there.numel()).scatter_reduce(0, place, aligned, "amax")[place]
-    return rows.scores[cells.image, cells.row] * (aligned / best.clamp(min=1e-9))[:, None]
+    """The scores to learn in the teacher's words, [M, K]: how well a cell fits its object, times the teacher's."""
+    return seen.targets[cells.image, cells.index].sum(1, keepdim=True) * rows.scores[cells.image, cells.row]
 
 
 def box_change(criterion: Any, preds: Mapping[str, Any], seen: Assignment, cells: Common, rows: Rows) -> Tensor:

@@ -42,7 +42,7 @@ def load_detector(spec: str) -> YOLO:
 
 
 def require_branches(model: nn.Module, spec: str) -> None:
-    """Raise DistillationError for a teacher without a one-to-many branch of YOLO's form, which methods on heads read."""
+    """Raise DistillationError for a teacher without a one-to-many branch like YOLO's, which methods on heads read."""
     head = model.model[-1]
     if type(head) not in (Detect, v10Detect) or head.cv2 is None:
         raise DistillationError(

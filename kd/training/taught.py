@@ -7,7 +7,6 @@ Invariant: a cache that is there is never written over.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,12 +43,7 @@ def taught(config: TrainConfig, data: dict[str, Any], device: torch.device, quie
         found = ask(config.teachers[0], images, config.seen_imgsz, data["channels"], device, quiet)
         with writing(config.cache_file):
             found.write(config.cache_file)
-    return {"sha256": sha256(config.cache_file), **account(_read(config, data), config.cache_file)}
-
-
-def account(cache: TeacherCache, file: Path) -> dict[str, int]:
-    """How much a cache holds, and how large its file is."""
-    return {"images": len(cache.index), "rows": len(cache.rows), "bytes": file.stat().st_size}
+    return {"sha256": sha256(config.cache_file), **_read(config, data).size(config.cache_file)}
 
 
 def require_unchanged(config: TrainConfig, before: dict[str, Any], now: dict[str, Any]) -> None:
