@@ -9,7 +9,7 @@ import shutil
 import cv2
 import pytest
 
-pytest.importorskip("ultralytics", reason="needs the extra kd")  # while collecting: it sets up logging
+pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd.reports.report import report
 from tests.kd_fixtures import write_dataset
