@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -24,6 +25,9 @@ from kd.show import (
 )
 from kd.train_options import Batch, SkipBadLabels, TrainOptions
 from schemas.option_groups import grouped
+
+if TYPE_CHECKING:
+    from kd.sweeps.executors import Cluster
 
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
@@ -289,7 +293,41 @@ def compare(
             say(line)
 
 
-@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a sweep are carried out."""
+
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")] = (
+        "local"
+    )
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
+    ] = None
+    ray_cpus: Annotated[
+        int | None, typer.Option(metavar="N", help="Cores that a run takes of a cluster.  [default: 1]")
+    ] = None
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="GPUs that it takes, or a share of one such as 0.5.  [default: what its device names]"
+        ),
+    ] = None
+
+    def cluster(self) -> Cluster | None:
+        """The cluster, None for this machine alone. Raises UsageError."""
+        from kd.errors import UsageError
+        from kd.sweeps.executors import Cluster
+
+        if self.executor == "ray":
+            return Cluster(self.ray_address, 1 if self.ray_cpus is None else self.ray_cpus, self.ray_gpus)
+        for name in ("ray_address", "ray_cpus", "ray_gpus"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
+        return None
+
+
+@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep --executor ray --ray-address auto")
+@grouped
 def sweep(
     context: typer.Context,
     plan: Annotated[
@@ -306,7 +344,14 @@ def sweep(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A key of the plan, such as settings.epochs=10 or seeds=[0]."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at once, which share the cores.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Runs at once, which share the cores.  [default: 1; on Ray as many as fit]"
+        ),
+    ] = None,
+    *,
+    place: Place,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they may take.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -320,6 +365,7 @@ def sweep(
         data=data,
         changes=changes or (),
         at_once=jobs,
+        cluster=place.cluster(),
         dry_run=dry_run,
         quiet=_quiet(context) or as_json,
         **({"tell": lambda line: None} if as_json else {}),

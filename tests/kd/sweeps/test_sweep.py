@@ -17,9 +17,10 @@ pytest.importorskip("torch", reason="needs the extra kd")
 import yaml
 from typer.testing import CliRunner
 
-import kd.sweeps.sweep
 from kd.commands import app
 from kd.errors import PlanError, RunError
+from kd.sweeps import executors
+from kd.sweeps.plan import read_plan
 from kd.sweeps.sweep import equal_epochs, sweep
 from tests.kd_fixtures import write_dataset
 from tests.kd_runs import write_run
@@ -54,7 +55,7 @@ epochs = int(words[words.index("--epochs") + 1])
 settings = dict(words[i + 1].split("=") for i, word in enumerate(words) if word == "--set")
 (out / "config.json").write_text(json.dumps({"config": {"epochs": epochs, "settings": settings}}))
 if told("stay"):
-    from kd.sweeps.sweep import follow_parent
+    from kd.sweeps.executors import follow_parent
     follow_parent()
     time.sleep(60)
 if told("fail"):
@@ -81,7 +82,7 @@ STAND_IN = STAND_IN.replace("RECORD", repr(json.dumps(record())))
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
     """A plan in an empty folder, to be carried out by the stand-in."""
-    monkeypatch.setattr(kd.sweeps.sweep, "KD", (sys.executable, "-c", STAND_IN))
+    monkeypatch.setattr(executors, "KD", ("-c", STAND_IN))
     (tmp_path / "data.yaml").touch()
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({"data": "data.yaml", **PLAN}, sort_keys=False))
@@ -163,7 +164,7 @@ def test_a_begun_run_is_resumed_and_ultralytics_own_starts_again(plan, tmp_path)
         folder = out / "runs" / "yolov5n" / arm / "seed0"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"config": {"epochs": epochs}}))
-    (out / "plan.yaml").write_text(yaml.safe_dump(kd.sweeps.sweep.read_plan(plan), sort_keys=False))
+    (out / "plan.yaml").write_text(yaml.safe_dump(read_plan(plan), sort_keys=False))
     sweep(plan, out, tell=list)
     made = calls(plan)
     flags = {arm: made[f"runs/yolov5n/{arm}/seed0"][-1] for arm in ("plain", "fgfi", "built-in", "longer")}
@@ -259,17 +260,23 @@ def test_seeds_may_be_added_and_another_plan_is_refused(plan, tmp_path):
 
 def test_several_runs_at_once_share_the_cores(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
-    scheduler = kd.sweeps.sweep.Scheduler(tmp_path, [], 3, list)
-    assert scheduler._environment()["OMP_NUM_THREADS"] == "2"
+    log = tmp_path / "log"
+    for at_once, threads in ((3, "2"), (8, "1"), (1, "7")):
+        log.write_bytes(b"")
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        monkeypatch.setattr(executors, "KD", ("-c", "import os; print(os.environ['OMP_NUM_THREADS'])"))
+        run = executors.Local(at_once).start([], log, tmp_path)
+        run.wait()
+        assert run.poll() == 0
+        assert log.read_text().strip() == threads
+    monkeypatch.setattr(executors, "KD", ("-c", STAND_IN))
     assert sweep(plan, tmp_path / "out", at_once=3, tell=list)["finished"] == 9
 
 
 def start(plan, out, *, session):
     """A sweep in a process of its own that is at work on its first student."""
     plan.with_name("stay").write_text("runs/yolov5n/plain/seed0")
-    code = (
-        f"import sys, kd.sweeps.sweep; kd.sweeps.sweep.KD = (sys.executable, '-c', {STAND_IN!r}); import cli; cli.kd()"
-    )
+    code = f"from kd.sweeps import executors; executors.KD = ('-c', {STAND_IN!r}); import cli; cli.kd()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sweep", str(plan), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=session,
@@ -310,7 +317,7 @@ def test_ctrl_c_is_130_and_stops_the_runs(plan, tmp_path):
 
 @pytest.mark.parametrize(("code", "closes", "ends"), [("", False, 0), ("time.sleep(60)", True, 130)])
 def test_a_run_ends_by_itself_or_with_the_sweep(code, closes, ends):
-    code = f"import time; from kd.sweeps.sweep import follow_parent; follow_parent(); {code}"
+    code = f"import time; from kd.sweeps.executors import follow_parent; follow_parent(); {code}"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if closes:
             process.stdin.close()
