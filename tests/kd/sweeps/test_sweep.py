@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -23,82 +21,7 @@ from kd.sweeps import executors
 from kd.sweeps.plan import read_plan
 from kd.sweeps.sweep import equal_epochs, sweep
 from tests.kd_fixtures import write_dataset
-from tests.kd_runs import write_run
-
-PLAN = {
-    "settings": {"epochs": 4},
-    "teachers": {"m": {"student": "yolov5m", "epochs": 6}},
-    "students": ["yolov5n"],
-    "arms": {
-        "plain": {},
-        "fgfi": {"teacher": "m", "method": "fgfi"},
-        "built-in": {"teacher": "m", "method": "built-in"},
-        "longer": {"wall_time_of": "fgfi"},
-    },
-    "seeds": [0, 1],
-}
-
-# In place of `kd train`: writes what it was told to config.json, and run.json unless the file `fail` or `stay` beside
-# OUT's folder holds its run's name. A distilled run takes 15 s an epoch, a plain one 10.
-STAND_IN = """
-import json, sys, time
-from pathlib import Path
-words = sys.argv[2:]
-out = Path(words[words.index("--out") + 1])
-home = next(parent for parent in out.parents if (parent / "plan.yaml").exists())
-name = out.relative_to(home).as_posix()
-told = lambda kind: (home.parent / kind).exists() and (home.parent / kind).read_text() == name
-out.mkdir(parents=True, exist_ok=True)
-with (home.parent / "calls.jsonl").open("a") as file:
-    file.write(json.dumps([name, words]) + chr(10))
-epochs = int(words[words.index("--epochs") + 1])
-settings = dict(words[i + 1].split("=") for i, word in enumerate(words) if word == "--set")
-(out / "config.json").write_text(json.dumps({"config": {"epochs": epochs, "settings": settings}}))
-if told("stay"):
-    from kd.sweeps.executors import follow_parent
-    follow_parent()
-    time.sleep(60)
-if told("fail"):
-    print("noise\\nerror: out: got no memory, expected some: buy it", file=sys.stderr)
-    sys.exit(1)
-seconds = (15 if "--teacher" in words else 10) * epochs
-optimizer = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}
-record = {**json.loads(RECORD), "wall_time_s": seconds, "epochs": epochs, "optimizer": optimizer}
-(out / "run.json").write_text(json.dumps(record))
-"""
-
-
-def record():
-    """The run.json of a plain run whose last checkpoint has 50.0 on val."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = json.loads((write_run(Path(folder) / "run", (0.6, 0.5)) / "run.json").read_text())
-    found["metrics"]["last"] = {"val": found["metrics"]["last"]["test"]}
-    return found
-
-
-STAND_IN = STAND_IN.replace("RECORD", repr(json.dumps(record())))
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """A plan in an empty folder, to be carried out by the stand-in."""
-    monkeypatch.setattr(executors, "KD", ("-c", STAND_IN))
-    (tmp_path / "data.yaml").touch()
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump({"data": "data.yaml", **PLAN}, sort_keys=False))
-    return path
-
-
-def calls(plan):
-    """What was started since the last look: name -> words."""
-    path = plan.with_name("calls.jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return dict(map(json.loads, lines))
-
-
-def value(words, option):
-    return words[words.index(option) + 1]
+from tests.kd_sweeps import STAND_IN, calls, value
 
 
 def test_every_run_is_made_once_and_teachers_are_shared(plan, tmp_path):
