@@ -48,6 +48,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 @grouped
 def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = False) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
+    from kd.environment import lead_ranks
+
+    lead_ranks()  # before Ultralytics is imported
     from kd.config import TrainConfig
     from kd.errors import UsageError
     from kd.options import OF_THE_FOLDER, train_values
@@ -80,7 +83,8 @@ def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = F
         logs=tuple(options.log or ()),
         quiet=_quiet(context) or as_json,
     )
-    print_json(result) if as_json or options.dry_run else print_run(options.out, result)
+    if result:
+        print_json(result) if as_json or options.dry_run else print_run(options.out, result)
 
 
 @app.command(epilog="Example: kd inherit teacher/weights/best.pt --width 0.5 --data tiles/data.yaml --out student.pt")
