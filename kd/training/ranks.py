@@ -8,7 +8,7 @@ adapters, and see different images; no rank outlives the process that the user o
 
 Under torchrun the first process checks, holds the folder and scores, as one of its own would; rank 0 is a process below
 it, since Ultralytics decides by its import whether it is a rank. The others check what they read and train. They agree
-by two words in torchrun's store: each of the others is ready, or says why not; then the first says what is to be done.
+by two words in torchrun's store: the first one says what is to be done, each of the others whether it is ready.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from kd.errors import DistillationError, KdError, RunError, UsageError
 
 LAUNCHER = "KD_LAUNCHER"  # in a rank's environment: the file that the process that the user started has locked
 POLL_S = 1.0
-WAIT = timedelta(hours=3)  # for other ranks, as long as Ultralytics waits
+CONNECT, WAIT = timedelta(minutes=1), timedelta(hours=3)  # for torchrun's store; for a rank, as long as Ultralytics
 START, RESUME, NOTHING = "start", "resume", "nothing"  # what there is to do for the others
 READY, TASK, REFUSED = "kd/ready/{}", "kd/task", "refused: "  # keys in the store, and how a reason begins
 
@@ -96,7 +96,7 @@ def leading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def getting_ready() -> Iterator[None]:
-    """In one of the others, while it checks what it reads."""
+    """In one of the others, while it checks what it reads: the first one waits for all of them."""
     try:
         yield
     except BaseException as error:
@@ -114,18 +114,18 @@ def task() -> str:
 
 
 def train_as_first(trainer: Any) -> None:
-    """In the first process: wait for the others, then train with them in a process below, which is rank 0.
+    """In the first process: tell the others, wait for them, and train with them in a process below, which is rank 0.
 
     Raises RunError for one that is not ready, CalledProcessError when training failed.
     """
     file = generate_ddp_file(trainer)
     environment = {key: value for key, value in os.environ.items() if key != WORLD} | {"WORLD_SIZE": os.environ[WORLD]}
     try:
+        _tell(TASK, RESUME if trainer.args.resume else START)
         for rank in range(1, world_size()):
             word = _word(READY.format(rank), f"rank {rank}")
             if word.startswith(REFUSED):
                 raise RunError(f"rank {rank}: {word.removeprefix(REFUSED)}")
-        _tell(TASK, RESUME if trainer.args.resume else START)
         subprocess.run([sys.executable, file], env=environment, check=True)
     finally:
         ddp_cleanup(trainer, file)
@@ -144,7 +144,9 @@ def _tell(key: str, word: str) -> None:
 
 def _word(key: str, whose: str) -> str:
     try:
-        return _store().get(key).decode()
+        store = _store()
+        store.set_timeout(WAIT)
+        return store.get(key).decode()
     except RuntimeError as error:
         raise RunError(f"torchrun: got no word of {whose} ({str(error).splitlines()[0]}), expected it there") from error
 
@@ -152,7 +154,7 @@ def _word(key: str, whose: str) -> str:
 def _store() -> dist.Store:
     """The store that torchrun keeps on the first machine."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, timeout=WAIT, wait_for_workers=False)
+    return dist.TCPStore(address, port, is_master=False, timeout=CONNECT, wait_for_workers=False)
 
 
 # ---------------------------------------------------------------- a process and the ranks below it

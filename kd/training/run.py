@@ -181,10 +181,10 @@ def _train_along(config: TrainConfig, quiet: bool) -> None:
     with ranks.getting_ready():
         ranks.require_world(config)
         checked = check(config, True, lambda line: None, quiet=True)
-    task = ranks.task()
-    if task == ranks.NOTHING:
-        return
-    require_same(out, checked.record)
+        task = ranks.task()
+        if task == ranks.NOTHING:
+            return
+        require_same(out, checked.record)
     last = out / "weights" / "last.pt" if task == ranks.RESUME else None
     trainer = build_trainer(config, checked.model, out, last)
     with session.log_to_stderr(quiet):
