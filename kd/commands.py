@@ -83,8 +83,10 @@ def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = F
         logs=tuple(options.log or ()),
         quiet=_quiet(context) or as_json,
     )
-    if result:
-        print_json(result) if as_json or options.dry_run else print_run(options.out, result)
+    if as_json or options.dry_run:
+        print_json(result)
+    elif result:  # {} in a process of torchrun's but the first
+        print_run(options.out, result)
 
 
 @app.command(epilog="Example: kd inherit teacher/weights/best.pt --width 0.5 --data tiles/data.yaml --out student.pt")
@@ -330,7 +332,7 @@ class Place:
         return None
 
 
-@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep --executor ray --ray-address auto")
+@app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
 @grouped
 def sweep(
     context: typer.Context,

@@ -289,12 +289,13 @@ def _require_ours(out: Path, jobs: Sequence[Job], plan: Path) -> None:
 def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     """Raise PlanError where a run would refuse its models, or its options for them, after others have trained."""
     from kd.distillation.unlabeled import check_unlabeled
-    from kd.training.check import require_trainable
+    from kd.training.check import require_pretrained, require_trainable
     from kd.ultra import data, models
 
     kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
     students = dict.fromkeys(job.options["student"] for job in kinds)
     folders: set[str] = set()  # of unlabelled images, which are all read
+    weights: set[Any] = set()  # that students start from
     for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in kinds if "teacher" in job.options))):
         with refused(plan):
             model = models.load_model(spec)
@@ -305,6 +306,10 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
                 config = configuration(job)
                 require_side("imgsz", config.imgsz, models.grid_px(model))
                 require_trainable(config, len(model.model.model))
+                pretrained = dict(config.settings).get("pretrained")
+                if pretrained not in weights:
+                    require_pretrained(config)
+                    weights.add(pretrained)
                 if config.unlabeled and config.unlabeled not in folders:
                     check_unlabeled(config.unlabeled, data.resolve_data(config.data))
                     folders.add(config.unlabeled)

@@ -131,6 +131,20 @@ def test_changes_go_before_the_file(write, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("train: images/train\nval: images/val\nnames: {0: red, 1: green}\n", "the keys train, val, names"),
+        ("[1, 2]", r"\[1, 2\]"),
+        ("", "None"),
+    ],
+)
+def test_what_is_no_plan_at_all_is_told_from_one(tmp_path, text, got):
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(PlanError, match=rf"data\.yaml: got {got}, expected a plan, .+ data\.yaml is given by --data"):
+        read_plan(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"students": None}, r"plan.yaml: the plan: got .+ must contain \['students'"),

@@ -152,6 +152,7 @@ def test_dry_run_writes_nothing_and_estimates_by_what_is_finished(plan, tmp_path
         ({"freeze": 25}, r"--freeze: got 25, expected less than the 25 layers of yolov5n"),
         ({"freeze": 24}, r"--freeze: got 24, all layers but the head, with fgfi"),
         ({"method": "cwd", "unlabeled": "nowhere"}, "--unlabeled nowhere: no such folder"),
+        ({"set": {"pretrained": "nowhere.pt"}}, r"nowhere\.pt: "),
     ],
 )
 def test_what_a_student_cannot_be_asked_for_is_refused_before_its_teacher_trains(plan, tmp_path, options, message):
