@@ -101,8 +101,8 @@ class TrainConfig:
     ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
     the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
     those in ``methods`` (kd/distillation/balance.py); ``unlabeled`` is a folder of images that the terms alone see
-    (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py).
-    Raises UsageError when made.
+    (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py);
+    ``inherit`` is the teacher that the first weights come from (kd/inheritance). Raises UsageError when made.
     """
 
     data: str
@@ -125,6 +125,7 @@ class TrainConfig:
     balance: float | None = None
     unlabeled: str | None = None
     skip_bad_labels: bool = False
+    inherit: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
@@ -136,6 +137,7 @@ class TrainConfig:
                 if isinstance(number, int) and abs(number) > MOST_WHOLE:
                     raise UsageError(f"--set {key}: got {_short(number)}, expected at most {MOST_WHOLE}")
         self._check_teachers()
+        self._check_inherit()
         self._check_devices()
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
@@ -208,6 +210,17 @@ class TrainConfig:
             require_side("teacher-imgsz", size)
         if size is not None and not self.teachers:
             raise UsageError(f"--teacher-imgsz: got {size} without a teacher, expected --teacher beside it")
+
+    def _check_inherit(self) -> None:
+        if self.inherit is None:
+            return
+        if self.student.lower().endswith(".pt"):
+            raise UsageError(
+                f"--inherit: got it with the student {self.student}, expected an architecture (a .yaml or a name): "
+                f"what a checkpoint has learned would be lost"
+            )
+        if dict(self.settings).get("pretrained"):
+            raise UsageError("--inherit: got it with --set pretrained, expected one of them: both are first weights")
 
     def _check_devices(self) -> None:
         devices = (self.device or "").split(",")
@@ -294,8 +307,9 @@ class TrainConfig:
             "teacher_weights": list(self.shares),
             "schedules": list(self.schedules),
             "unlabeled": self.unlabeled and str(Path(self.unlabeled).resolve()),
+            "inherit": self.inherit and _place(self.inherit),
         }
-        absent = {key for key in ("schedules", "balance", "unlabeled", "skip_bad_labels") if not values[key]}
+        absent = {key for key in ("schedules", "balance", "unlabeled", "skip_bad_labels", "inherit") if not values[key]}
         absent |= {"fgfi"} if not self.distils else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()

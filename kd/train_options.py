@@ -35,6 +35,14 @@ class TrainOptions:
             metavar="T[=WEIGHT]",
         ),
     ] = None
+    inherit: Annotated[
+        str | None,
+        Option(
+            "A trained detector of the student's family that its first weights are computed from, as kd inherit does "
+            "it; with --teacher or without.",
+            metavar="T",
+        ),
+    ] = None
     combine: Annotated[
         Literal["mean", "best"],
         Option("Several teachers: their mean, or for each image the one whose scores are highest on it."),

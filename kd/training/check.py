@@ -14,6 +14,7 @@ from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
 from kd.training.record import Checked, config_json
+from kd.training.start import require_source
 from kd.ultra import models, session
 from kd.ultra.data import SPLITS, image_files, label_file, resolve_data
 from kd.ultra.labels import check_splits
@@ -48,6 +49,8 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
     student = models.load_model(config.student)
     models.require_student(student, config.student)
     require_side("imgsz", config.imgsz, models.grid_px(student))
+    if config.inherit:
+        require_source(config, student.model)
     require_pretrained(config)
     require_trainable(config, len(student.model.model))
     return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
@@ -101,6 +104,7 @@ def _inputs(config: TrainConfig, data: Mapping[str, Any], others: Iterable[Path]
     for path in (Path(config.data), *entries, *images, *map(label_file, images)):
         yield "--data", path
     given = [("--student", config.student), *(("--teacher", teacher) for teacher in config.teachers)]
+    given += [("--inherit", config.inherit)] if config.inherit else []
     given += [(f"--set {key}", value) for key, value in config.settings if isinstance(value, str)]
     for option, path in (*given, *(("--priors", path) for path in others)):
         yield option, Path(path)

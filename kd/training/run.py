@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ from kd.training.run_folder import (
     require_unfinished,
     settle_earlier,
 )
-from kd.training.worth import check_worth
+from kd.training.start import INHERITED, inherit_start
+from kd.training.worth import check_source, check_worth
 from kd.ultra import session
 
 
@@ -87,14 +88,23 @@ def train(
         if overwrite:
             require_outside(out, config, checked.data, also_read)
         if resume:
-            checked = checked.with_kd(require_same(out, checked.record))
-        elif config.distils:
-            checked = checked.with_worths(check_worth(config, allow_weak_teacher))
+            checked = checked.as_before(require_same(out, checked.record))
+        else:
+            checked = _with_worths(config, checked, allow_weak_teacher)
         if dry_run:
             return plan(config, checked)
         job = Job(config, checked, out, device, started, resume, logs, quiet)
         with replacing(out, tell) if overwrite else contextlib.nullcontext():
             return _carry_out(job)
+
+
+def _with_worths(config: TrainConfig, checked: Checked, allow_weak: bool) -> Checked:
+    """What the teachers are worth, by a look at validation images. Raises DistillationError."""
+    if config.distils:
+        checked = checked.with_worths(check_worth(config, allow_weak))
+    if config.inherit:
+        checked = checked.with_inherited({"worth": check_source(config, allow_weak).to_json()})
+    return checked
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,8 @@ class Job:
 def _hold(out: Path) -> Iterator[None]:
     """Keep other processes out of the folder, and finish what killed ones, and then this one, have begun in it."""
     with hold(out):
-        remove_partials(out)
+        for folder in (out, out / INHERITED.parent):
+            remove_partials(folder)
         settle_earlier(out)
         yield
         settle_earlier(out)
@@ -136,6 +147,8 @@ def _carry_out(job: Job) -> dict[str, Any]:
     try:
         settle(job.last)
         resumed = job.last.exists()
+        if job.config.inherit and not resumed:
+            job = _inherit(job)
         seconds_before = _fit(job)
         for checkpoint in (job.last, job.best):  # a run that was cut off after its last epoch has this still to do
             strip(checkpoint)
@@ -158,6 +171,13 @@ def _carry_out(job: Job) -> dict[str, Any]:
     finally:
         torch.set_num_threads(session.TORCH_THREADS)
     return result
+
+
+def _inherit(job: Job) -> Job:
+    """The job with its first weights made. Raises ModelError or DataError."""
+    write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
+    account = inherit_start(job.config, job.checked.data, job.out, job.device, job.quiet)
+    return replace(job, checked=replace(job.checked.with_inherited(account), model=str(job.out / INHERITED)))
 
 
 def _fit(job: Job) -> float:
@@ -185,8 +205,9 @@ def _train_along(config: TrainConfig, quiet: bool) -> None:
         if task == ranks.NOTHING:
             return
         require_same(out, checked.record)
+    model = str(out / INHERITED) if config.inherit else checked.model
     last = out / "weights" / "last.pt" if task == ranks.RESUME else None
-    trainer = build_trainer(config, checked.model, out, last)
+    trainer = build_trainer(config, model, out, last)
     with session.log_to_stderr(quiet):
         translated(trainer.train, out)
 

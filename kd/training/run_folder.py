@@ -28,7 +28,8 @@ MOVING = ".moving"
 MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
 #: Options that name a place -> the hash of the content that is there.
 CONTENT_OF = {
-    "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images"
+    "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images",
+    "inherit": "inherited weights",
 }  # fmt: skip
 
 
@@ -153,8 +154,8 @@ def read_record(out: Path) -> dict[str, Any]:
     return record
 
 
-def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Raise RunError unless ``out`` holds a run of this configuration; returns what it learns from.
+def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Raise RunError unless ``out`` holds a run of this configuration; returns the content of its config.json.
 
     Inputs that have a hash may lie elsewhere by now. All that differs is named at once.
     """
@@ -170,7 +171,7 @@ def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
             f"{out}: {'; '.join(found)} as the run was started with: give the same options, or none but --out, or "
             f"--overwrite"
         )
-    return before["kd"]
+    return before
 
 
 def own_config(out: Path, **given: Any) -> TrainConfig:
@@ -200,4 +201,5 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         "student_sha256": record["student_sha256"],
         "teacher_sha256": [teacher["sha256"] for teacher in kd["teachers"]],
         "unlabeled images": kd.get("unlabeled"),
+        "inherited weights": record.get("inherited", {}).get("teacher_sha256"),
     }
