@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd.errors import UsageError
-from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, WEIGHTS
+from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, SOFT_LABELS, WEIGHTS
 from kd.schedule import SCHEDULES
 
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
@@ -34,6 +34,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "images": (1, 100_000),
 }
 
+CACHE = "teacher.npz"  # in a run's folder, unless --teacher-cache names another place
 MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
@@ -98,7 +99,8 @@ class TrainConfig:
     ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
     are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
-    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
+    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's; ``teacher_cache`` where
+    soft-labels keeps what its teacher says, None for a file in the run's folder. ``schedules`` multiply
     the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
     those in ``methods`` (kd/distillation/balance.py); ``unlabeled`` is a folder of images that the terms alone see
     (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py);
@@ -121,6 +123,7 @@ class TrainConfig:
     teacher_weights: tuple[float, ...] = ()
     combine: Literal["mean", "best"] = "mean"
     teacher_imgsz: int | None = None
+    teacher_cache: str | None = None
     schedules: tuple[str, ...] = ()
     balance: float | None = None
     unlabeled: str | None = None
@@ -150,6 +153,7 @@ class TrainConfig:
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
         self._check_built_in(names)
+        self._check_soft_labels(names)
         if self.teachers and self.fgfi != FgfiConfig() and "fgfi" not in names:
             option = "--fgfi" if replace(self.fgfi, priors=None) != FgfiConfig() else "--priors"
             raise UsageError(f"{option}: got it with {', '.join(names)}, expected the method fgfi, whose option it is")
@@ -195,6 +199,31 @@ class TrainConfig:
         ):  # fmt: skip
             if value:
                 raise UsageError(f"{option}: got it with {BUILT_IN}, expected a method of kd: Ultralytics' has none")
+
+    def _check_soft_labels(self, names: list[str]) -> None:
+        """Raise UsageError on what cached detections cannot do."""
+        if SOFT_LABELS not in names or not self.teachers:
+            if self.teacher_cache:
+                raise UsageError(f"--teacher-cache: got it without --method {SOFT_LABELS}, expected it with that alone")
+            return
+        if len(names) > 1:
+            raise UsageError(
+                f"--method: got {', '.join(names)}, expected {SOFT_LABELS} alone: no teacher runs in a step"
+            )
+        if len(self.teachers) > 1 or not self.teachers[0].lower().endswith(".pt"):
+            raise UsageError(
+                f"--teacher: got {', '.join(self.teachers)} with {SOFT_LABELS}, expected one trained detector (.pt)"
+            )
+        if not self.methods[0][1] <= 1:
+            raise UsageError(
+                f"--method {SOFT_LABELS}: weight: got {self.methods[0][1]:g}, expected the teacher's share in the "
+                f"labels, above 0 and at most 1"
+            )
+        if not self.cache_file.suffix == ".npz":
+            raise UsageError(f"--teacher-cache: got {self.teacher_cache}, expected a file that ends in .npz")
+        for option, value in (("--balance", self.balance), ("--unlabeled", self.unlabeled)):
+            if value:
+                raise UsageError(f"{option}: got it with {SOFT_LABELS}, expected another method: it softens labels")
 
     def _check_teachers(self) -> None:
         if self.combine not in COMBINE:
@@ -244,6 +273,16 @@ class TrainConfig:
         return {key: value for key, value in self.settings if key in ("single_cls", "classes")}
 
     @property
+    def fraction(self) -> Any:
+        """The setting that says how many of the training images are used."""
+        return dict(self.settings).get("fraction", 1.0)
+
+    @property
+    def seen_imgsz(self) -> int:
+        """The longer image side in pixels that teachers see."""
+        return self.teacher_imgsz or self.imgsz
+
+    @property
     def distils(self) -> bool:
         """Whether there is a teacher to learn from."""
         return bool(self.teachers)
@@ -270,6 +309,16 @@ class TrainConfig:
     def built_in(self) -> bool:
         """Whether Ultralytics distils, and not this project."""
         return self.distils and self.methods[0][0] == BUILT_IN
+
+    @property
+    def cached(self) -> bool:
+        """Whether the teacher has said beforehand what is learned from it, so that it runs in no step."""
+        return self.distils and self.methods[0][0] == SOFT_LABELS
+
+    @property
+    def cache_file(self) -> Path:
+        """Where soft-labels keeps what its teacher says."""
+        return Path(self.teacher_cache) if self.teacher_cache else Path(self.out) / CACHE
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -305,11 +354,13 @@ class TrainConfig:
             "settings": {key: _jsonable(value) for key, value in self.settings},
             "fgfi": self.fgfi.to_json(),
             "teacher_weights": list(self.shares),
+            "teacher_cache": self.teacher_cache and str(Path(self.teacher_cache).resolve()),
             "schedules": list(self.schedules),
             "unlabeled": self.unlabeled and str(Path(self.unlabeled).resolve()),
             "inherit": self.inherit and _place(self.inherit),
         }
-        absent = {key for key in ("schedules", "balance", "unlabeled", "skip_bad_labels", "inherit") if not values[key]}
+        optional = ("teacher_cache", "schedules", "balance", "unlabeled", "skip_bad_labels", "inherit")
+        absent = {key for key in optional if not values[key]}
         absent |= {"fgfi"} if not self.distils else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from kd.config import TrainConfig
-from kd.methods.facts import BUILT_IN, CHOICES
+from kd.methods.facts import BUILT_IN, CHOICES, SOFT_LABELS
 from schemas.option_groups import Option
 
 Batch = Annotated[int, Option("Images per step.")]
@@ -50,11 +50,20 @@ class TrainOptions:
     teacher_imgsz: Annotated[
         int | None, Option("Image size in pixels that teachers see.  [default: the student's]", metavar="N")
     ] = None
+    teacher_cache: Annotated[
+        Path | None,
+        Option(
+            "For soft-labels: what the teacher says about the training images, as kd cache writes it; made there if it "
+            "is not there yet, for other runs to share.  [default: teacher.npz in --out]",
+            metavar="FILE",
+        ),
+    ] = None
     method: Annotated[
         list[str] | None,
         Option(
             f"What to imitate: {CHOICES}; give it again for several. "
-            f"Or {BUILT_IN}, Ultralytics' own distillation.  [default: fgfi]",
+            f"Or alone: {SOFT_LABELS}, the teacher's detections, asked for once before the first epoch, or {BUILT_IN}, "
+            f"Ultralytics' own distillation.  [default: fgfi]",
             metavar="NAME[=WEIGHT]",
         ),
     ] = None

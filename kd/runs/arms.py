@@ -80,7 +80,7 @@ def pair_by_seed(runs: Iterable[Run], baseline: Iterable[Run]) -> list[Pair]:
 
 def arm_key(run: Run, *but: str) -> str:
     """What runs have in common that differ in nothing but the seed, and in ``but``."""
-    left_out = ("data", "out", "device", "seed", *but)
+    left_out = ("data", "out", "device", "seed", "teacher_cache", *but)
     asked = {key: value for key, value in run.config.items() if key not in left_out}
     taught = [teacher["sha256"] for teacher in run.record["kd"]["teachers"]] if run.distils else None
     inherited = run.record["inherited"]["teacher_sha256"] if "inherit" in run.config else None

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,7 +90,8 @@ def started(
         yield Local(at_once or 1)
         return
     try:
-        with joined(cluster.address, _cores()) as ray:
+        # Ray prints what it has to say of lost workers on stdout, log_to_driver=False or not.
+        with redirect_stdout(sys.stderr), joined(cluster.address, _cores()) as ray:
             try:
                 yield _on_ray(ray, cluster, at_once, devices, tell)
             except ray.exceptions.RayError as error:

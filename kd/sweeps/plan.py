@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import yaml
 import schemas
 from kd.config import TrainConfig
 from kd.errors import KdError, PlanError, UsageError
-from kd.methods.facts import BUILT_IN
+from kd.methods.facts import BUILT_IN, SOFT_LABELS
 from kd.options import OPTIONS, train_values, words_of
 from schemas import strict
 from schemas.text import one_line
@@ -58,7 +59,14 @@ class Job:
 
     def options_in(self, out: Path) -> dict[str, Any]:
         """The options, with the other jobs' checkpoints as they lie in ``out``."""
-        return {**self.options, **{key: str(out / job / "weights" / "best.pt") for key, job in self.models.items()}}
+        options = {**self.options, **{key: str(out / job / "weights" / "best.pt") for key, job in self.models.items()}}
+        if SOFT_LABELS in self.methods and "teacher-cache" not in options:  # arms and seeds share what is the same
+            seen = [options.get(key) for key in ("teacher", "teacher-imgsz", "imgsz")]
+            key = [*seen, options.get("set", {}).get("fraction")]
+            options["teacher-cache"] = str(
+                out / "caches" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.npz"
+            )
+        return options
 
     @property
     def kind(self) -> str:
@@ -68,9 +76,12 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether `kd train --resume` continues it: Ultralytics' own distillation starts anew."""
-        methods = self.options.get("method") or ()
-        names = [methods] if isinstance(methods, str) else methods
-        return BUILT_IN not in {name.partition("=")[0] for name in names}
+        return BUILT_IN not in self.methods
+
+    @property
+    def methods(self) -> set[str]:
+        """The names of what is imitated."""
+        return {word.partition("=")[0] for word in words_of(self.options.get("method"))}
 
 
 def read_plan(spec: str | Path, data: str | Path | None = None, changes: Sequence[str] = ()) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -46,16 +47,17 @@ def sweep(
     cluster: Cluster | None = None,
     dry_run: bool = False,
     quiet: bool = False,
-    tell: Callable[[str], None] = tqdm.write,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train what a plan asks for and ``out`` does not have yet; returns ``{out, runs, finished, failed, ...}``.
 
     ``data`` and ``changes`` as in `kd.sweeps.plan.read_plan`; ``at_once`` processes, or one, share the cores; in a
-    ``cluster`` so many, or as many as there is room for, are under way. ``tell`` gets a line per finished, lost or
-    failed run. ``dry_run`` writes nothing and adds ``plan``: every run with its state and the seconds that it may take,
-    None before any has finished. Raises PlanError where ``out`` is another plan's, UsageError for no such cluster.
+    ``cluster`` so many, or as many as there is room for, are under way. ``tell``, or stdout, gets a line per finished,
+    lost or failed run. ``dry_run`` writes nothing and adds ``plan``: every run with its state and the seconds that it
+    may take, None before any has finished. Raises PlanError where ``out`` is another plan's, UsageError for no such
+    cluster.
     """
-    out = Path(out).resolve()
+    out, tell = Path(out).resolve(), tell or partial(tqdm.write, file=sys.stdout)
     content = read_plan(plan, data, changes)
     jobs = expand(content)
     with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):

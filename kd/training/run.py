@@ -42,6 +42,7 @@ from kd.training.run_folder import (
     settle_earlier,
 )
 from kd.training.start import INHERITED, inherit_start
+from kd.training.taught import require_unchanged, taught
 from kd.training.worth import check_source, check_worth
 from kd.ultra import session
 
@@ -149,6 +150,8 @@ def _carry_out(job: Job) -> dict[str, Any]:
         resumed = job.last.exists()
         if job.config.inherit and not resumed:
             job = _inherit(job)
+        if job.config.cached:
+            job = _ask(job)
         seconds_before = _fit(job)
         for checkpoint in (job.last, job.best):  # a run that was cut off after its last epoch has this still to do
             strip(checkpoint)
@@ -178,6 +181,17 @@ def _inherit(job: Job) -> Job:
     write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
     account = inherit_start(job.config, job.checked.data, job.out, job.device, job.quiet)
     return replace(job, checked=replace(job.checked.with_inherited(account), model=str(job.out / INHERITED)))
+
+
+def _ask(job: Job) -> Job:
+    """The job with what its teacher says about the training images in a file. Raises ModelError, DistillationError."""
+    before = job.checked.record["kd"].get("cache")
+    if not before:
+        write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
+    account = taught(job.config, job.checked.data, job.device, job.quiet)
+    if before:
+        require_unchanged(job.config, before, account)
+    return replace(job, checked=job.checked.with_cache(account))
 
 
 def _fit(job: Job) -> float:

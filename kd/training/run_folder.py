@@ -25,7 +25,7 @@ from schemas.strict import StrictError, read_json
 
 CONFIG, RUN = "config.json", "run.json"
 MOVING = ".moving"
-MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
+MAY_DIFFER = frozenset({"out", "device", "teacher_cache"})  # between a run and its resumption: places and machine
 #: Options that name a place -> the hash of the content that is there.
 CONTENT_OF = {
     "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images",

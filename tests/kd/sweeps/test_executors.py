@@ -40,7 +40,7 @@ def on_ray(cluster, monkeypatch):
     return cluster
 
 
-def test_what_is_lost_is_repeated_and_what_fails_is_told_as_on_one_machine(plan, tmp_path, on_ray):
+def test_what_is_lost_is_repeated_and_what_fails_is_told_as_on_one_machine(plan, tmp_path, on_ray, capsys):
     out, told = tmp_path / "out", []
     (tmp_path / "kill").write_text("runs/yolov5n/plain/seed0")
     (tmp_path / "fail").write_text("runs/yolov5n/fgfi/seed0")
@@ -52,6 +52,7 @@ def test_what_is_lost_is_repeated_and_what_fails_is_told_as_on_one_machine(plan,
             "runs/yolov5n/longer/seed0": "needs runs/yolov5n/fgfi/seed0, which failed",
         },
     )
+    assert capsys.readouterr().out == ""
     made = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     names = [name for name, _ in made]
     assert names.index("teachers/m") < names.index("runs/yolov5n/built-in/seed0")

@@ -220,7 +220,7 @@ def test_a_plan_may_grow_and_nothing_else(write, tmp_path):
     for other, message in (
         ({"seeds": [3]}, "without runs/yolov5n/plain/seed1, expected all runs"),
         ({"settings__imgsz": 640}, "teachers/m: imgsz: got 640, expected 320"),
-        ({"seeds": [1, 3]}, "taught by: got runs/yolov5s/plain/seed1, expected runs/yolov5s/plain/seed3"),
+        ({"seeds": [1, 3]}, "teacher: got runs/yolov5s/plain/seed1, expected runs/yolov5s/plain/seed3"),
         ({"arms__longer__wall_time_of": "taught"}, "the time of: got runs/yolov5n/taught/seed3"),
     ):
         with pytest.raises(PlanError, match=message):
