@@ -25,13 +25,16 @@ def joined(address: str | None, cores: int) -> Iterator[Any]:
         import ray
     except ModuleNotFoundError as error:
         raise ClusterError("--executor ray: Ray is not installed; pip install 'dtld-kd[ray]'") from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(num_cpus=cores, include_dashboard=False, **options)
         else:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+            ray.init(address, **options)
+    except Exception as error:  # Ray raises it bare where a node does not start in time
         reason = " ".join(str(error).split())
+        if address is None:
+            raise ClusterError(f"--executor ray: {reason}; expected Ray to start on this machine: try again") from error
         raise ClusterError(f"--ray-address: {address}: {reason}; expected a running cluster, such as auto") from error
     try:
         yield ray
