@@ -28,6 +28,7 @@ from kd.training import ranks
 from kd.training.build import build_trainer, translated
 from kd.training.check import check, check_options, require_outside
 from kd.training.checkpoints import epoch_of, finish, load_sidecar, settle, sidecar_of, strip
+from kd.training.defaults import choose
 from kd.training.disk import write_text
 from kd.training.dry_run import plan
 from kd.training.record import Checked, run_json
@@ -77,6 +78,7 @@ def train(
         _train_along(config, quiet)
         return {}
     ranks.require_world(config, dry_run)
+    config = choose(config)
     check_options(config, resume, overwrite, logs)
     device = session.check_device(config.device)
     out = Path(config.out).resolve()
@@ -214,6 +216,7 @@ def _train_along(config: TrainConfig, quiet: bool) -> None:
     out = Path(config.out).resolve()
     with ranks.getting_ready():
         ranks.require_world(config)
+        config = choose(config)
         checked = check(config, True, lambda line: None, quiet=True)
         task = ranks.task()
         if task == ranks.NOTHING:

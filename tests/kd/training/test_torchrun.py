@@ -53,8 +53,8 @@ def test_two_machines_train_one_student(store, tmp_path):
     data = write_dataset(tmp_path / "data", train=8, val=2)
     teacher = save_detector(tmp_path / "teacher.pt", NAMES, architecture="yolov8n")
     out = tmp_path / "run"
-    words = f"train --data {data} --student yolov5n --teacher {teacher} --allow-weak-teacher --epochs 1 --imgsz 64"
-    words += f" --batch 4 --device cpu --set nbs=4 --set warmup_epochs=0 --set close_mosaic=0 --out {out}"
+    words = f"train --data {data} --student yolov5n --teacher {teacher} --method fgfi --allow-weak-teacher"
+    words += f" --epochs 1 --imgsz 64 --batch 4 --device cpu --set nbs=4 --set warmup_epochs=0 --set close_mosaic=0 --out {out}"
     machines = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.kd_ranks", *words.split()],
