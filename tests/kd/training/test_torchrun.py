@@ -54,7 +54,7 @@ def test_two_machines_train_one_student(store, tmp_path):
     teacher = save_detector(tmp_path / "teacher.pt", NAMES, architecture="yolov8n")
     out = tmp_path / "run"
     words = f"train --data {data} --student yolov5n --teacher {teacher} --method fgfi --allow-weak-teacher"
-    words += f" --epochs 1 --imgsz 64 --batch 4 --device cpu --set nbs=4 --set warmup_epochs=0 --set close_mosaic=0 --out {out}"
+    words += f" --epochs 1 --imgsz 64 --batch 4 --device cpu --set nbs=4 --set warmup_epochs=0 --out {out}"
     machines = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.kd_ranks", *words.split()],
