@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from kd.scoring.evaluate import evaluate as evaluate
     from kd.scoring.full_frame import evaluate_frames as evaluate_frames
     from kd.scoring.predict import predict as predict
+    from kd.sweeps.executors import Cluster as Cluster
     from kd.sweeps.sweep import sweep as sweep
     from kd.training.bench import bench as bench
     from kd.training.run import train as train
 
 _MODULE_OF = {
+    "Cluster": "kd.sweeps.executors",
     "FgfiConfig": "kd.config",
     "KdError": "kd.errors",
     "TrainConfig": "kd.config",

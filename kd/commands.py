@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -26,6 +27,9 @@ from kd.show import (
 from kd.train_options import Batch, SkipBadLabels, TrainOptions
 from schemas.option_groups import grouped
 
+if TYPE_CHECKING:
+    from kd.sweeps.executors import Cluster
+
 app = typer.Typer(
     help="Distil a large YOLO teacher into a small YOLO student, and tell whether it helped.",
     no_args_is_help=True,
@@ -45,6 +49,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 @grouped
 def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = False) -> None:
     """Train a teacher, a plain student, or with --teacher a distilled one."""
+    from kd.environment import lead_ranks
+
+    lead_ranks()  # before Ultralytics is imported
     from kd.config import TrainConfig
     from kd.errors import UsageError
     from kd.options import OF_THE_FOLDER, train_values
@@ -77,7 +84,10 @@ def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = F
         logs=tuple(options.log or ()),
         quiet=_quiet(context) or as_json,
     )
-    print_json(result) if as_json or options.dry_run else print_run(options.out, result)
+    if as_json or options.dry_run:
+        print_json(result)
+    elif result:  # {} in a process of torchrun's but the first
+        print_run(options.out, result)
 
 
 @app.command(epilog="Example: kd inherit teacher/weights/best.pt --width 0.5 --data tiles/data.yaml --out student.pt")
@@ -308,7 +318,41 @@ def compare(
             say(line)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a sweep are carried out."""
+
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")] = (
+        "local"
+    )
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
+    ] = None
+    ray_cpus: Annotated[
+        int | None, typer.Option(metavar="N", help="Cores that a run takes of a cluster.  [default: 1]")
+    ] = None
+    ray_gpus: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="GPUs that it takes, or a share of one such as 0.5.  [default: what its device names]"
+        ),
+    ] = None
+
+    def cluster(self) -> Cluster | None:
+        """The cluster, None for this machine alone. Raises UsageError."""
+        from kd.errors import UsageError
+        from kd.sweeps.executors import Cluster
+
+        if self.executor == "ray":
+            return Cluster(self.ray_address, 1 if self.ray_cpus is None else self.ray_cpus, self.ray_gpus)
+        for name in ("ray_address", "ray_cpus", "ray_gpus"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
+        return None
+
+
 @app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
+@grouped
 def sweep(
     context: typer.Context,
     plan: Annotated[
@@ -325,7 +369,14 @@ def sweep(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A key of the plan, such as settings.epochs=10 or seeds=[0]."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Runs at once, which share the cores.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Runs at once, which share the cores.  [default: 1; on Ray as many as fit]"
+        ),
+    ] = None,
+    *,
+    place: Place,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and the time they may take.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -339,6 +390,7 @@ def sweep(
         data=data,
         changes=changes or (),
         at_once=jobs,
+        cluster=place.cluster(),
         dry_run=dry_run,
         quiet=_quiet(context) or as_json,
         **({"tell": lambda line: None} if as_json else {}),

@@ -9,6 +9,8 @@ import os
 
 from schemas.cache import cache_dir, keep_matplotlib_inside
 
+WORLD = "KD_WORLD_SIZE"  # holds torchrun's WORLD_SIZE in its first process
+
 
 def prepare() -> None:
     """Set the environment; what the user has set for Matplotlib and torch stays."""
@@ -21,3 +23,12 @@ def prepare() -> None:
     # torch makes this folder with the first optimizer, whether it compiles or not; else among the temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torchinductor"))
     keep_matplotlib_inside()
+
+
+def lead_ranks() -> None:
+    """Let Ultralytics see a single process in the first one that torchrun has started, not rank 0 of several.
+
+    `kd train` checks and scores in it as in a process of its own, and starts the rank below it (kd/training/ranks.py).
+    """
+    if os.environ.get("RANK") == "0" and os.environ.get("WORLD_SIZE", "1") != "1":
+        os.environ[WORLD] = os.environ.pop("WORLD_SIZE")

@@ -1,9 +1,17 @@
-"""Two ranks on a CPU, for the tests of kd: gloo in place of NCCL, and what Ultralytics does for GPUs alone."""
+"""Two ranks on a CPU, for the tests of kd: gloo in place of NCCL, and ranks that leave what they saw and learned.
+
+As a script, the command `kd` with such ranks: `python -m tests.kd_ranks train ...` in a process that torchrun started.
+"""
 
 from __future__ import annotations
 
 import os
 from functools import partial
+
+from kd.environment import lead_ranks
+
+if __name__ == "__main__":
+    lead_ranks()  # before Ultralytics is imported
 
 import torch
 from torch import distributed
@@ -16,18 +24,13 @@ RANKS = 2
 
 
 class GlooTrainer(Trainer):
-    """kd's trainer, started as Ultralytics starts one on two GPUs; what a rank saw and has learned is left in files."""
+    """kd's trainer, over two ranks without --device 0,1; what a rank saw and has learned is left in files."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.world_size, self.ddp = RANKS, LOCAL_RANK == -1
 
-    def _setup_ddp(self):
-        distributed.init_process_group("gloo", rank=RANK, world_size=RANKS)
-
     def _setup_train(self):
-        # On a GPU Ultralytics passes device_ids=[index], which torch refuses on a CPU.
-        torch.nn.parallel.DistributedDataParallel = _on_cpu
         super()._setup_train()
         assert type(self.model) is DistributedDataParallel
         (link,) = self.distillation.links
@@ -44,11 +47,6 @@ class GlooTrainer(Trainer):
             self.add_callback("on_model_save", lambda _: os._exit(9))  # rank 0, after the first epoch
         super()._do_train()
         torch.save(self.model.module.state_dict(), self.save_dir / f"end{RANK}.pt")
-        distributed.destroy_process_group()
-
-
-def _on_cpu(model, device_ids, **options):
-    return DistributedDataParallel(model, **options)
 
 
 def gloo_class(config, logs):
@@ -67,3 +65,12 @@ def _rank(work, store, rank, *arguments):
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     work(rank, *arguments)
     distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    import cli
+    from kd.training import build
+    from tests.kd_ranks import gloo_class as importable
+
+    build.trainer_class = importable
+    cli.kd()

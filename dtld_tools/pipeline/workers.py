@@ -6,7 +6,6 @@ ended, however it did, no worker works on.
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import signal
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 
 from dtld_tools.errors import DtldError, UsageError
+from schemas.cluster import ClusterError, joined
 
 AHEAD = 4  # items under way per worker
 
@@ -224,27 +224,23 @@ def _no_interrupt() -> Iterator[None]:
 
 
 def _map_on_ray(work: Callable[[Any], Any], items: Iterable[Any], workers: int, address: str | None) -> Iterator[Any]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use over the network unless told not to
     try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise UsageError("--executor ray: Ray is not installed; pip install 'dtld-kd[ray]'") from error
-    try:
-        if address is None:
-            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--ray-address: {address}: {reason}; expected a running cluster, such as auto") from error
+        with joined(address, workers) as ray:
+            cores = workers if address is None else int(ray.cluster_resources().get("CPU", 1))
+            yield from _map_over(ray, work, items, AHEAD * cores)
+    except ClusterError as error:
+        raise UsageError(str(error)) from error
+
+
+def _map_over(ray: Any, work: Callable[[Any], Any], items: Iterable[Any], most: int) -> Iterator[Any]:
+    """Map over a cluster that has been joined, ``most`` items under way."""
     under_way: deque = deque()
     try:
         task = ray.remote(num_cpus=1)(_on_ray)
         shared = ray.put(work)
-        cores = workers if address is None else int(ray.cluster_resources().get("CPU", 1))
         for item in items:
             under_way.append(task.remote(shared, item))
-            if len(under_way) >= AHEAD * cores:
+            if len(under_way) >= most:
                 yield ray.get(under_way.popleft())
         while under_way:
             yield ray.get(under_way.popleft())
@@ -257,7 +253,6 @@ def _map_on_ray(work: Callable[[Any], Any], items: Iterable[Any], workers: int, 
         for result in under_way:
             ray.cancel(result)
         ray.wait(list(under_way), num_returns=len(under_way)) if under_way else None  # nobody writes after us
-        ray.shutdown()
 
 
 def _on_ray(work: Callable[[Any], Any], item: Any) -> Any:

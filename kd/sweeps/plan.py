@@ -27,6 +27,7 @@ from kd.errors import KdError, PlanError, UsageError
 from kd.methods.facts import BUILT_IN, SOFT_LABELS
 from kd.options import OPTIONS, train_values, words_of
 from schemas import strict
+from schemas.text import one_line
 
 SHIPPED = Path(__file__).parent / "plans"
 PLAIN = "plain"  # the arm that the others are held against
@@ -267,14 +268,28 @@ def _change(plan: dict[str, Any], text: str) -> None:
 
 
 def _check(plan: Any, name: str) -> None:
+    if not isinstance(plan, dict) or not plan.keys() & {"students", "arms", "seeds"}:
+        raise PlanError(
+            f"{name}: got {_shown(plan)}, expected a plan, with students, arms and seeds: schemas/plan.schema.json has "
+            f"it all; a dataset's data.yaml is given by --data"
+        )
     try:
         fastjsonschema.compile(schemas.load("plan"), use_default=False)(plan)
     except fastjsonschema.JsonSchemaValueException as error:
         place = ".".join(map(str, error.path[1:])) or "the plan"
         message = error.message.removeprefix(error.name or "").strip()
         raise PlanError(
-            f"{name}: {place}: got {str(error.value)[:60]}, {message}: see schemas/plan.schema.json"
+            f"{name}: {place}: got {_shown(error.value)}, {message}: see schemas/plan.schema.json"
         ) from error
+
+
+def _shown(value: Any) -> str:
+    """A value of a plan, whole if it is short; of a mapping its keys.
+
+    >>> _shown({"train": "images/train", "names": {0: "red"}}), _shown([0, 0])
+    ('the keys train, names', '[0, 0]')
+    """
+    return one_line(f"the keys {', '.join(map(str, value))}" if value and isinstance(value, dict) else value, 80)
 
 
 def _check_references(plan: Mapping[str, Any], name: str) -> None:

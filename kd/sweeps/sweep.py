@@ -1,20 +1,21 @@
 """Carrying out a plan: every run a process of its own, resumable, and a failed one stops only those that need it.
 
 In: a plan and a folder. Out: OUT/{plan.yaml, teachers/<name>, runs/<student>/<arm>/seed<k>, logs, failures.json}.
-Invariant: a finished run is never repeated, OUT holds the runs of one plan, and no process of ours outlives the sweep.
+Invariant: a finished run is never repeated, OUT holds the runs of one plan, and no process of ours outlives the sweep;
+where the processes are (kd/sweeps/executors.py) changes none of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,14 +27,14 @@ from kd.errors import PlanError, RunError, UsageError
 from kd.files import write_all
 from kd.locks import LOCK, hold
 from kd.runs.record import CONFIG, OPTIMIZER, RUN, epochs_done, optimizer_settings, read_config, read_run
+from kd.sweeps.executors import POLL_S, Cluster, Executor, LostError, Run, started
 from kd.sweeps.plan import Job, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
 from schemas.strict import StrictError
 from schemas.text import one_line
 
 DEFAULT_EPOCHS = 30  # of kd train
-POLL_S = 0.2
-#: The command `kd` in a process that ends with this one.
-KD = (sys.executable, "-c", "from kd.sweeps.sweep import follow_parent; follow_parent(); import cli; cli.kd()")
+LOSSES = 3  # of a run, after which it is not tried again: it may be what brings its nodes down
+SHOWN = 4  # runs that the progress bar names
 
 
 def sweep(
@@ -42,29 +43,34 @@ def sweep(
     *,
     data: str | Path | None = None,
     changes: Sequence[str] = (),
-    at_once: int = 1,
+    at_once: int | None = None,
+    cluster: Cluster | None = None,
     dry_run: bool = False,
     quiet: bool = False,
-    tell: Callable[[str], None] = tqdm.write,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train what a plan asks for and ``out`` does not have yet; returns ``{out, runs, finished, failed, ...}``.
 
-    ``data`` and ``changes`` as in `kd.sweeps.plan.read_plan`; ``at_once`` processes share the cores; ``tell`` gets a
-    line per finished or failed run. ``dry_run`` writes nothing and adds ``plan``: every run with its state and the
-    seconds that it may take, None before any has finished. Raises PlanError where ``out`` is another plan's.
+    ``data`` and ``changes`` as in `kd.sweeps.plan.read_plan`; ``at_once`` processes, or one, share the cores; in a
+    ``cluster`` so many, or as many as there is room for, are under way. ``tell``, or stdout, gets a line per finished,
+    lost or failed run. ``dry_run`` writes nothing and adds ``plan``: every run with its state and the seconds that it
+    may take, None before any has finished. Raises PlanError where ``out`` is another plan's, UsageError for no such
+    cluster.
     """
-    out = Path(out).resolve()
+    out, tell = Path(out).resolve(), tell or partial(tqdm.write, file=sys.stdout)
     content = read_plan(plan, data, changes)
     jobs = expand(content)
     with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):
         _require_ours(out, jobs, Path(plan))
-        scheduler = Scheduler(out, jobs, at_once, tell)
+        scheduler = Scheduler(out, jobs, tell, at_once or 1)
         _require_models([job for job in jobs if not scheduler.finished(job.name)], plan)
         if dry_run:
             return {**scheduler.summary(), "plan": [scheduler.describe(job) for job in jobs]}
-        write_all({out / "plan.yaml": to_yaml(content)})
-        (out / "failures.json").unlink(missing_ok=True)
-        scheduler.work(quiet or not sys.stderr.isatty())
+        devices = [job.options.get("device") for job in jobs]
+        with started(cluster, at_once, devices, tell) as executor:
+            write_all({out / "plan.yaml": to_yaml(content)})
+            (out / "failures.json").unlink(missing_ok=True)
+            scheduler.work(executor, quiet or not sys.stderr.isatty())
     return scheduler.summary()
 
 
@@ -80,56 +86,47 @@ def equal_epochs(distilled: Mapping[str, Any], plain: Mapping[str, Any]) -> int:
     return max(plain["epochs"], round(distilled["wall_time_s"] * plain["epochs"] / seconds))
 
 
-def follow_parent() -> None:
-    """End this process when its standard input ends: the sweep holds the other end, and so leaves no orphans."""
-
-    def watch() -> None:
-        while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends by itself
-            pass
-        os._exit(130)  # kd train is safe against this at any moment
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @dataclass
 class Scheduler:
-    """The jobs of a sweep and the processes at work on them."""
+    """The jobs of a sweep and the runs under way, of which so many are at work ``at_once``."""
 
     out: Path
     jobs: Sequence[Job]
-    at_once: int
     tell: Callable[[str], None]
+    at_once: int
+    waiting: list[Job] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    running: dict[str, subprocess.Popen] = field(default_factory=dict)
+    running: dict[str, Run] = field(default_factory=dict)
+    losses: Counter[str] = field(default_factory=Counter)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # what run.json of finished runs says
 
-    def work(self, quiet: bool) -> None:
+    def work(self, executor: Executor, quiet: bool) -> None:
         """Run all jobs that are not finished; Ctrl-C ends their processes with this one."""
-        waiting = [job for job in self.jobs if not self.finished(job.name)]
-        total, done = len(self.jobs), len(self.jobs) - len(waiting)
+        self.waiting = [job for job in self.jobs if not self.finished(job.name)]
+        total, done = len(self.jobs), len(self.jobs) - len(self.waiting)
         bar = tqdm(total=total, initial=done, disable=quiet, bar_format="{n_fmt}/{total_fmt} runs [{elapsed}]{postfix}")
         try:
-            while waiting or self.running:
-                for job in list(waiting):
+            while self.waiting or self.running:
+                self.at_once = executor.room()
+                for job in list(self.waiting):
                     missing = [name for name in job.after if not self.finished(name)]
                     lost = next((name for name in missing if name in self.failed), None)
                     if lost:
-                        waiting.remove(job)
+                        self.waiting.remove(job)
                         self._fail(job, f"needs {lost}, which failed", bar)
-                    elif not missing and len(self.running) < self.at_once:
-                        waiting.remove(job)
-                        self._start(job)
+                    elif not missing and len(self.running) < executor.at_once:
+                        self.waiting.remove(job)
+                        self._start(job, executor)
                 time.sleep(POLL_S)
-                for name, process in list(self.running.items()):
-                    if process.poll() is not None:
-                        self._end(name, process, bar)
+                for job in [job for job in self.jobs if job.name in self.running]:
+                    self._look_after(job, bar)
                 if not quiet:
                     bar.set_postfix_str(self._view())
         finally:
-            for process in self.running.values():
-                _let_go(process)
-            for process in self.running.values():
-                process.wait()
+            for run in self.running.values():
+                run.stop()
+            for run in self.running.values():
+                run.wait()
             bar.close()
 
     def finished(self, name: str) -> bool:
@@ -186,13 +183,14 @@ class Scheduler:
         return left / self.at_once
 
     def _view(self) -> str:
-        """The runs at work with their epochs, and the time left."""
-        parts = [f"{name} epoch {epochs_done(self.out / name)}" for name in self.running]
-        return ", ".join([*parts, *_left(self.seconds_left())])
+        """The runs under way with their epochs, and the time left."""
+        parts = [f"{name} epoch {epochs_done(self.out / name)}" for name in islice(self.running, SHOWN)]
+        more = [f"{len(self.running) - SHOWN} more"] if len(self.running) > SHOWN else []
+        return ", ".join([*parts, *more, *_left(self.seconds_left())])
 
     # ------------------------------------------------------------ processes
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, executor: Executor) -> None:
         """Start, continue, or start again the run of a job."""
         folder, options = self.out / job.name, job.options_in(self.out)
         begun = (folder / CONFIG).exists()
@@ -210,32 +208,45 @@ class Scheduler:
             words.append("--resume" if job.resumable else "--overwrite")
         log = self._log(job.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            self.running[job.name] = subprocess.Popen(
-                [*KD, "train", *words], stdin=subprocess.PIPE, stdout=file, stderr=file, env=self._environment()
-            )
+        log.write_bytes(b"")
+        self.running[job.name] = executor.start(["train", *words], log, folder / RUN)
 
-    def _environment(self) -> dict[str, str]:
-        """Ours, with this very package found first, and with a fair share of the cores."""
-        here = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
-        if self.at_once > 1:
-            environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // self.at_once))
-        return environment
-
-    def _end(self, name: str, process: subprocess.Popen, bar: tqdm) -> None:
-        del self.running[name]
-        _let_go(process)
-        job = next(job for job in self.jobs if job.name == name)
-        if process.returncode or not self.finished(name):
-            self._fail(job, _reason(self._log(name), process.returncode), bar)
-            return
+    def _look_after(self, job: Job, bar: tqdm) -> None:
+        """See to a run: one that has ended is finished or has failed, one whose node is gone waits again."""
         try:
-            record = self._record(name)
+            code = self._poll(job.name)
+            if code is None:
+                return
+            if code or not self.finished(job.name):
+                raise RunError(_reason(self._log(job.name), code))
+            record = self._record(job.name)
+        except LostError as error:
+            self._repeat(job, str(error), bar)
         except RunError as error:
             self._fail(job, str(error), bar)
-            return
-        bar.update()
+        else:
+            bar.update()
+            self._report(job.name, record)
+        del self.running[job.name]
+
+    def _poll(self, name: str) -> int | None:
+        """The exit code of a run, None before the end. Raises LostError, unless it was finished by then; RunError."""
+        try:
+            return self.running[name].poll()
+        except LostError:
+            if self.finished(name):
+                return 0
+            raise
+
+    def _repeat(self, job: Job, reason: str, bar: tqdm) -> None:
+        self.losses[job.name] += 1
+        if self.losses[job.name] == LOSSES:
+            self._fail(job, f"lost {LOSSES} times: {reason}", bar)
+        else:
+            self.waiting.insert(0, job)
+            self.tell(one_line(f"lost, to be repeated: {job.name}: {reason}"))
+
+    def _report(self, name: str, record: Mapping[str, Any]) -> None:
         by_split = record["metrics"]["last"]
         score = by_split.get("test", by_split["val"])["map50_95"]
         shown = "no score" if score is None else f"mAP50-95 {100 * score:.1f}"
@@ -278,12 +289,13 @@ def _require_ours(out: Path, jobs: Sequence[Job], plan: Path) -> None:
 def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     """Raise PlanError where a run would refuse its models, or its options for them, after others have trained."""
     from kd.distillation.unlabeled import check_unlabeled
-    from kd.training.check import require_trainable
+    from kd.training.check import require_pretrained, require_trainable
     from kd.ultra import data, models
 
     kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
     students = dict.fromkeys(job.options["student"] for job in kinds)
     folders: set[str] = set()  # of unlabelled images, which are all read
+    weights: set[Any] = set()  # that students start from
     given = [job.options[key] for job in kinds for key in ("teacher", "inherit") if key in job.options]
     for spec in dict.fromkeys((*students, *given)):
         with refused(plan):
@@ -295,6 +307,10 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
                 config = configuration(job)
                 require_side("imgsz", config.imgsz, models.grid_px(model))
                 require_trainable(config, len(model.model.model))
+                pretrained = dict(config.settings).get("pretrained")
+                if pretrained not in weights:
+                    require_pretrained(config)
+                    weights.add(pretrained)
                 if config.unlabeled and config.unlabeled not in folders:
                     check_unlabeled(config.unlabeled, data.resolve_data(config.data))
                     folders.add(config.unlabeled)
@@ -311,12 +327,6 @@ def _begun(folder: Path) -> dict[str, Any]:
     raise RunError(
         f"{folder / CONFIG}: {reason}, expected what kd train wrote: remove the folder to start this run again"
     )
-
-
-def _let_go(process: subprocess.Popen) -> None:
-    """Close the pipe to a process, which ends when it finds that closed."""
-    if process.stdin:
-        process.stdin.close()
 
 
 def _reason(log: Path, code: int) -> str:

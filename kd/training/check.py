@@ -38,7 +38,7 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
 
     ``tell`` gets a line of what is left out of the data; of train counts what the setting `fraction` leaves.
     """
-    data, settings = resolve_data(config.data), dict(config.settings)
+    data = resolve_data(config.data)
     options = {"fraction": config.fraction, "skip_bad": config.skip_bad_labels, **config.view}
     found = check_splits(config.data, data, SPLITS, needed=("train", "val"), tell=tell, quiet=quiet, **options)
     shared = require_apart(config.data, data, allow_overlap)
@@ -50,10 +50,7 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
         require_source(config, student.model)
     if config.cached:
         require_askable(config, data)
-    pretrained = settings.get("pretrained")
-    if isinstance(pretrained, str):  # Ultralytics would download what is not there
-        models.require_safe(pretrained)
-        models.load_model(pretrained)
+    require_pretrained(config)
     require_trainable(config, len(student.model.model))
     return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
 
@@ -66,6 +63,14 @@ def require_closing(config: TrainConfig) -> None:
             f"--schedule no-closing: got {closing} closing epochs of {config.epochs}, expected at least 1 and not all: "
             f"give --set close_mosaic=N or more --epochs"
         )
+
+
+def require_pretrained(config: TrainConfig) -> None:
+    """Raise ModelError where first weights by `--set pretrained` are no model; Ultralytics would download some."""
+    weights = dict(config.settings).get("pretrained")
+    if isinstance(weights, str):
+        models.require_safe(weights)
+        models.load_model(weights)
 
 
 def require_trainable(config: TrainConfig, layers: int) -> None:

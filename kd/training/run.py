@@ -24,13 +24,13 @@ from kd.files import remove_partials
 from kd.locks import hold
 from kd.reports.model_card import model_card
 from kd.runs.record import epochs_done
+from kd.training import ranks
 from kd.training.build import build_trainer, translated
 from kd.training.check import check, check_options, require_outside
 from kd.training.checkpoints import epoch_of, finish, load_sidecar, settle, sidecar_of, strip
 from kd.training.defaults import choose
 from kd.training.disk import write_text
 from kd.training.dry_run import plan
-from kd.training.ranks import require_alone
 from kd.training.record import Checked, run_json
 from kd.training.run_folder import (
     CONFIG,
@@ -48,6 +48,7 @@ from kd.training.worth import check_source, check_worth
 from kd.ultra import session
 
 
+@ranks.leading()
 def train(
     config: TrainConfig,
     *,
@@ -68,11 +69,15 @@ def train(
     hold nothing that is read, be it in the configuration or in ``also_read``; ``dry_run`` writes nothing and returns
     the plan: levels, adapters, the terms and fgfi's mask on one batch, the teachers' scores. ``allow_overlap`` lets val
     and test have training images; ``tell`` gets a line of what is left out or kept. ``logs`` are packages to log the
-    run to (`session.LOGS`); ``quiet`` silences Ultralytics.
+    run to (`session.LOGS`); ``quiet`` silences Ultralytics. Under torchrun the first process does all of this; the
+    others train with it, and return {}.
     Raises ModelError, DataError, UsageError, RunError or DistillationError.
     """
     started = time.monotonic()
-    require_alone()
+    if ranks.RANK > 0:
+        _train_along(config, quiet)
+        return {}
+    ranks.require_world(config, dry_run)
     config = choose(config)
     check_options(config, resume, overwrite, logs)
     device = session.check_device(config.device)
@@ -154,7 +159,9 @@ def _carry_out(job: Job) -> dict[str, Any]:
             strip(checkpoint)
         result = {
             **run_json(job.config, job.checked, job.out, job.quiet),
-            "device": session.device_name(job.device, len((job.config.device or "").split(","))),
+            "device": session.device_name(
+                job.device, max(ranks.world_size(), len((job.config.device or "").split(",")))
+            ),
             "epochs": epochs_done(job.out),
             "resumed": resumed,
             "wall_time_s": round(seconds_before + time.monotonic() - job.started, 1),
@@ -202,6 +209,24 @@ def _fit(job: Job) -> float:
     if not job.best.exists():
         raise RunError(f"{job.out}: training: got no best.pt, expected finite scores: lower the learning rate")
     return state.get("seconds", 0.0)
+
+
+def _train_along(config: TrainConfig, quiet: bool) -> None:
+    """Train as one of torchrun's processes but the first: what it reads has to be what that one has put on record."""
+    out = Path(config.out).resolve()
+    with ranks.getting_ready():
+        ranks.require_world(config)
+        config = choose(config)
+        checked = check(config, True, lambda line: None, quiet=True)
+        task = ranks.task()
+        if task == ranks.NOTHING:
+            return
+        require_same(out, checked.record)
+    model = str(out / INHERITED) if config.inherit else checked.model
+    last = out / "weights" / "last.pt" if task == ranks.RESUME else None
+    trainer = build_trainer(config, model, out, last)
+    with session.log_to_stderr(quiet):
+        translated(trainer.train, out)
 
 
 def _json(content: dict[str, Any]) -> str:

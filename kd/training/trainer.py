@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from ultralytics.utils import RANK
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils.torch_utils import TORCH_2_13, unwrap_model
 
 from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation.cache import StudentClasses
@@ -24,7 +25,7 @@ from kd.distillation.links import link_teachers, require_wired
 from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor
-from kd.training.ranks import launching, ranked
+from kd.training import ranks
 from kd.training.resume import ResumableTrainer
 from kd.ultra import session
 from kd.ultra.data import resolve_data, ultralytics_view
@@ -46,7 +47,12 @@ class Trainer(ResumableTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take what Ultralytics' trainer takes, and its callbacks for what the run is logged to."""
-        super().__init__(*args, **{**kwargs, "_callbacks": session.callbacks(self.logs)})
+        logs = () if ranks.leads() else self.logs  # the rank below logs
+        super().__init__(*args, **{**kwargs, "_callbacks": session.callbacks(logs)})
+        if ranks.world_size() > 1:  # Ultralytics counts the GPUs of this machine
+            self.world_size, self.ddp = ranks.world_size(), RANK == -1
+            if self.device.type == "cpu":
+                self.args.amp = False  # Ultralytics asks rank 0 alone whether a CPU can
 
     @property
     def adapters(self) -> nn.Module | None:
@@ -54,9 +60,12 @@ class Trainer(ResumableTrainer):
         return self.distillation.adapters if self.distillation else None
 
     def train(self) -> None:
-        """Train here, or on several GPUs in processes that Ultralytics starts from this class."""
-        with launching(self) if self.ddp else ranked(self):
-            super().train()
+        """Train here, or in several processes: those that Ultralytics starts from this class, or torchrun's."""
+        with ranks.launching(self) if self.ddp else ranks.ranked(self):
+            ranks.train_as_first(self) if ranks.leads() else super().train()
+
+    def _setup_ddp(self) -> None:
+        ranks.join_on_cpu() if self.device.type == "cpu" else super()._setup_ddp()
 
     def get_dataset(self) -> dict[str, Any]:
         """The data as kd reads them, not by Ultralytics' own reader of the same file."""
@@ -87,6 +96,8 @@ class Trainer(ResumableTrainer):
         if self.config.distils and not self.config.built_in:
             self.add_callback("on_train_epoch_start", Trainer._begin_distillation)
             self.add_callback("on_train_batch_start", Trainer._schedule)
+        if self.device.type == "cpu":
+            self.world_size = 0  # Ultralytics would wrap the model for a GPU, which torch refuses for a CPU
         super()._setup_train()
         _record_optimizer(self.args, self.optimizer)
         if self.device.type == "cpu":
@@ -95,6 +106,14 @@ class Trainer(ResumableTrainer):
             require_wired(self.distillation.links, self.optimizer)
             if self.config.unlabeled:
                 self.distillation.unlabeled = Unlabeled(self.config.unlabeled, self.train_loader.dataset, self.args)
+
+    def _build_train_pipeline(self) -> None:
+        """Build it over the ranks, with the model wrapped for them on a CPU as Ultralytics has done it on GPUs."""
+        if RANK != -1 and self.device.type == "cpu":
+            self.world_size = ranks.world_size()
+            options = {"forward_sync_buffers" if TORCH_2_13 else "broadcast_buffers": False}  # its new and its old name
+            self.model = DistributedDataParallel(self.model, find_unused_parameters=True, **options)
+        super()._build_train_pipeline()
 
     def _begin_distillation(self) -> None:
         """Start an epoch's schedule and its order of unlabelled images: a new order where NaN has it done again."""

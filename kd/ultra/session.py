@@ -96,6 +96,6 @@ def check_device(device: str | None) -> torch.device:
 
 def device_name(device: torch.device, count: int = 1) -> str:
     """'NVIDIA H100', '2 x NVIDIA H100' or 'AMD EPYC 7B13, 2 threads': what figures were taken on."""
-    if device.type == "cuda":
-        return f"{count} x {torch.cuda.get_device_name(device)}" if count > 1 else torch.cuda.get_device_name(device)
-    return f"{get_cpu_info()}, {TORCH_THREADS} threads" if device.type == "cpu" else device.type
+    names = {"cpu": f"{get_cpu_info()}, {TORCH_THREADS} threads"}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else names.get(device.type, device.type)
+    return f"{count} x {name}" if count > 1 else name

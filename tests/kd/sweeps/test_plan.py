@@ -134,6 +134,20 @@ def test_changes_go_before_the_file(write, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("train: images/train\nval: images/val\nnames: {0: red, 1: green}\n", "the keys train, val, names"),
+        ("[1, 2]", r"\[1, 2\]"),
+        ("", "None"),
+    ],
+)
+def test_what_is_no_plan_at_all_is_told_from_one(tmp_path, text, got):
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(PlanError, match=rf"data\.yaml: got {got}, expected a plan, .+ data\.yaml is given by --data"):
+        read_plan(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"students": None}, r"plan.yaml: the plan: got .+ must contain \['students'"),
@@ -206,7 +220,7 @@ def test_a_plan_may_grow_and_nothing_else(write, tmp_path):
     for other, message in (
         ({"seeds": [3]}, "without runs/yolov5n/plain/seed1, expected all runs"),
         ({"settings__imgsz": 640}, "teachers/m: imgsz: got 640, expected 320"),
-        ({"seeds": [1, 3]}, "taught by: got runs/yolov5s/plain/seed1, expected runs/yolov5s/plain/seed3"),
+        ({"seeds": [1, 3]}, "teacher: got runs/yolov5s/plain/seed1, expected runs/yolov5s/plain/seed3"),
         ({"arms__longer__wall_time_of": "taught"}, "the time of: got runs/yolov5n/taught/seed3"),
     ):
         with pytest.raises(PlanError, match=message):

@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,87 +15,13 @@ pytest.importorskip("torch", reason="needs the extra kd")
 import yaml
 from typer.testing import CliRunner
 
-import kd.sweeps.sweep
 from kd.commands import app
 from kd.errors import PlanError, RunError
+from kd.sweeps import executors
+from kd.sweeps.plan import read_plan
 from kd.sweeps.sweep import equal_epochs, sweep
 from tests.kd_fixtures import write_dataset
-from tests.kd_runs import write_run
-
-PLAN = {
-    "settings": {"epochs": 4},
-    "teachers": {"m": {"student": "yolov5m", "epochs": 6}},
-    "students": ["yolov5n"],
-    "arms": {
-        "plain": {},
-        "fgfi": {"teacher": "m", "method": "fgfi"},
-        "built-in": {"teacher": "m", "method": "built-in"},
-        "longer": {"wall_time_of": "fgfi"},
-    },
-    "seeds": [0, 1],
-}
-
-# In place of `kd train`: writes what it was told to config.json, and run.json unless the file `fail` or `stay` beside
-# OUT's folder holds its run's name. A distilled run takes 15 s an epoch, a plain one 10.
-STAND_IN = """
-import json, sys, time
-from pathlib import Path
-words = sys.argv[2:]
-out = Path(words[words.index("--out") + 1])
-home = next(parent for parent in out.parents if (parent / "plan.yaml").exists())
-name = out.relative_to(home).as_posix()
-told = lambda kind: (home.parent / kind).exists() and (home.parent / kind).read_text() == name
-out.mkdir(parents=True, exist_ok=True)
-with (home.parent / "calls.jsonl").open("a") as file:
-    file.write(json.dumps([name, words]) + chr(10))
-epochs = int(words[words.index("--epochs") + 1])
-settings = dict(words[i + 1].split("=") for i, word in enumerate(words) if word == "--set")
-(out / "config.json").write_text(json.dumps({"config": {"epochs": epochs, "settings": settings}}))
-if told("stay"):
-    from kd.sweeps.sweep import follow_parent
-    follow_parent()
-    time.sleep(60)
-if told("fail"):
-    print("noise\\nerror: out: got no memory, expected some: buy it", file=sys.stderr)
-    sys.exit(1)
-seconds = (15 if "--teacher" in words else 10) * epochs
-optimizer = {"name": "AdamW", "lr0": 0.001667, "momentum": 0.9, "warmup_bias_lr": 0.0}
-record = {**json.loads(RECORD), "wall_time_s": seconds, "epochs": epochs, "optimizer": optimizer}
-(out / "run.json").write_text(json.dumps(record))
-"""
-
-
-def record():
-    """The run.json of a plain run whose last checkpoint has 50.0 on val."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = json.loads((write_run(Path(folder) / "run", (0.6, 0.5)) / "run.json").read_text())
-    found["metrics"]["last"] = {"val": found["metrics"]["last"]["test"]}
-    return found
-
-
-STAND_IN = STAND_IN.replace("RECORD", repr(json.dumps(record())))
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """A plan in an empty folder, to be carried out by the stand-in."""
-    monkeypatch.setattr(kd.sweeps.sweep, "KD", (sys.executable, "-c", STAND_IN))
-    (tmp_path / "data.yaml").touch()
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump({"data": "data.yaml", **PLAN}, sort_keys=False))
-    return path
-
-
-def calls(plan):
-    """What was started since the last look: name -> words."""
-    path = plan.with_name("calls.jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return dict(map(json.loads, lines))
-
-
-def value(words, option):
-    return words[words.index(option) + 1]
+from tests.kd_sweeps import STAND_IN, calls, value
 
 
 def test_every_run_is_made_once_and_teachers_are_shared(plan, tmp_path):
@@ -163,7 +87,7 @@ def test_a_begun_run_is_resumed_and_ultralytics_own_starts_again(plan, tmp_path)
         folder = out / "runs" / "yolov5n" / arm / "seed0"
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"config": {"epochs": epochs}}))
-    (out / "plan.yaml").write_text(yaml.safe_dump(kd.sweeps.sweep.read_plan(plan), sort_keys=False))
+    (out / "plan.yaml").write_text(yaml.safe_dump(read_plan(plan), sort_keys=False))
     sweep(plan, out, tell=list)
     made = calls(plan)
     flags = {arm: made[f"runs/yolov5n/{arm}/seed0"][-1] for arm in ("plain", "fgfi", "built-in", "longer")}
@@ -228,6 +152,7 @@ def test_dry_run_writes_nothing_and_estimates_by_what_is_finished(plan, tmp_path
         ({"freeze": 25}, r"--freeze: got 25, expected less than the 25 layers of yolov5n"),
         ({"freeze": 24}, r"--freeze: got 24, all layers but the head, with fgfi"),
         ({"method": "cwd", "unlabeled": "nowhere"}, "--unlabeled nowhere: no such folder"),
+        ({"set": {"pretrained": "nowhere.pt"}}, r"nowhere\.pt: "),
     ],
 )
 def test_what_a_student_cannot_be_asked_for_is_refused_before_its_teacher_trains(plan, tmp_path, options, message):
@@ -259,17 +184,23 @@ def test_seeds_may_be_added_and_another_plan_is_refused(plan, tmp_path):
 
 def test_several_runs_at_once_share_the_cores(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6))
-    scheduler = kd.sweeps.sweep.Scheduler(tmp_path, [], 3, list)
-    assert scheduler._environment()["OMP_NUM_THREADS"] == "2"
+    log = tmp_path / "log"
+    for at_once, threads in ((3, "2"), (8, "1"), (1, "7")):
+        log.write_bytes(b"")
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        monkeypatch.setattr(executors, "KD", ("-c", "import os; print(os.environ['OMP_NUM_THREADS'])"))
+        run = executors.Local(at_once).start([], log, tmp_path)
+        run.wait()
+        assert run.poll() == 0
+        assert log.read_text().strip() == threads
+    monkeypatch.setattr(executors, "KD", ("-c", STAND_IN))
     assert sweep(plan, tmp_path / "out", at_once=3, tell=list)["finished"] == 9
 
 
 def start(plan, out, *, session):
     """A sweep in a process of its own that is at work on its first student."""
     plan.with_name("stay").write_text("runs/yolov5n/plain/seed0")
-    code = (
-        f"import sys, kd.sweeps.sweep; kd.sweeps.sweep.KD = (sys.executable, '-c', {STAND_IN!r}); import cli; cli.kd()"
-    )
+    code = f"from kd.sweeps import executors; executors.KD = ('-c', {STAND_IN!r}); import cli; cli.kd()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "sweep", str(plan), "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=session,
@@ -310,7 +241,7 @@ def test_ctrl_c_is_130_and_stops_the_runs(plan, tmp_path):
 
 @pytest.mark.parametrize(("code", "closes", "ends"), [("", False, 0), ("time.sleep(60)", True, 130)])
 def test_a_run_ends_by_itself_or_with_the_sweep(code, closes, ends):
-    code = f"import time; from kd.sweeps.sweep import follow_parent; follow_parent(); {code}"
+    code = f"import time; from kd.sweeps.executors import follow_parent; follow_parent(); {code}"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if closes:
             process.stdin.close()

@@ -210,13 +210,6 @@ def started(code, *arguments):
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE)
 
 
-def test_a_process_of_torchrun_is_refused_in_one_line(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "RANK", 1)
-    with pytest.raises(RunError, match=r"RANK: got 1 .* kd starts one per GPU .* on one machine"):
-        train(tiny_config(data, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

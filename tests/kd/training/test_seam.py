@@ -26,7 +26,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import BaseModel, DetectionModel, _initialize_yolo_model
-from ultralytics.utils import loss, torch_utils
+from ultralytics.utils import dist, loss, torch_utils
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.instance import Instances
 from ultralytics.utils.tqdm import TQDM
@@ -58,6 +58,20 @@ def test_version_is_of_the_series_that_was_tried():
 )  # fmt: skip
 def test_the_trainer_has_the_methods_that_are_overridden(name):
     assert callable(getattr(DetectionTrainer, name))
+
+
+def test_the_world_is_a_trainers_attribute_that_its_ranks_are_counted_by():
+    assert "self.world_size = world_size" in source(BaseTrainer.__init__)
+    assert "world_size=self.world_size" in source(BaseTrainer._setup_ddp)
+    code = source(BaseTrainer._setup_train)  # on a CPU kd wraps the model in the next step, for torch refuses this
+    assert_in_order(code, "if self.world_size > 1:", "device_ids=[self.device.index]", "self._build_train_pipeline()")
+    assert "WORLD_SIZE > 1 else -1" in source(utils)  # who is a rank is decided by the import
+
+
+def test_a_trainer_goes_to_another_process_as_a_file_of_its_own():
+    code = source(dist.generate_ddp_command)
+    assert_in_order(code, "if not trainer.resume:", "shutil.rmtree(trainer.save_dir)", "generate_ddp_file(trainer)")
+    assert callable(dist.ddp_cleanup)
 
 
 def test_attributes_are_set_before_optimizer_and_ema_are_made():
