@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from kd.show import (
     count,
     print_bench,
+    print_cached,
     print_groups,
     print_inherited,
     print_json,
@@ -117,6 +118,24 @@ def inherit(
         teacher, architecture, data, out, imgsz=imgsz, images=images, seed=seed, device=device, quiet=quiet
     )
     print_json(found) if as_json else print_inherited(found)
+
+
+@app.command(epilog="Example: kd cache --teacher teacher/weights/best.pt --data tiles/data.yaml --out teacher.npz")
+def cache(
+    context: typer.Context,
+    teacher: Annotated[str, typer.Option(metavar="T", help="A trained detector (.pt).", show_default=False)],
+    data: Annotated[Path, typer.Option(help="A YOLO dataset's data.yaml: its training images.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The file to write.", show_default=False)],
+    imgsz: SizeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a teacher once about all training images; kd train --method soft-labels --teacher-cache learns from it."""
+    from kd.distillation.caching import cache_teacher
+
+    quiet = _quiet(context) or as_json
+    found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, quiet=quiet, tell=warn)
+    print_json(found) if as_json else print_cached(found)
 
 
 @app.command(epilog="Example: kd evaluate --data tiles/data.yaml --model student/weights/best.pt --split test")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kd.errors import UsageError
-from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, WEIGHTS
+from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, SOFT_LABELS, WEIGHTS
 from kd.schedule import SCHEDULES
 
 #: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
@@ -30,10 +30,12 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "batch": (1, 65_536),
     "seed": (0, 2**31 - 1),  # numpy's generator takes 32 bits, and Ultralytics adds the rank
     "freeze": (0, 10_000),
+    "every": (1, 100_000),
     "steps": (1, 100_000),
     "images": (1, 100_000),
 }
 
+CACHE = "teacher.npz"  # in a run's folder, unless --teacher-cache names another place
 MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
@@ -93,23 +95,28 @@ class FgfiConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. Without teachers it is plain; methods are (name, weight) and matter only with teachers.
+    """One training run. Without teachers it is plain; methods are (name, weight), with teachers alone.
+
+    Teachers without any get the paper's, fgfi; a trained one given alone (`unsettled`) gets what has proved best
+    for the pair, once `kd.training.defaults` has looked at both.
 
     ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
     are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
-    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's. ``schedules`` multiply
-    the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
+    ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's; ``teacher_cache`` where
+    soft-labels keeps what its teacher says, None for a file in the run's folder. ``schedules`` multiply
+    the terms in the course of the run, ``every`` lets them wait for every Nth step and count N times there
+    (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
     those in ``methods`` (kd/distillation/balance.py); ``unlabeled`` is a folder of images that the terms alone see
-    (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py).
-    Raises UsageError when made.
+    (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py);
+    ``inherit`` is the teacher that the first weights come from (kd/inheritance). Raises UsageError when made.
     """
 
     data: str
     student: str
     out: str
     teachers: tuple[str, ...] = ()
-    methods: tuple[tuple[str, float], ...] = (("fgfi", DEFAULT_WEIGHTS["fgfi"]),)
+    methods: tuple[tuple[str, float], ...] = ()
     epochs: int = 30
     imgsz: int = 640
     batch: int = 16
@@ -121,14 +128,17 @@ class TrainConfig:
     teacher_weights: tuple[float, ...] = ()
     combine: Literal["mean", "best"] = "mean"
     teacher_imgsz: int | None = None
+    teacher_cache: str | None = None
     schedules: tuple[str, ...] = ()
+    every: int = 1
     balance: float | None = None
     unlabeled: str | None = None
     skip_bad_labels: bool = False
+    inherit: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
-        for name in ("epochs", "batch", "seed", "freeze"):
+        for name in ("epochs", "batch", "seed", "freeze", "every"):
             require_number(name, getattr(self, name))
         require_side("imgsz", self.imgsz)
         for key, value in self.settings:
@@ -136,18 +146,22 @@ class TrainConfig:
                 if isinstance(number, int) and abs(number) > MOST_WHOLE:
                     raise UsageError(f"--set {key}: got {_short(number)}, expected at most {MOST_WHOLE}")
         self._check_teachers()
+        self._check_inherit()
         self._check_devices()
+        if self.teachers and not self.methods and not self.unsettled:
+            object.__setattr__(self, "methods", (("fgfi", DEFAULT_WEIGHTS["fgfi"]),))
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
             if name not in WEIGHTS:
                 raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(WEIGHTS)}")
             if not _is_weight(weight):
                 raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0, {_RANGE}")
-        if self.teachers and not names:
-            raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+        if names and not self.teachers:
+            raise UsageError(f"--method: got {', '.join(names)} without --teacher, expected a teacher to imitate")
         self._check_built_in(names)
+        self._check_soft_labels(names)
         if self.teachers and self.fgfi != FgfiConfig() and "fgfi" not in names:
             option = "--fgfi" if replace(self.fgfi, priors=None) != FgfiConfig() else "--priors"
             raise UsageError(f"{option}: got it with {', '.join(names)}, expected the method fgfi, whose option it is")
@@ -156,7 +170,8 @@ class TrainConfig:
     def _check_course(self, names: list[str]) -> None:
         """Raise UsageError on what is amiss with schedules, balance or unlabelled images."""
         for option, value in (
-            ("--schedule", self.schedules), ("--balance", self.balance), ("--unlabeled", self.unlabeled),
+            ("--schedule", self.schedules), ("--every", self.every > 1), ("--balance", self.balance),
+            ("--unlabeled", self.unlabeled),
         ):  # fmt: skip
             if value and not self.distils:
                 raise UsageError(f"{option}: got it without --teacher, expected a teacher to learn from")
@@ -189,10 +204,37 @@ class TrainConfig:
             raise UsageError(f"--teacher: got {self.teachers[0]} with {BUILT_IN}, expected a .pt: Ultralytics loads it")
         for option, value in (
             ("--teacher-imgsz", self.teacher_imgsz), ("--schedule", self.schedules), ("--balance", self.balance),
-            ("--unlabeled", self.unlabeled),
+            ("--unlabeled", self.unlabeled), ("--every", self.every > 1),
         ):  # fmt: skip
             if value:
                 raise UsageError(f"{option}: got it with {BUILT_IN}, expected a method of kd: Ultralytics' has none")
+
+    def _check_soft_labels(self, names: list[str]) -> None:
+        """Raise UsageError on what cached detections cannot do."""
+        if SOFT_LABELS not in names or not self.teachers:
+            if self.teacher_cache and not self.unsettled:
+                raise UsageError(f"--teacher-cache: got it without --method {SOFT_LABELS}, expected it with that alone")
+            return
+        if len(names) > 1:
+            raise UsageError(
+                f"--method: got {', '.join(names)}, expected {SOFT_LABELS} alone: no teacher runs in a step"
+            )
+        if len(self.teachers) > 1 or not self.teachers[0].lower().endswith(".pt"):
+            raise UsageError(
+                f"--teacher: got {', '.join(self.teachers)} with {SOFT_LABELS}, expected one trained detector (.pt)"
+            )
+        if not self.methods[0][1] <= 1:
+            raise UsageError(
+                f"--method {SOFT_LABELS}: weight: got {self.methods[0][1]:g}, expected the teacher's share in the "
+                f"labels, above 0 and at most 1"
+            )
+        if not self.cache_file.suffix == ".npz":
+            raise UsageError(f"--teacher-cache: got {self.teacher_cache}, expected a file that ends in .npz")
+        for option, value in (
+            ("--balance", self.balance), ("--unlabeled", self.unlabeled), ("--every", self.every > 1),
+        ):  # fmt: skip
+            if value:
+                raise UsageError(f"{option}: got it with {SOFT_LABELS}, expected another method: it softens labels")
 
     def _check_teachers(self) -> None:
         if self.combine not in COMBINE:
@@ -208,6 +250,17 @@ class TrainConfig:
             require_side("teacher-imgsz", size)
         if size is not None and not self.teachers:
             raise UsageError(f"--teacher-imgsz: got {size} without a teacher, expected --teacher beside it")
+
+    def _check_inherit(self) -> None:
+        if self.inherit is None:
+            return
+        if self.student.lower().endswith(".pt"):
+            raise UsageError(
+                f"--inherit: got it with the student {self.student}, expected an architecture (a .yaml or a name): "
+                f"what a checkpoint has learned would be lost"
+            )
+        if dict(self.settings).get("pretrained"):
+            raise UsageError("--inherit: got it with --set pretrained, expected one of them: both are first weights")
 
     def _check_devices(self) -> None:
         devices = (self.device or "").split(",")
@@ -231,9 +284,26 @@ class TrainConfig:
         return {key: value for key, value in self.settings if key in ("single_cls", "classes")}
 
     @property
+    def fraction(self) -> Any:
+        """The setting that says how many of the training images are used."""
+        return dict(self.settings).get("fraction", 1.0)
+
+    @property
+    def seen_imgsz(self) -> int:
+        """The longer image side in pixels that teachers see."""
+        return self.teacher_imgsz or self.imgsz
+
+    @property
     def distils(self) -> bool:
         """Whether there is a teacher to learn from."""
         return bool(self.teachers)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a trained teacher is given and nothing of how to learn from it."""
+        how = (self.methods, self.schedules, self.balance, self.unlabeled, self.teacher_imgsz, self.inherit)
+        trained = len(self.teachers) == 1 and self.teachers[0].lower().endswith(".pt")
+        return trained and not any(how) and self.every == 1 and self.fgfi == FgfiConfig()
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -256,7 +326,17 @@ class TrainConfig:
     @property
     def built_in(self) -> bool:
         """Whether Ultralytics distils, and not this project."""
-        return self.distils and self.methods[0][0] == BUILT_IN
+        return self.distils and BUILT_IN in dict(self.methods)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the teacher has said beforehand what is learned from it, so that it runs in no step."""
+        return self.distils and self.methods[0][0] == SOFT_LABELS
+
+    @property
+    def cache_file(self) -> Path:
+        """Where soft-labels keeps what its teacher says."""
+        return Path(self.teacher_cache) if self.teacher_cache else Path(self.out) / CACHE
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -288,15 +368,19 @@ class TrainConfig:
             "student": _place(self.student),
             "out": str(Path(self.out).resolve()),
             "teachers": [_place(teacher) for teacher in self.teachers],
-            "methods": methods if self.distils else {},
+            "methods": methods,
             "settings": {key: _jsonable(value) for key, value in self.settings},
             "fgfi": self.fgfi.to_json(),
             "teacher_weights": list(self.shares),
+            "teacher_cache": self.teacher_cache and str(Path(self.teacher_cache).resolve()),
             "schedules": list(self.schedules),
             "unlabeled": self.unlabeled and str(Path(self.unlabeled).resolve()),
+            "inherit": self.inherit and _place(self.inherit),
         }
-        absent = {key for key in ("schedules", "balance", "unlabeled", "skip_bad_labels") if not values[key]}
+        optional = ("teacher_cache", "schedules", "balance", "unlabeled", "skip_bad_labels", "inherit")
+        absent = {key for key in optional if not values[key]}
         absent |= {"fgfi"} if not self.distils else set()
+        absent |= {"every"} if self.every == 1 else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()
         return {key: value for key, value in values.items() if key not in absent}

@@ -87,6 +87,13 @@ def print_inherited(found: dict[str, Any]) -> None:
     say(f"{found['out']}: {found['params'] / 1e6:.2f} M parameters; go on with kd train --student {found['out']}")
 
 
+def print_cached(found: dict[str, Any]) -> None:
+    """What `kd cache` has written."""
+    images, each = count(found["images"], "image"), found["bytes"] / found["images"]
+    say(f"{found['teacher']} at {found['imgsz']} px: {count(found['rows'], 'detection')} in {images}")
+    say(f"{found['out']}: {each:.0f} bytes an image, {found['seconds']:.0f} s; go on with kd train --teacher-cache")
+
+
 def print_predictions(out: Path, found: dict[str, Any]) -> None:
     """A line for each model of `kd predict`, and the picture."""
     for row in found["models"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from kd.config import TrainConfig
-from kd.methods.facts import BUILT_IN, CHOICES
+from kd.methods.facts import BUILT_IN, CHOICES, SOFT_LABELS
 from schemas.option_groups import Option
 
 Batch = Annotated[int, Option("Images per step.")]
@@ -30,9 +30,17 @@ class TrainOptions:
     teacher: Annotated[
         list[str] | None,
         Option(
-            "A trained detector to imitate; give it again for several, whose weights are taken as shares. Without one, "
-            "a plain run.",
+            "A trained detector to learn from; give it again for several, whose weights are taken as shares. Without "
+            "one, a plain run.",
             metavar="T[=WEIGHT]",
+        ),
+    ] = None
+    inherit: Annotated[
+        str | None,
+        Option(
+            "A trained detector of the student's family that its first weights are computed from, as kd inherit does "
+            "it; with --teacher or without.",
+            metavar="T",
         ),
     ] = None
     combine: Annotated[
@@ -42,11 +50,21 @@ class TrainOptions:
     teacher_imgsz: Annotated[
         int | None, Option("Image size in pixels that teachers see.  [default: the student's]", metavar="N")
     ] = None
+    teacher_cache: Annotated[
+        Path | None,
+        Option(
+            "For soft-labels: what the teacher says about the training images, as kd cache writes it; made there if it "
+            "is not there yet, for other runs to share.  [default: teacher.npz in --out]",
+            metavar="FILE",
+        ),
+    ] = None
     method: Annotated[
         list[str] | None,
         Option(
             f"What to imitate: {CHOICES}; give it again for several. "
-            f"Or {BUILT_IN}, Ultralytics' own distillation.  [default: fgfi]",
+            f"Or alone: {SOFT_LABELS}, the teacher's detections, asked for once before the first epoch, or {BUILT_IN}, "
+            f"Ultralytics' own distillation. Beside other options of how to imitate: fgfi.  "
+            "[default: soft-labels with --inherit, where they fit]",
             metavar="NAME[=WEIGHT]",
         ),
     ] = None
@@ -63,11 +81,14 @@ class TrainOptions:
         list[str] | None,
         Option(
             "How much the methods count in the course of the run: constant, warmup (rising over the first tenth of the "
-            "epochs), cosine (falling to 0), no-closing (off in the last epochs, those without mosaic); give it again "
-            "for several, which multiply.  [default: constant]",
+            "epochs), cosine (falling to 0), first-half (off in the second), no-closing (off in the last epochs, those "
+            "without mosaic); give it again for several, which multiply.  [default: constant]",
             metavar="NAME",
         ),
     ] = None
+    every: Annotated[
+        int, Option("Ask the teacher at every Nth step alone, where the methods then count N times.", metavar="N")
+    ] = TrainConfig.every
     unlabeled: Annotated[
         Path | None,
         Option(

@@ -17,6 +17,7 @@ from kd.config import TrainConfig
 from kd.distillation.balance import BATCHES, Balance
 from kd.distillation.links import TeacherLink, matching_classes
 from kd.distillation.outputs import by_level, joined, resized, student_branches
+from kd.distillation.soft_labels import SoftLabels
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
 from kd.errors import DistillationError
 from kd.methods.batch import Batch, Prediction
@@ -42,6 +43,7 @@ class Distillation:
         self.factor = 1.0  # the schedule's, set before every step; at 0 the teacher does not run
         self.balance = Balance(config.balance, (name for name, _ in config.methods)) if config.balance else None
         self.unlabeled: Unlabeled | None = None  # images that the terms alone see
+        self.soft_labels = SoftLabels() if config.cached else None  # in place of links
         self._steps = 0
         self._off: dict[str, Tensor] = {}  # method -> consecutive steps with boxes at which it was zero or not finite
 
@@ -55,7 +57,7 @@ class Distillation:
         Raises DistillationError when a term was exactly zero or not finite for 20 steps with boxes and a factor.
         """
         if self.task is None:
-            self.task = self.model.init_criterion()
+            self._take(self.model.init_criterion())
         loss, items = self.task(preds, batch)
         if self.factor:
             terms = self._terms(preds, batch, loss)
@@ -72,6 +74,8 @@ class Distillation:
 
     def _terms(self, preds: Any, batch: dict[str, Tensor], loss: Tensor) -> dict[str, Tensor]:
         """The weighted terms, not yet scheduled, of a batch and as many unlabelled images where there are any."""
+        if self.soft_labels:
+            return {name: weight * self.soft_labels(self.task, preds, batch) for name, weight in self.config.methods}
         parts, images = [preds], len(batch["img"])
         if self.unlabeled:
             extra = self.unlabeled.draw(batch["img"])
@@ -157,10 +161,17 @@ class Distillation:
                     f"expected a finite term above 0: lower its weight or the learning rate, or check the teacher"
                 )
 
+    def _take(self, task: Any) -> None:
+        """Make this the student's own criterion."""
+        self.task = task
+        if self.soft_labels:
+            self.soft_labels.watch(task)
+
     def adopt(self, model: nn.Module) -> None:
         """Make this the model's criterion again, around the one that Ultralytics has put in its place."""
         if model.criterion is not self:
-            self.task, model.criterion = model.criterion, self
+            self._take(model.criterion)
+            model.criterion = self
 
     def update(self) -> None:
         """Pass the end of an epoch on to a dual head's schedule."""

@@ -20,7 +20,7 @@ from ultralytics.nn.tasks import DetectionModel, PoseModel, RTDETRDetectionModel
 from kd.config import GRID_PX
 from kd.errors import DistillationError, ModelError
 from kd.methods.batch import Prediction
-from kd.methods.facts import HEADLESS, NEEDS_HEAD
+from kd.methods.facts import HEADLESS, NEEDS_HEAD, SOFT_LABELS
 from kd.ultra import models, session
 
 
@@ -39,6 +39,17 @@ def load_detector(spec: str) -> YOLO:
             f"trained on: YOLO from yolov3 to yolo26, or RT-DETR"
         )
     return yolo
+
+
+def require_branches(model: nn.Module, spec: str) -> None:
+    """Raise DistillationError for a teacher without a one-to-many branch like YOLO's, which methods on heads read."""
+    head = model.model[-1]
+    if type(head) not in (Detect, v10Detect) or head.cv2 is None:
+        raise DistillationError(
+            f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
+            f"one for {', '.join(sorted((*NEEDS_HEAD, SOFT_LABELS)))}, --fgfi soft=true and --combine best: choose "
+            f"{HEADLESS}, and the mean"
+        )
 
 
 class Tap(nn.Module):
@@ -100,12 +111,8 @@ class Teacher:
         """
         yolo = load_detector(spec)
         model, head = yolo.model, yolo.model.model[-1]
-        if with_head and (type(head) not in (Detect, v10Detect) or head.cv2 is None):
-            raise DistillationError(
-                f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
-                f"one for {', '.join(sorted(NEEDS_HEAD))}, --fgfi soft=true and --combine best: choose "
-                f"{HEADLESS}, and the mean"
-            )
+        if with_head:
+            require_branches(model, spec)
         self.spec, self.ratio = spec, ratio
         self.names: dict[int, str] = dict(yolo.names)
         self.reg_max: int | None = getattr(head, "reg_max", None)

@@ -56,6 +56,7 @@ def inherit(student: nn.Module, teacher: nn.Module, batches: Sequence[Tensor], *
     Without ``solving`` channels are only sliced, evenly spaced, for comparison. Raises ModelError for a pair that does
     not go together.
     """
+    require_family(student, teacher)
     image = batches[0][:1]
     heads = [model.model[-1] for model in (student, teacher)]
     for head in heads:
@@ -301,17 +302,21 @@ def _rows_of_heads(values: Tensor, heads: int, of: int | None) -> np.ndarray:
 
 def _counterparts(student: nn.Module, teacher: nn.Module, own: Wiring, theirs: Wiring) -> dict[str, str]:
     """For each of the student's convolutions the teacher's of the same place; where a teacher repeats a block more
-    often, its last ones count, evenly spaced. Raises ModelError where the models are of different families.
+    often, its last ones count, evenly spaced.
     """
-    layers = list(zip(student.model, teacher.model, strict=False))
-    if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
-        raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
     found = {}
     for name in own.order:
         other = _same_place(student, teacher, name)
         if other in theirs.order and len(own.outputs.get(name, ())) == len(theirs.outputs.get(other, ())):
             found[name] = other
     return found
+
+
+def require_family(student: nn.Module, teacher: nn.Module) -> None:
+    """Raise ModelError unless two detection models have the same layers, whatever their width and repeats."""
+    layers = list(zip(student.model, teacher.model, strict=False))
+    if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
+        raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
 
 
 def _alike(own: nn.Module, other: nn.Module) -> bool:

@@ -28,6 +28,7 @@ from kd.scoring.evaluate import image_size, score
 from kd.ultra import models, session
 from kd.ultra.data import resolve_data
 
+IMAGES = 300  # looked at, at most
 BATCH = 32  # images of 192 px; the same number of pixels at other sizes
 
 
@@ -64,7 +65,7 @@ def inherit_weights(
     out: str | Path,
     *,
     imgsz: int | None = None,
-    images: int = 300,
+    images: int = IMAGES,
     seed: int = 0,
     device: str | None = None,
     slicing: bool = False,
@@ -75,9 +76,9 @@ def inherit_weights(
     ``architecture`` is a .yaml, a name, or the teacher's own at another scale. Its classes are those of ``data``, of
     whose training images ``images`` at most are looked at, without their labels. ``imgsz`` in pixels is by default that
     of the teacher's training; ``seed`` draws what is not inherited; ``slicing`` takes evenly spaced channels as they
-    are, for comparison. Returns ``{teacher, teacher_sha256, student, data, out, imgsz, images, params, seconds,
-    reproduced: {layer: share of variance}, copied, fresh, map50, map50_95}`` with the scores of val before any
-    training. Raises ModelError, DataError or UsageError.
+    are, for comparison. Returns ``{teacher, teacher_sha256, student, data, out, imgsz, params}``, what `first_weights`
+    says of how they came about, and ``{map50, map50_95}``, the scores of val before any training. Raises ModelError,
+    DataError or UsageError.
     """
     out = Path(out)
     if out.suffix != ".pt":
@@ -86,25 +87,17 @@ def inherit_weights(
     require_no_input("--out", [out], [Path(teacher), Path(str(architecture)), Path(data)])
     target = session.check_device(device)
     view = resolve_data(data)
-    if view["channels"] != 3:
-        raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
     if Path(teacher).suffix.lower() != ".pt":
         raise ModelError(f"{teacher}: teacher: got no checkpoint, expected a trained detector (.pt)")
     source = load_detector(teacher)
     imgsz = image_size(source, imgsz)
     student = str(architecture) if isinstance(architecture, str) else f"{architecture} of {teacher}"
     network = fresh_student(_layout(source.model.yaml, architecture), view["names"], seed)
-    started = time.monotonic()
     try:
-        seen = training_images(data, view, imgsz, images).to(target)
-        batches = list(seen.split(max(1, BATCH * 192**2 // imgsz**2)))
-        found = inherit(network.to(target), source.model.float().eval().to(target), batches, solving=not slicing)
+        account = first_weights(network, source.model, data, view, imgsz, target, images=images, slicing=slicing)
     except ModelError as error:
         raise ModelError(f"{student}: {error}") from error
-    finally:
-        torch.set_num_threads(session.TORCH_THREADS)
-    seconds = time.monotonic() - started
-    write_all({out: checkpoint(network.cpu(), imgsz)})
+    write_all({out: checkpoint(network, imgsz)})
     scores = score(models.load_model(str(out)), data, split="val", imgsz=imgsz, device=device, quiet=quiet)
     return {
         "teacher": teacher,
@@ -113,14 +106,45 @@ def inherit_weights(
         "data": str(data),
         "out": str(out),
         "imgsz": imgsz,
-        "images": len(seen),
         "params": sum(p.numel() for p in network.parameters()),
-        "seconds": round(seconds, 1),
+        **account,
+        "map50": scores["map50"],
+        "map50_95": scores["map50_95"],
+    }
+
+
+def first_weights(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: str | Path,
+    view: dict[str, Any],
+    imgsz: int,
+    device: torch.device,
+    *,
+    images: int = IMAGES,
+    slicing: bool = False,
+) -> dict[str, Any]:
+    """Give ``student`` its weights on ``device``, from training images of ``data``; it is on the CPU afterwards.
+
+    ``view`` is from `kd.ultra.data.resolve_data`. Returns ``{images, seconds, reproduced: {layer: share of variance},
+    copied, fresh}``, the last two with convolutions by name. Raises ModelError or DataError.
+    """
+    if view["channels"] != 3:
+        raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
+    started = time.monotonic()
+    try:
+        seen = training_images(data, view, imgsz, images).to(device)
+        batches = list(seen.split(max(1, BATCH * 192**2 // imgsz**2)))
+        found = inherit(student.to(device), teacher.float().eval().to(device), batches, solving=not slicing)
+    finally:
+        student.cpu()
+        torch.set_num_threads(session.TORCH_THREADS)
+    return {
+        "images": len(seen),
+        "seconds": round(time.monotonic() - started, 1),
         "reproduced": {layer: round(share, 4) for layer, share in found.by_stage().items()},
         "copied": found.copied,
         "fresh": found.fresh,
-        "map50": scores["map50"],
-        "map50_95": scores["map50_95"],
     }
 
 

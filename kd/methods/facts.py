@@ -78,7 +78,8 @@ FACTS: dict[str, Facts] = {facts.name: facts for facts in _ROWS}
 DEFAULT_WEIGHTS: dict[str, float] = {facts.name: facts.weight for facts in _ROWS}
 
 BUILT_IN = "built-in"  # no term of ours: Ultralytics' own distillation, the reference (kd/training/builtin.py)
-WEIGHTS = {**DEFAULT_WEIGHTS, BUILT_IN: 6.0}  # all that --method takes
+SOFT_LABELS = "soft-labels"  # the teacher's detections, asked for once and cached (kd/distillation/soft_labels.py)
+WEIGHTS = {**DEFAULT_WEIGHTS, BUILT_IN: 6.0, SOFT_LABELS: 0.5}  # all that --method takes
 
 NEEDS_HEAD = frozenset(facts.name for facts in _ROWS if facts.needs_head)
 BOXES_ONLY = frozenset(facts.name for facts in _ROWS if facts.boxes_only)

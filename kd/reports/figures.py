@@ -92,9 +92,9 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
         run = arm[0]
         asked = [run.config[key] for key in ("settings", "freeze", "imgsz", "batch")] + [run.config.get("fgfi")]
         epochs = epochs_of(arm)
-        name = _plain(f"{run.method} from {run.teacher}") if run.distils else "without distillation"
+        name = _plain(f"{run.method} from {run.teacher}") if run.taught else "without distillation"
         name += f", {' to '.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs" if vary else ""
-        groups.setdefault((run.distils, name, json.dumps(asked, sort_keys=True)), []).append(arm)
+        groups.setdefault((run.taught, name, json.dumps(asked, sort_keys=True)), []).append(arm)
     named: dict[str, list[Arm]] = {}
     for (_, name, _), members in sorted(groups.items(), key=lambda item: item[0]):
         again = sum(other.startswith(name) for other in named)
@@ -123,7 +123,7 @@ def _draw_arms(axes: Any, kinds: dict[str, list[Arm]], teachers: Sequence[Arm]) 
     """Draw arms; returns where their marks are."""
     looks, plain_looks, places = iter(ARMS * len(kinds)), iter(PLAINS * len(kinds)), []
     for i, (name, members) in enumerate(kinds.items()):
-        colour, marker = next(looks if members[0][0].distils else plain_looks)
+        colour, marker = next(looks if members[0][0].taught else plain_looks)
         offset = 0 if len(kinds) == 1 else 11 * (i / (len(kinds) - 1) - 0.5) / 72  # inches
         place = axes.transData + ScaledTranslation(offset, 0, axes.figure.dpi_scale_trans)
         for arm in members:
@@ -278,7 +278,7 @@ def _weights(run: Run) -> Path:
 
 def teacher_runs(runs: Sequence[Run]) -> list[Run]:
     """Those of the runs that taught others, by the folder that the others name; by its name where runs were moved."""
-    taught = [spec for run in runs for spec in run.config["teachers"]]
+    taught = [spec for run in runs for spec in (*run.config["teachers"], *filter(None, [run.config.get("inherit")]))]
     places, names = {Path(spec).parent.parent for spec in taught}, set(map(title, taught))
     here = [run for run in runs if run.folder.resolve() in places]
     return here or [run for run in runs if _own_title(run) in names]

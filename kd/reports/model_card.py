@@ -21,6 +21,7 @@ def model_card(record: dict[str, Any]) -> str:
     run = Run(Path(config["out"]), name, record)
     data = "/".join(Path(config["data"]).parts[-2:])
     taught = f"distilled from {text(run.teacher)}" if run.distils else "trained without a teacher"
+    taught += f", from first weights of {text(title(config['inherit']))}" if "inherited" in record else ""
     epochs = f"{record['epochs']} epoch{'' if record['epochs'] == 1 else 's'}"
     counts = ", ".join(f"{split} {count}" for split, count in record["images"].items() if count)
     parts = [
@@ -40,6 +41,8 @@ def model_card(record: dict[str, Any]) -> str:
     ]
     if run.distils:
         parts += ["## Teachers", f"Methods and weights: {text(run.method)}.", _teachers(config, record["kd"])]
+    if "inherited" in record:
+        parts += ["## First weights", _inherited(record["inherited"], title(config["inherit"]))]
     rest = {**config["settings"], **({"freeze": config["freeze"]} if config["freeze"] else {})}
     rest |= optimizer_settings(record)
     versions = ", ".join(f"{text(key)} {text(value)}" for key, value in record["versions"].items())
@@ -75,6 +78,17 @@ def _scores(by_split: dict[str, Any]) -> str:
             for name, row in scores["per_class"].items()
         ]
     return table(["images", "class", "mAP50", "mAP50-95", "precision", "recall"], rows)
+
+
+def _inherited(account: dict[str, Any], teacher: str) -> str:
+    """Where the first weights are from, and what they were worth."""
+    digest = f" (SHA-256 `{account['teacher_sha256']}`)" if account["teacher_sha256"] else ", of random weights"
+    fresh = f" {len(account['fresh'])} convolutions have no counterpart there." if account["fresh"] else ""
+    return (
+        f"Solved from those of {text(teacher)}{digest}, on {account['images']} training images without their labels in "
+        f"{account['seconds']:.0f} s.{fresh} Before any training the student scored {percent(account['map50'])} mAP50, "
+        f"{percent(account['map50_95'])} mAP50-95 on val images."
+    )
 
 
 def _teachers(config: dict[str, Any], kd: dict[str, Any]) -> str:

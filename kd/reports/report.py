@@ -142,11 +142,11 @@ def _dataset(
             "data, and were not measured here.*"
         )
     pages.add("### Table 2: trained without distillation", plain_table(arms, classes, rows))
-    if any(arm[0].distils for arm in arms) or any(row.teacher for row in rows):
+    if any(arm[0].taught for arm in arms) or any(row.teacher for row in rows):
         pages.add("### Table 3: trained with distillation", distilled_table(arms, contrasts, classes, rows))
     if contrasts:
         pages.add("### Paired differences", HOW_PAIRED, differences_table(contrasts))
-    elif any(arm[0].distils for arm in arms):
+    elif any(arm[0].taught for arm in arms):
         pages.add("No distilled run here has a plain twin: same student, data, seed, epochs, image size and settings.")
     taught = teacher_runs(runs)
     figure = gflops_figure(arms, [arm for arm in arms if any(run in taught for run in arm)], rows, split)

@@ -46,7 +46,7 @@ HEADS = {"epochs": "epochs", "imgsz": "px", "batch": "batch"}
 
 def plain_table(arms: Sequence[Arm], classes: Sequence[str], published: Sequence[Published]) -> str:
     """The paper's Table 2: a row per model trained without a teacher, the mean over its seeds."""
-    mine = [arm for arm in arms if not arm[0].distils]
+    mine = [arm for arm in arms if not arm[0].taught]
     columns = [("model", lambda arm: text(arm[0].student)), *_setup(mine, arms), *_size_and_scores(classes)]
     return _beside(columns, mine, [row for row in published if row.teacher is None])
 
@@ -55,7 +55,7 @@ def distilled_table(
     arms: Sequence[Arm], contrasts: Sequence[Contrast], classes: Sequence[str], published: Sequence[Published]
 ) -> str:
     """The paper's Table 3: a row per student, teacher and method, and the mean difference to the plain twins."""
-    mine = [arm for arm in arms if arm[0].distils]
+    mine = [arm for arm in arms if arm[0].taught]
     twins = {id(contrast.arm): contrast for contrast in contrasts if not contrast.longer}
 
     def gain(metric: str) -> Callable[[Arm], str]:

@@ -67,7 +67,7 @@ def twins_of(runs: Iterable[Run]) -> list[Pair]:
     distilled: list[Run] = []
     plain: dict[int, list[Run]] = {}
     for run in runs:
-        (distilled if run.distils else plain.setdefault(run.seed, [])).append(run)
+        (distilled if run.taught else plain.setdefault(run.seed, [])).append(run)
     twins = ([Pair(run, other) for other in plain.get(run.seed, ()) if not unlike(run, other)] for run in distilled)
     return [found[0] for found in twins if found]
 
@@ -80,10 +80,12 @@ def pair_by_seed(runs: Iterable[Run], baseline: Iterable[Run]) -> list[Pair]:
 
 def arm_key(run: Run, *but: str) -> str:
     """What runs have in common that differ in nothing but the seed, and in ``but``."""
-    left_out = ("data", "out", "device", "seed", *but)
+    left_out = ("data", "out", "device", "seed", "teacher_cache", *but)
     asked = {key: value for key, value in run.config.items() if key not in left_out}
     taught = [teacher["sha256"] for teacher in run.record["kd"]["teachers"]] if run.distils else None
-    return json.dumps([run.record["data_sha256"], run.record["student_sha256"], taught, asked], sort_keys=True)
+    inherited = run.record["inherited"]["teacher_sha256"] if "inherit" in run.config else None
+    content = [run.record["data_sha256"], run.record["student_sha256"], taught, inherited, asked]
+    return json.dumps(content, sort_keys=True)
 
 
 def arms_of(runs: Iterable[Run]) -> tuple[list[Arm], dict[str, str]]:
@@ -101,7 +103,7 @@ def arms_of(runs: Iterable[Run]) -> tuple[list[Arm], dict[str, str]]:
         if first is not run:
             repeats[run.name] = f"the same as {first.name}, seed {run.seed} included"
     ordered = [[by_seed[seed] for seed in sorted(by_seed)] for by_seed in arms.values()]
-    ordered.sort(key=lambda arm: (arm[0].record["params"], arm[0].student, arm[0].distils, epochs_of(arm)))
+    ordered.sort(key=lambda arm: (arm[0].record["params"], arm[0].student, arm[0].taught, epochs_of(arm)))
     return ordered, repeats
 
 
@@ -109,8 +111,8 @@ def contrasts_of(arms: Sequence[Arm]) -> list[Contrast]:
     """Each distilled arm with the plain arms that differ from it in nothing but the teacher and, maybe, the epochs."""
     kin = [key for key in TWINS if key not in ("epochs", "seed")]
     found = []
-    for arm in (arm for arm in arms if arm[0].distils):
-        plain = [other for other in arms if not other[0].distils and not unlike(arm[0], other[0], kin)]
+    for arm in (arm for arm in arms if arm[0].taught):
+        plain = [other for other in arms if not other[0].taught and not unlike(arm[0], other[0], kin)]
         mine = [Contrast(arm, other, pair_by_seed(arm, other)) for other in plain]
         found += sorted((one for one in mine if one.pairs), key=lambda one: one.longer)
     return found

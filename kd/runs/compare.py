@@ -93,13 +93,13 @@ def _twins(runs: list[Run], checkpoint: str) -> list[dict[str, Any]]:
     pairs = twins_of(runs)
     arms: dict[str, list[Run]] = {}
     for run in runs:
-        if run.distils:
+        if run.taught:
             arms.setdefault(arm_key(run), []).append(run)
     if not arms:
         raise RunError(f"{runs[0].folder}: got plain runs alone, expected distilled ones too: or name a --baseline")
     if not pairs:
         distilled = next(iter(arms.values()))[0]
-        plain = [run for run in runs if not run.distils]
+        plain = [run for run in runs if not run.taught]
         if not plain:
             raise RunError(f"{distilled.folder}: got distilled runs alone, expected plain twins: or name a --baseline")
         nearest = min(plain, key=lambda run: len(unlike(distilled, run)))
@@ -204,7 +204,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _describe(run: Run) -> str:
-    return f"{run.student} from {run.teacher}, {run.method}" if run.distils else f"{run.student}, plain"
+    return f"{run.student} from {run.teacher}, {run.method}" if run.taught else f"{run.student}, plain"
 
 
 def _verdict(found: Differences) -> str:

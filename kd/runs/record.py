@@ -62,6 +62,8 @@ class Run:
     @property
     def teacher(self) -> str:
         """The teachers' files or runs, or architectures of random weights, and how they teach if not as usual."""
+        if not self.distils:
+            return _taught_by(self.config["inherit"]) if self.taught else "-"
         names = [_taught_by(spec) for spec in self.config["teachers"]]
         weights = self.config.get("teacher_weights", [])
         if len(set(weights)) > 1:
@@ -70,7 +72,7 @@ class Run:
             names.append("best per image")
         if self.config.get("teacher_imgsz"):
             names.append(f"at {self.config['teacher_imgsz']} px")
-        return ", ".join(names) or "-"
+        return ", ".join(names)
 
     @property
     def method(self) -> str:
@@ -79,14 +81,29 @@ class Run:
         variant = _variant(self.config.get("fgfi", {}))
         if variant:
             weighted = [f"{word} ({variant})" if word.partition(" ")[0] == "fgfi" else word for word in weighted]
+        inherited = [self._inherited] if "inherit" in self.config else []
         balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
+        every = [f"every {self.config['every']}th step"] if "every" in self.config else []
         images = ["unlabeled images"] if "unlabeled" in self.config else []
-        return ", ".join([" + ".join(weighted) or "plain", *balance, *self.config.get("schedules", []), *images])
+        terms = " + ".join([*inherited, *weighted]) or "plain"
+        return ", ".join([terms, *balance, *self.config.get("schedules", []), *every, *images])
+
+    @property
+    def _inherited(self) -> str:
+        """``inherited``, and from whom where that is none of the teachers."""
+        source = self.config["inherit"]
+        of_teacher = source in (self.config["teachers"] or [source])
+        return "inherited" if of_teacher else f"inherited from {_taught_by(source)}"
 
     @property
     def distils(self) -> bool:
-        """Whether it had a teacher."""
+        """Whether it had a teacher to imitate."""
         return bool(self.config["teachers"])
+
+    @property
+    def taught(self) -> bool:
+        """Whether it had anything of a teacher, if only its first weights; a plain run had nothing."""
+        return self.distils or "inherit" in self.config
 
     @property
     def optimizer(self) -> str:
@@ -115,6 +132,12 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{path}: {place}: got {str(error.value)[:60]!r}, which {reason[:160]}: expected a file that kd train wrote"
         ) from error
+    if ("inherit" in record["config"]) != ("inherited" in record):
+        raise RunError(
+            f"{path}: config.inherit: got {record['config'].get('inherit', 'none')}, and "
+            f"{'an' if 'inherited' in record else 'no'} account of inherited weights: expected a file that kd train "
+            f"wrote"
+        )
     teachers, weights = record["config"]["teachers"], record["config"].get("teacher_weights")
     if bool(teachers) != bool(record["kd"]) or len(weights or teachers) != len(teachers):
         raise RunError(

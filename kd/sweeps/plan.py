@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,35 +24,48 @@ import yaml
 import schemas
 from kd.config import TrainConfig
 from kd.errors import KdError, PlanError, UsageError
-from kd.methods.facts import BUILT_IN
+from kd.methods.facts import BUILT_IN, SOFT_LABELS
 from kd.options import OPTIONS, train_values, words_of
 from schemas import strict
 
 SHIPPED = Path(__file__).parent / "plans"
 PLAIN = "plain"  # the arm that the others are held against
-DECIDED = frozenset({"data", "student", "teacher", "seed"})  # options of kd train that the sweep gives
+DECIDED = frozenset({"data", "student", "teacher", "inherit", "seed"})  # options of kd train that the sweep gives
 MOST_RUNS = 10_000  # a week of runs of a minute each
 TEACHER_KEYS = frozenset({"student", "weights", "plain", "seed"})
-ARM_KEYS = frozenset({"teacher", "students", "wall_time_of"})
+MODELS = frozenset({"teacher", "inherit"})  # options of an arm that name a teacher of the plan
+ARM_KEYS = MODELS | {"students", "wall_time_of"}
 
 
 @dataclass(frozen=True)
 class Job:
     """One run: its folder below OUT, and the options of `kd train` but for what other jobs decide.
 
-    ``taught_by`` is the job whose best checkpoint is the teacher. ``time_of`` are two jobs, a distilled one and a
-    plain one: the epochs are such that the run takes as long as the first.
+    ``models`` are the options, teacher and inherit, that name the best checkpoint of another job -> that job.
+    ``time_of`` are two jobs, a distilled one and a plain one: the epochs are such that the run takes as long as the
+    first.
     """
 
     name: str
     options: dict[str, Any] = field(hash=False)
-    taught_by: str | None = None
+    models: dict[str, str] = field(default_factory=dict, hash=False)
     time_of: tuple[str, str] | None = None
 
     @property
     def after(self) -> tuple[str, ...]:
         """The jobs that must have finished before this one."""
-        return (*((self.taught_by,) if self.taught_by else ()), *(self.time_of or ()))
+        return (*dict.fromkeys(self.models.values()), *(self.time_of or ()))
+
+    def options_in(self, out: Path) -> dict[str, Any]:
+        """The options, with the other jobs' checkpoints as they lie in ``out``."""
+        options = {**self.options, **{key: str(out / job / "weights" / "best.pt") for key, job in self.models.items()}}
+        if SOFT_LABELS in self.methods and "teacher-cache" not in options:  # arms and seeds share what is the same
+            seen = [options.get(key) for key in ("teacher", "teacher-imgsz", "imgsz")]
+            key = [*seen, options.get("set", {}).get("fraction")]
+            options["teacher-cache"] = str(
+                out / "caches" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}.npz"
+            )
+        return options
 
     @property
     def kind(self) -> str:
@@ -61,9 +75,12 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether `kd train --resume` continues it: Ultralytics' own distillation starts anew."""
-        methods = self.options.get("method") or ()
-        names = [methods] if isinstance(methods, str) else methods
-        return BUILT_IN not in {name.partition("=")[0] for name in names}
+        return BUILT_IN not in self.methods
+
+    @property
+    def methods(self) -> set[str]:
+        """The names of what is imitated."""
+        return {word.partition("=")[0] for word in words_of(self.options.get("method"))}
 
 
 def read_plan(spec: str | Path, data: str | Path | None = None, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -132,22 +149,19 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
                 if spec not in own.get("students", plan["students"]):
                     continue
                 options = {**data, **_merged(settings, own), "student": spec, "seed": seed}
-                teacher = own.get("teacher")
-                if isinstance(teacher, dict):
-                    options |= {"teacher": teacher["random"], "allow-weak-teacher": True}
-                elif teacher and teacher not in taught:
-                    options["teacher"] = plan["teachers"][teacher]["weights"]
+                models = {}
+                for key, name in ((key, own[key]) for key in MODELS if key in own):
+                    if isinstance(name, dict):
+                        options |= {key: name["random"], "allow-weak-teacher": True}
+                    elif name in taught:
+                        models[key] = taught[name]
+                    else:
+                        options[key] = plan["teachers"][name]["weights"]
                 longer = own.get("wall_time_of")
-                jobs.append(
-                    Job(
-                        f"runs/{student}/{arm}/seed{seed}",
-                        options,
-                        taught.get(teacher) if isinstance(teacher, str) else None,
-                        (f"runs/{student}/{longer}/seed{seed}", f"runs/{student}/{PLAIN}/seed{seed}")
-                        if longer
-                        else None,
-                    )
+                times = (
+                    (f"runs/{student}/{longer}/seed{seed}", f"runs/{student}/{PLAIN}/seed{seed}") if longer else None
                 )
+                jobs.append(Job(f"runs/{student}/{arm}/seed{seed}", options, models, times))
     order = {name: i for i, name in enumerate(_in_order(jobs))}
     return sorted(jobs, key=lambda job: order[job.name])
 
@@ -163,8 +177,7 @@ def require_extends(before: Sequence[Job], now: Sequence[Job], out: Path) -> Non
             )
         new = jobs[job.name]
         sides = [
-            {**side.options, "taught by": side.taught_by, "the time of": side.time_of and side.time_of[0]}
-            for side in (job, new)
+            {**side.options, **side.models, "the time of": side.time_of and side.time_of[0]} for side in (job, new)
         ]
         for key in sorted((sides[0].keys() | sides[1].keys()) - {"device"}):
             if sides[0].get(key) != sides[1].get(key):
@@ -286,7 +299,7 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
     teachers, arms, students = plan.get("teachers", {}), plan["arms"], plan["students"]
     _check_options("settings", plan.get("settings", {}), frozenset(), refuse)
     plain = arms[PLAIN]
-    if plain.keys() & {"teacher", "method", "wall_time_of"}:
+    if plain.keys() & {"teacher", "inherit", "method", "wall_time_of"}:
         refuse(f"arms.{PLAIN}", ", ".join(plain), "no teacher: it is what the others are held against")
     for key, teacher in teachers.items():
         forms = [form for form in ("student", "weights", "plain") if form in teacher]
@@ -304,14 +317,17 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
         unknown = [spec for spec in arm.get("students", ()) if spec not in students]
         if unknown:
             refuse(f"arms.{key}.students", unknown[0], f"one of {', '.join(students)}")
-        if isinstance(teacher, str) and teacher not in teachers:
-            refuse(f"arms.{key}.teacher", teacher, f"one of {', '.join(teachers) or 'the teachers, of which none are'}")
+        for option, name in ((option, arm.get(option)) for option in MODELS):
+            if isinstance(name, str) and name not in teachers:
+                refuse(
+                    f"arms.{key}.{option}", name, f"one of {', '.join(teachers) or 'the teachers, of which none are'}"
+                )
         if "method" in arm and not teacher:
             refuse(f"arms.{key}", "a method without a teacher", "a teacher too")
         if longer is not None:
-            if longer not in arms or not arms[longer].get("teacher"):
+            if longer not in arms or not arms[longer].keys() & MODELS:
                 refuse(f"arms.{key}.wall_time_of", longer, "an arm with a teacher")
-            if teacher or "epochs" in arm:
+            if arm.keys() & {*MODELS, "epochs"}:
                 refuse(
                     f"arms.{key}", ", ".join(arm), "neither teacher nor epochs beside wall_time_of, which decides both"
                 )
@@ -358,9 +374,7 @@ def configuration(job: Job) -> TrainConfig:
     from kd.training.check import require_closing
     from kd.ultra import session
 
-    options = dict(job.options)
-    if job.taught_by:
-        options["teacher"] = f"{job.taught_by}/weights/best.pt"
+    options = job.options_in(Path())
     config = TrainConfig(**train_values(options, session.DEFAULT_CFG_DICT), out=job.name)
     session.check_settings(dict(config.settings))
     session.check_logs(words_of(options.get("log")))

@@ -151,7 +151,7 @@ class Scheduler:
         return {
             "run": job.name,
             "state": "finished" if self.finished(job.name) else "begun" if begun else "to do",
-            "teacher": job.taught_by or job.options.get("teacher"),
+            "teacher": job.models.get("teacher") or job.options.get("teacher"),
             "epochs": f"time of {job.time_of[0]}" if job.time_of else _epochs(job),
             "seconds": self.estimate(job),
         }
@@ -194,10 +194,8 @@ class Scheduler:
 
     def _start(self, job: Job) -> None:
         """Start, continue, or start again the run of a job."""
-        folder, options = self.out / job.name, dict(job.options)
+        folder, options = self.out / job.name, job.options_in(self.out)
         begun = (folder / CONFIG).exists()
-        if job.taught_by:
-            options["teacher"] = str(self.out / job.taught_by / "weights" / "best.pt")
         if job.time_of and begun:
             config = _begun(folder)
             options["epochs"] = config["epochs"]  # times may have changed since
@@ -286,7 +284,8 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
     students = dict.fromkeys(job.options["student"] for job in kinds)
     folders: set[str] = set()  # of unlabelled images, which are all read
-    for spec in dict.fromkeys((*students, *(job.options["teacher"] for job in kinds if "teacher" in job.options))):
+    given = [job.options[key] for job in kinds for key in ("teacher", "inherit") if key in job.options]
+    for spec in dict.fromkeys((*students, *given)):
         with refused(plan):
             model = models.load_model(spec)
             if spec in students:

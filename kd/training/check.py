@@ -14,6 +14,8 @@ from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
 from kd.training.record import Checked, config_json
+from kd.training.start import require_source
+from kd.training.taught import require_askable
 from kd.ultra import models, session
 from kd.ultra.data import SPLITS, image_files, label_file, resolve_data
 from kd.ultra.labels import check_splits
@@ -37,13 +39,17 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
     ``tell`` gets a line of what is left out of the data; of train counts what the setting `fraction` leaves.
     """
     data, settings = resolve_data(config.data), dict(config.settings)
-    options = {"fraction": settings.get("fraction", 1.0), "skip_bad": config.skip_bad_labels, **config.view}
+    options = {"fraction": config.fraction, "skip_bad": config.skip_bad_labels, **config.view}
     found = check_splits(config.data, data, SPLITS, needed=("train", "val"), tell=tell, quiet=quiet, **options)
     shared = require_apart(config.data, data, allow_overlap)
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     student = models.load_model(config.student)
     models.require_student(student, config.student)
     require_side("imgsz", config.imgsz, models.grid_px(student))
+    if config.inherit:
+        require_source(config, student.model)
+    if config.cached:
+        require_askable(config, data)
     pretrained = settings.get("pretrained")
     if isinstance(pretrained, str):  # Ultralytics would download what is not there
         models.require_safe(pretrained)
@@ -92,6 +98,8 @@ def _inputs(config: TrainConfig, data: Mapping[str, Any], others: Iterable[Path]
     for path in (Path(config.data), *entries, *images, *map(label_file, images)):
         yield "--data", path
     given = [("--student", config.student), *(("--teacher", teacher) for teacher in config.teachers)]
+    others_given = (("--inherit", config.inherit), ("--teacher-cache", config.teacher_cache))
+    given += [(option, path) for option, path in others_given if path]
     given += [(f"--set {key}", value) for key, value in config.settings if isinstance(value, str)]
     for option, path in (*given, *(("--priors", path) for path in others)):
         yield option, Path(path)

@@ -25,8 +25,11 @@ from kd.ultra import session
 
 def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
     """What config.json would hold, the steps of an epoch, the optimizer, and the terms on the first batch."""
+    alone = replace(config, device=config.one_device)
+    if config.cached and not (config.teacher_cache and config.cache_file.exists()):  # the teacher is not asked here
+        alone = replace(alone, teachers=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=())
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, session.silence():
-        trainer = build_trainer(replace(config, device=config.one_device), checked.model, Path(scratch))
+        trainer = build_trainer(alone, checked.model, Path(scratch))
         translated(trainer._setup_train, Path(scratch))
         found = {
             **checked.record,
@@ -44,6 +47,11 @@ def _first_batch(trainer: Trainer) -> dict[str, Any]:
     """Boxes, mask shares by stride, unweighted terms and the teachers' shares of the first training batch."""
     distillation, config = trainer.distillation, trainer.config
     batch = trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    if config.cached:
+        with torch.no_grad():
+            _, items = distillation(trainer.model.train()(batch["img"]), batch)
+        ((name, weight),) = config.methods
+        return {"boxes": len(batch["bboxes"]), "terms": {name: float(items["kd_loss"]) / weight}}
     with torch.no_grad():
         inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
         batches = distillation.weighted_batches(inputs)

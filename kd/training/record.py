@@ -42,15 +42,24 @@ class Checked:
     found: dict[str, Found]  # by split
     shared: dict[str, int]  # images of val and test that train has too
 
-    def with_kd(self, kd: dict[str, Any] | None) -> Checked:
-        """The same with another account of what is learned from whom."""
-        return replace(self, record={**self.record, "kd": kd})
-
     def with_worths(self, worths: list[Worth]) -> Checked:
         """The same with what each teacher is worth."""
         kd = self.record["kd"]
         taught = [{**one, "worth": worth.to_json()} for one, worth in zip(kd["teachers"], worths, strict=True)]
-        return self.with_kd({**kd, "teachers": taught})
+        return replace(self, record={**self.record, "kd": {**kd, "teachers": taught}})
+
+    def with_inherited(self, account: dict[str, Any]) -> Checked:
+        """The same with more of how the first weights came about."""
+        return replace(self, record={**self.record, "inherited": {**self.record["inherited"], **account}})
+
+    def with_cache(self, account: dict[str, Any]) -> Checked:
+        """The same with an account of the teacher's cached detections."""
+        return replace(self, record={**self.record, "kd": {**self.record["kd"], "cache": account}})
+
+    def as_before(self, record: dict[str, Any]) -> Checked:
+        """The same with what the run's config.json says of its teachers: they are not looked at again."""
+        kept = {key: record[key] for key in ("kd", "inherited") if key in self.record}
+        return replace(self, record={**self.record, **kept})
 
 
 def config_json(
@@ -68,6 +77,8 @@ def config_json(
     }
     if config.unlabeled:
         record["kd"]["unlabeled"] = check_unlabeled(config.unlabeled, data)
+    if config.inherit:
+        record["inherited"] = {"teacher_sha256": _file_hash(config.inherit)}
     return record
 
 
@@ -106,6 +117,9 @@ def versions() -> dict[str, str]:
 
 def _teachers(config: TrainConfig, student: torch.nn.Module, names: dict[int, str]) -> list[dict[str, Any]]:
     """What each teacher shares with the student; one that shares nothing, or cannot be compared, is refused here."""
+    if config.cached:  # nothing of it runs beside the student
+        alone = {"sha256": _file_hash(config.teachers[0]), "weight": 1.0, "levels": [], "adapter_params": 0}
+        return [{**alone, "worth": None}]
     config = nearest_own(config) if config.built_in else config
     channels = probe_levels(student)
     return [

@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from kd.runs.record import epochs_done
 from kd.training.build import build_trainer, translated
 from kd.training.check import check, check_options, require_outside
 from kd.training.checkpoints import epoch_of, finish, load_sidecar, settle, sidecar_of, strip
+from kd.training.defaults import choose
 from kd.training.disk import write_text
 from kd.training.dry_run import plan
 from kd.training.ranks import require_alone
@@ -41,7 +42,9 @@ from kd.training.run_folder import (
     require_unfinished,
     settle_earlier,
 )
-from kd.training.worth import check_worth
+from kd.training.start import INHERITED, inherit_start
+from kd.training.taught import require_unchanged, taught
+from kd.training.worth import check_source, check_worth
 from kd.ultra import session
 
 
@@ -70,6 +73,7 @@ def train(
     """
     started = time.monotonic()
     require_alone()
+    config = choose(config)
     check_options(config, resume, overwrite, logs)
     device = session.check_device(config.device)
     out = Path(config.out).resolve()
@@ -82,14 +86,23 @@ def train(
         if overwrite:
             require_outside(out, config, checked.data, also_read)
         if resume:
-            checked = checked.with_kd(require_same(out, checked.record))
-        elif config.distils:
-            checked = checked.with_worths(check_worth(config, allow_weak_teacher))
+            checked = checked.as_before(require_same(out, checked.record))
+        else:
+            checked = _with_worths(config, checked, allow_weak_teacher)
         if dry_run:
             return plan(config, checked)
         job = Job(config, checked, out, device, started, resume, logs, quiet)
         with replacing(out, tell) if overwrite else contextlib.nullcontext():
             return _carry_out(job)
+
+
+def _with_worths(config: TrainConfig, checked: Checked, allow_weak: bool) -> Checked:
+    """What the teachers are worth, by a look at validation images. Raises DistillationError."""
+    if config.distils:
+        checked = checked.with_worths(check_worth(config, allow_weak))
+    if config.inherit:
+        checked = checked.with_inherited({"worth": check_source(config, allow_weak).to_json()})
+    return checked
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,8 @@ class Job:
 def _hold(out: Path) -> Iterator[None]:
     """Keep other processes out of the folder, and finish what killed ones, and then this one, have begun in it."""
     with hold(out):
-        remove_partials(out)
+        for folder in (out, out / INHERITED.parent):
+            remove_partials(folder)
         settle_earlier(out)
         yield
         settle_earlier(out)
@@ -131,6 +145,10 @@ def _carry_out(job: Job) -> dict[str, Any]:
     try:
         settle(job.last)
         resumed = job.last.exists()
+        if job.config.inherit and not resumed:
+            job = _inherit(job)
+        if job.config.cached:
+            job = _ask(job)
         seconds_before = _fit(job)
         for checkpoint in (job.last, job.best):  # a run that was cut off after its last epoch has this still to do
             strip(checkpoint)
@@ -151,6 +169,24 @@ def _carry_out(job: Job) -> dict[str, Any]:
     finally:
         torch.set_num_threads(session.TORCH_THREADS)
     return result
+
+
+def _inherit(job: Job) -> Job:
+    """The job with its first weights made. Raises ModelError or DataError."""
+    write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
+    account = inherit_start(job.config, job.checked.data, job.out, job.device, job.quiet)
+    return replace(job, checked=replace(job.checked.with_inherited(account), model=str(job.out / INHERITED)))
+
+
+def _ask(job: Job) -> Job:
+    """The job with what its teacher says about the training images in a file. Raises ModelError, DistillationError."""
+    before = job.checked.record["kd"].get("cache")
+    if not before:
+        write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
+    account = taught(job.config, job.checked.data, job.device, job.quiet)
+    if before:
+        require_unchanged(job.config, before, account)
+    return replace(job, checked=job.checked.with_cache(account))
 
 
 def _fit(job: Job) -> float:

@@ -25,10 +25,11 @@ from schemas.strict import StrictError, read_json
 
 CONFIG, RUN = "config.json", "run.json"
 MOVING = ".moving"
-MAY_DIFFER = frozenset({"out", "device"})  # between a run and its resumption: folder and machine may change
+MAY_DIFFER = frozenset({"out", "device", "teacher_cache"})  # between a run and its resumption: places and machine
 #: Options that name a place -> the hash of the content that is there.
 CONTENT_OF = {
-    "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images"
+    "data": "data_sha256", "student": "student_sha256", "teachers": "teacher_sha256", "unlabeled": "unlabeled images",
+    "inherit": "inherited weights",
 }  # fmt: skip
 
 
@@ -153,8 +154,8 @@ def read_record(out: Path) -> dict[str, Any]:
     return record
 
 
-def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Raise RunError unless ``out`` holds a run of this configuration; returns what it learns from.
+def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Raise RunError unless ``out`` holds a run of this configuration; returns the content of its config.json.
 
     Inputs that have a hash may lie elsewhere by now. All that differs is named at once.
     """
@@ -170,11 +171,14 @@ def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any] | None:
             f"{out}: {'; '.join(found)} as the run was started with: give the same options, or none but --out, or "
             f"--overwrite"
         )
-    return before["kd"]
+    return before
 
 
 def own_config(out: Path, **given: Any) -> TrainConfig:
-    """The configuration of the run in ``out``, as it was started but for what is given. Raises RunError, UsageError."""
+    """The configuration of the run in ``out``, as it was started but for what is given. Raises RunError, UsageError.
+
+    A teacher that is elsewhere now is so for what is inherited from it, too.
+    """
     require_unfinished(out)
     try:
         config = TrainConfig.from_json(read_record(out)["config"])
@@ -183,6 +187,8 @@ def own_config(out: Path, **given: Any) -> TrainConfig:
             f"{out / CONFIG}: got a configuration that is none of kd train ({' '.join(str(error).split())}), expected "
             f"the one that it wrote: bring it back, or start anew with --overwrite"
         ) from error
+    if config.teachers == (config.inherit,) and "teachers" in given:
+        given = {"inherit": given["teachers"][0], **given}
     return replace(config, **{"out": str(out), **given})
 
 
@@ -200,4 +206,5 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
         "student_sha256": record["student_sha256"],
         "teacher_sha256": [teacher["sha256"] for teacher in kd["teachers"]],
         "unlabeled images": kd.get("unlabeled"),
+        "inherited weights": record.get("inherited", {}).get("teacher_sha256"),
     }

@@ -17,10 +17,13 @@ from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.config import SINGLE_CLASS, TrainConfig
+from kd.distillation.cache import StudentClasses
+from kd.distillation.cache_file import TeacherCache
 from kd.distillation.criterion import Distillation
 from kd.distillation.links import link_teachers, require_wired
+from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
-from kd.schedule import Progress, factor
+from kd.schedule import Progress, factor, turn
 from kd.training.ranks import launching, ranked
 from kd.training.resume import ResumableTrainer
 from kd.ultra import session
@@ -67,13 +70,22 @@ class Trainer(ResumableTrainer):
             return model
         return model.to(memory_format=torch.channels_last)
 
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+        """Ultralytics' dataset; for soft-labels, of training, with what the teacher says about its images."""
+        dataset = super().build_dataset(img_path, mode, batch)
+        if mode == "train" and self.config.cached:
+            cache = TeacherCache.read(self.config.cache_file)
+            names = resolve_data(self.args.data)["names"]
+            teach(dataset, cache, StudentClasses.of(names, cache.names, self.config.view, self.config.teachers[0]))
+        return dataset
+
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
         super().set_model_attributes()
         if not self.config.distils:
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
-            links = link_teachers(self.config, self.model, self.model.names, self.device)
+            links = [] if self.config.cached else link_teachers(self.config, self.model, self.model.names, self.device)
         self.distillation = Distillation(self.model, links, self.config)
         self.model.criterion = self.distillation
         self.model.add_module(ADAPTERS, self.distillation.adapters)
@@ -100,9 +112,10 @@ class Trainer(ResumableTrainer):
 
     def _schedule(self) -> None:
         """Set the factor of the next step."""
-        done = self.epoch + self._step / len(self.train_loader)
-        progress = Progress(done, self.epochs, self.args.close_mosaic)
-        self.distillation.factor = factor(self.config.schedules, progress)
+        batches = len(self.train_loader)
+        progress = Progress(self.epoch + self._step / batches, self.epochs, self.args.close_mosaic)
+        share = turn(self.config.every, self.epoch * batches + self._step)
+        self.distillation.factor = share and share * factor(self.config.schedules, progress)
         self._step += 1
 
     def _state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,23 @@ def check_worth(config: TrainConfig, allow_weak: bool) -> list[Worth]:
     Raises DistillationError, with the figures, for a teacher of other classes than the data, near zero, or below the
     student's start; ``allow_weak`` lets it pass.
     """
+    return _worths(config, config.teachers, allow_weak)
+
+
+def check_source(config: TrainConfig, allow_weak: bool) -> Worth:
+    """Score the teacher that weights are inherited from, as `check_worth` does.
+
+    One of other classes than the data is not scored and passes: what it knows of features is inherited all the same.
+    """
+    if not (allow_weak or config.inherit.lower().endswith(".pt")):
+        raise DistillationError(
+            f"{config.inherit}: inherit: got an architecture, whose weights are random, expected a trained detector "
+            f"(.pt), or --allow-weak-teacher for a control"
+        )
+    return _worths(replace(config, teacher_imgsz=None), [config.inherit], allow_weak, other_classes=True)[0]
+
+
+def _worths(config: TrainConfig, teachers: Sequence[str], allow_weak: bool, other_classes: bool = False) -> list[Worth]:
     content = resolve_data(config.data)
     single_cls = bool(config.view.get("single_cls"))
     images = spread(usable_images(content, "val", single_cls), WORTH_IMAGES)
@@ -62,13 +79,13 @@ def check_worth(config: TrainConfig, allow_weak: bool) -> list[Worth]:
             return score(yolo, subset, split="val", quiet=True, **options)["map50"] or 0.0
 
         found = []
-        for teacher in config.teachers:
+        for teacher in teachers:
             yolo = load_detector(teacher)
             require_same_channels(yolo, content["channels"], config.data)
             known = list(yolo.names.values()) in (names, own)
             found.append(map50(yolo, config.teacher_imgsz or config.imgsz) if known else None)
-        for teacher in (teacher for teacher, share in zip(config.teachers, found, strict=True) if share is None):
-            if not allow_weak:
+        for teacher in (teacher for teacher, share in zip(teachers, found, strict=True) if share is None):
+            if not allow_weak and not other_classes:
                 raise _other_classes(teacher, names, config.data)
         start = None
         if config.student.lower().endswith(".pt"):
@@ -76,8 +93,9 @@ def check_worth(config: TrainConfig, allow_weak: bool) -> list[Worth]:
             if channels_of(yolo) == content["channels"] and list(yolo.names.values()) == names:
                 start = map50(yolo, config.imgsz)
     least = max(LEAST_MAP50, start or 0)
-    worths = [Worth(len(images), share, start, weak=share is None or share < least) for share in found]
-    for teacher, worth in zip(config.teachers, worths, strict=True):
+    weak = [not other_classes if share is None else share < least for share in found]
+    worths = [Worth(len(images), share, start, weak=one) for share, one in zip(found, weak, strict=True)]
+    for teacher, worth in zip(teachers, worths, strict=True):
         if worth.weak and not allow_weak:
             raise _too_weak(teacher, worth, config.data)
     return worths

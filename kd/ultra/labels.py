@@ -114,9 +114,11 @@ def _require_channels(where: str, images: Sequence[Path], channels: int) -> None
         raise DataError(f"{where}: got {images[0].name} of {image.shape[2]} channels, expected channels: {channels}")
 
 
-def usable_images(view: Mapping[str, Any], split: str, single_cls: bool = False) -> list[Path]:
-    """The images of a split that Ultralytics can use."""
-    return [image for image in image_files(view[split]) if _judge(image, view, single_cls)[0] is not None]
+def usable_images(
+    view: Mapping[str, Any], split: str, single_cls: bool = False, fraction: float | Sequence[float] = 1.0
+) -> list[Path]:
+    """The images of a split that Ultralytics can use, of those that `used_images` gives."""
+    return [image for image in used_images(view, split, fraction) if _judge(image, view, single_cls)[0] is not None]
 
 
 def _judge_all(

@@ -35,7 +35,8 @@ def test_an_option_has_the_default_of_the_configuration_and_none_given_changes_n
 
 
 def test_every_field_of_the_configuration_comes_from_an_option(tmp_path):
-    texts = {"data": "d", "student": "s", "combine": "best", "device": "cpu", "unlabeled": "u"}
+    texts = {"data": "d", "student": "s", "combine": "best", "device": "cpu", "unlabeled": "u", "inherit": "i"}
+    texts["teacher-cache"] = "c.npz"
     numbers = {name: 2 for name, kind in TYPES.items() if kind in (int, float) and name != "weight"}
     several = {"teacher": "t", "method": "cwd", "schedule": "cosine", "set": "lr0=1", "fgfi": "kernel=3"}
     values = train_values({**texts, **numbers, **several, "skip-bad-labels": True}, {"lr0": 0.01})

@@ -43,6 +43,15 @@ def test_a_card_names_teachers_methods_and_settings_but_no_path(tmp_path):
     assert str(tmp_path) not in card
 
 
+def test_a_card_says_where_the_first_weights_are_from(tmp_path):
+    card = card_of(write_run(tmp_path / "run", (0.6, 0.3), inherit="big"))
+    assert "yolov5n, trained without a teacher, from first weights of big, on tiles/data.yaml" in card
+    assert (
+        f"Solved from those of big (SHA-256 `{'c' * 64}`), on 80 training images without their labels in 9 s." in card
+    )
+    assert "the student scored 40.0 mAP50, 20.0 mAP50-95 on val images" in card
+
+
 def test_a_card_names_the_optimizer_that_was_chosen(tmp_path):
     card = card_of(write_run(tmp_path / "run", (0.6, 0.3), settings={"optimizer": "auto"}, optimizer=ADAMW))
     assert "lr0 0.001667, momentum 0.9, optimizer AdamW, warmup" in card

@@ -48,3 +48,29 @@ def test_seeds_taught_by_other_weights_of_one_name_are_other_arms(tmp_path):
             text = (folder / "run.json").read_text()
             (folder / "run.json").write_text(json.dumps(json.loads(text.replace("c" * 64, "d" * 64))))
     assert [len(arm) for arm in arms_of(read_runs(tmp_path)[0])[0]] == [1, 1]
+
+
+def test_a_run_from_inherited_weights_is_an_arm_of_its_own_and_has_the_plain_twin(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / "plain" / f"seed{seed}", (0.5, 0.3), seed=seed)
+        write_run(tmp_path / "inherit" / f"seed{seed}", (0.6, 0.4), seed=seed, inherit="t")
+        write_run(tmp_path / "both" / f"seed{seed}", (0.6, 0.4), seed=seed, inherit="t", teacher="t")
+        write_run(tmp_path / "two" / f"seed{seed}", (0.6, 0.4), seed=seed, inherit="t", teacher="n")
+    runs, _ = read_runs(tmp_path)
+    arms, _ = arms_of(runs)
+    assert [len(arm) for arm in arms] == [2, 2, 2, 2]
+    assert arms[0][0].method == "plain"
+    assert {(arm[0].method, arm[0].teacher) for arm in arms[1:]} == {
+        ("inherited", "t"), ("inherited + fgfi 0.01", "t"), ("inherited from t + fgfi 0.01", "n")
+    }  # fmt: skip
+    assert {pair.baseline.method for pair in twins_of(runs)} == {"plain"}
+    assert [len(one.pairs) for one in contrasts_of(arms)] == [2, 2, 2]
+
+
+def test_an_account_of_inherited_weights_and_the_option_go_together(tmp_path):
+    folder = write_run(tmp_path / "run", (0.6, 0.4), inherit="t")
+    record = json.loads((folder / "run.json").read_text())
+    del record["inherited"]
+    (folder / "run.json").write_text(json.dumps(record))
+    _, unfinished = read_runs(tmp_path)
+    assert "config.inherit: got /somewhere/t/weights/best.pt, and no account" in unfinished["run"]

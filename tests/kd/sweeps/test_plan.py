@@ -27,7 +27,8 @@ PLAN = {
         "plain": {},
         "fgfi": {"teacher": "m", "method": {"fgfi": 0.1, "cwd": 1}},
         "given": {"teacher": "given", "method": "built-in", "students": ["yolov5n"]},
-        "taught": {"teacher": "s", "students": ["yolov5n"]},
+        "taught": {"teacher": "s", "inherit": "m", "students": ["yolov5n"]},
+        "control": {"inherit": {"random": "yolov5m"}, "students": ["yolov5n"]},
         "random": {"teacher": {"random": "yolov5m"}, "students": ["yolov5n"]},
         "longer": {"wall_time_of": "fgfi", "students": ["yolov5n"]},
     },
@@ -66,7 +67,7 @@ def changed(**keys):
 
 def test_a_worked_example(write, tmp_path):
     jobs = {job.name: job for job in expand(read_plan(write(PLAN)))}
-    arms = ["plain", "fgfi", "given", "taught", "random", "longer"]
+    arms = ["plain", "fgfi", "given", "taught", "control", "random", "longer"]
     assert jobs.keys() == {
         "teachers/m",
         *(f"runs/yolov5n/{arm}/seed{seed}" for arm in arms for seed in (3, 1)),
@@ -79,10 +80,12 @@ def test_a_worked_example(write, tmp_path):
     run = {arm: jobs[f"runs/yolov5n/{arm}/seed1"] for arm in arms}
     assert run["plain"].options == common
     assert run["fgfi"].options == {**common, "method": {"fgfi": 0.1, "cwd": 1}}
-    assert (run["fgfi"].taught_by, run["fgfi"].resumable) == ("teachers/m", True)
+    assert (run["fgfi"].models, run["fgfi"].resumable) == ({"teacher": "teachers/m"}, True)
     assert run["given"].options == {**common, "method": "built-in", "teacher": str(tmp_path / "given.pt")}
-    assert (run["given"].taught_by, run["given"].resumable) == (None, False)
-    assert run["taught"].taught_by == "runs/yolov5s/plain/seed3"  # the first seed's
+    assert (run["given"].models, run["given"].resumable) == ({}, False)
+    assert run["taught"].models == {"teacher": "runs/yolov5s/plain/seed3", "inherit": "teachers/m"}  # the first seed's
+    assert run["taught"].options_in(tmp_path)["inherit"] == str(tmp_path / "teachers/m/weights/best.pt")
+    assert run["control"].options == {**common, "inherit": "yolov5m", "allow-weak-teacher": True}
     assert run["random"].options == {**common, "teacher": "yolov5m", "allow-weak-teacher": True}
     assert run["longer"].options == common
     assert run["longer"].time_of == ("runs/yolov5n/fgfi/seed1", "runs/yolov5n/plain/seed1")
@@ -93,7 +96,7 @@ def test_every_run_comes_after_those_it_needs_and_seeds_are_finished_one_by_one(
     place = {job.name: i for i, job in enumerate(jobs)}
     assert all(place[other] < place[job.name] for job in jobs for other in job.after)
     assert any(job.after for job in jobs)
-    assert [job.name[-5:] for job in jobs[1:]] == ["seed3"] * 8 + ["seed1"] * 8
+    assert [job.name[-5:] for job in jobs[1:]] == ["seed3"] * 9 + ["seed1"] * 9
 
 
 def test_options_become_words():
@@ -120,7 +123,7 @@ def test_changes_go_before_the_file(write, tmp_path, monkeypatch):
     assert jobs["teachers/m"].options["student"] == str(tmp_path / "other.pt")
     assert jobs["runs/yolov5n/plain/seed7"].options["epochs"] == 3
     assert jobs["runs/yolov5n/plain/seed7"].options["set"]["mosaic"] == 0
-    assert len(jobs) == 9
+    assert len(jobs) == 10
     for change, message in (
         ("epochs", "expected KEY=VALUE"),
         ("seeds.a=1", "got a key below seeds"),
@@ -151,6 +154,9 @@ def test_changes_go_before_the_file(write, tmp_path, monkeypatch):
         ({"arms__random__set": {"lr": 1}}, r"--set lr: got no training argument of Ultralytics"),
         ({"arms__taught__teacher": "m", "arms__taught__method": {"built-in": 1, "cwd": 1}}, "expected built-in alone"),
         ({"arms__fgfi__teacher": "x"}, r"arms\.fgfi\.teacher: got x, expected one of m, given, s"),
+        ({"arms__taught__inherit": "x"}, r"arms\.taught\.inherit: got x, expected one of m, given, s"),
+        ({"arms__plain__inherit": "m"}, r"arms\.plain: got inherit, expected no teacher"),
+        ({"settings__inherit": "m.pt"}, "settings: got inherit, expected an option of kd train such as"),
         ({"arms__random__teacher": {"rando": "x"}}, r"arms\.random\.teacher"),
         ({"arms__longer__wall_time_of": "plain"}, r"wall_time_of: got plain, expected an arm with a teacher"),
         ({"arms__longer__wall_time_of": "given", "arms__longer__students": None}, "got yolov5s, expected students of"),

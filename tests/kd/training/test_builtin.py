@@ -30,11 +30,11 @@ def setting(folder):
     return data, save_detector(folder / "teacher.pt", NAMES, architecture="yolov8n")
 
 
-def first_batch(config, make):
+def first_batch(config, make, model="yolov5n.yaml"):
     """The student's first weight and the first images of a trainer that Ultralytics would start from."""
     trainer = make(config)(
         overrides={
-            "task": "detect", "mode": "train", "model": "yolov5n.yaml", "data": config.data, "epochs": 1, "imgsz": 64,
+            "task": "detect", "mode": "train", "model": model, "data": config.data, "epochs": 1, "imgsz": 64,
             "batch": 3, "device": "cpu", "seed": 3, "plots": False, "workers": 0, "save_dir": config.out,
             "distill_model": config.teachers[0] if config.built_in else None,
         }
