@@ -10,8 +10,8 @@ import os
 from schemas.cache import cache_dir, keep_matplotlib_inside
 
 # How often a thread of GNU's OpenMP, which torch has on Linux, looks for its next piece of work before it sleeps: some
-# 50 us. By default it looks 300,000 times and keeps, beside other work, a core from the very thread that it waits for.
-SPINS = "2000"
+# 75 us. By default it looks 300,000 times and keeps, beside other work, a core from the very thread that it waits for.
+SPINS = "3000"
 
 
 def prepare() -> None:
