@@ -250,7 +250,8 @@ def test_a_student_on_a_cpu_has_its_channels_last_and_its_checkpoints_as_ever(pl
     trainer, _ = plain
     assert is_channels_last(trainer.model)
     assert is_channels_last(trainer.ema.ema)
-    assert trainer.save_model()
+    trainer.epoch, trainer.fitness, trainer.best_fitness = 0, 0.1, 0.1
+    trainer.save_model()
     saved = models.load_model(str(trainer.last)).model
     assert all(value.is_contiguous() for value in saved.state_dict().values())
 
