@@ -30,6 +30,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "batch": (1, 65_536),
     "seed": (0, 2**31 - 1),  # numpy's generator takes 32 bits, and Ultralytics adds the rank
     "freeze": (0, 10_000),
+    "every": (1, 100_000),
     "steps": (1, 100_000),
     "images": (1, 100_000),
 }
@@ -104,7 +105,8 @@ class TrainConfig:
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
     ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's; ``teacher_cache`` where
     soft-labels keeps what its teacher says, None for a file in the run's folder. ``schedules`` multiply
-    the terms in the course of the run (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
+    the terms in the course of the run, ``every`` lets them wait for every Nth step and count N times there
+    (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
     those in ``methods`` (kd/distillation/balance.py); ``unlabeled`` is a folder of images that the terms alone see
     (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py);
     ``inherit`` is the teacher that the first weights come from (kd/inheritance). Raises UsageError when made.
@@ -128,6 +130,7 @@ class TrainConfig:
     teacher_imgsz: int | None = None
     teacher_cache: str | None = None
     schedules: tuple[str, ...] = ()
+    every: int = 1
     balance: float | None = None
     unlabeled: str | None = None
     skip_bad_labels: bool = False
@@ -135,7 +138,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range, or on options that contradict each other."""
-        for name in ("epochs", "batch", "seed", "freeze"):
+        for name in ("epochs", "batch", "seed", "freeze", "every"):
             require_number(name, getattr(self, name))
         require_side("imgsz", self.imgsz)
         for key, value in self.settings:
@@ -167,7 +170,8 @@ class TrainConfig:
     def _check_course(self, names: list[str]) -> None:
         """Raise UsageError on what is amiss with schedules, balance or unlabelled images."""
         for option, value in (
-            ("--schedule", self.schedules), ("--balance", self.balance), ("--unlabeled", self.unlabeled),
+            ("--schedule", self.schedules), ("--every", self.every > 1), ("--balance", self.balance),
+            ("--unlabeled", self.unlabeled),
         ):  # fmt: skip
             if value and not self.distils:
                 raise UsageError(f"{option}: got it without --teacher, expected a teacher to learn from")
@@ -200,7 +204,7 @@ class TrainConfig:
             raise UsageError(f"--teacher: got {self.teachers[0]} with {BUILT_IN}, expected a .pt: Ultralytics loads it")
         for option, value in (
             ("--teacher-imgsz", self.teacher_imgsz), ("--schedule", self.schedules), ("--balance", self.balance),
-            ("--unlabeled", self.unlabeled),
+            ("--unlabeled", self.unlabeled), ("--every", self.every > 1),
         ):  # fmt: skip
             if value:
                 raise UsageError(f"{option}: got it with {BUILT_IN}, expected a method of kd: Ultralytics' has none")
@@ -226,7 +230,9 @@ class TrainConfig:
             )
         if not self.cache_file.suffix == ".npz":
             raise UsageError(f"--teacher-cache: got {self.teacher_cache}, expected a file that ends in .npz")
-        for option, value in (("--balance", self.balance), ("--unlabeled", self.unlabeled)):
+        for option, value in (
+            ("--balance", self.balance), ("--unlabeled", self.unlabeled), ("--every", self.every > 1),
+        ):  # fmt: skip
             if value:
                 raise UsageError(f"{option}: got it with {SOFT_LABELS}, expected another method: it softens labels")
 
@@ -297,7 +303,7 @@ class TrainConfig:
         """Whether a trained teacher is given and nothing of how to learn from it."""
         how = [self.methods, self.inherit, self.schedules, self.balance, self.unlabeled, self.teacher_imgsz]
         trained = len(self.teachers) == 1 and self.teachers[0].lower().endswith(".pt")
-        return trained and not any((*how, self.teacher_cache)) and self.fgfi == FgfiConfig()
+        return trained and not any((*how, self.every > 1, self.teacher_cache)) and self.fgfi == FgfiConfig()
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -374,6 +380,7 @@ class TrainConfig:
         optional = ("teacher_cache", "schedules", "balance", "unlabeled", "skip_bad_labels", "inherit")
         absent = {key for key in optional if not values[key]}
         absent |= {"fgfi"} if not self.distils else set()
+        absent |= {"every"} if self.every == 1 else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()
         return {key: value for key, value in values.items() if key not in absent}

@@ -1,6 +1,6 @@
 """How much the distillation terms count in the course of a run: pure functions of the progress, by name.
 
-In: epochs done and planned. Out: a factor in 0..1 that multiplies every term.
+In: epochs done and planned, steps done. Out: a factor that multiplies every term; a schedule's is in 0..1.
 Invariant: standard library only; the factor depends on the progress alone, so a resumed run continues its schedule.
 """
 
@@ -44,6 +44,15 @@ def cosine(progress: Progress) -> float:
     return (1 + math.cos(math.pi * min(progress.done / progress.epochs, 1))) / 2
 
 
+def first_half(progress: Progress) -> float:
+    """1 in the first half of the epochs, then 0.
+
+    >>> [first_half(Progress(done, 5)) for done in (0, 2.4, 2.5, 4)]
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    return float(progress.done < progress.epochs / 2)
+
+
 def no_closing(progress: Progress) -> float:
     """1, but 0 in the last epochs, those without mosaic; as mmrazor's recipes end without distillation.
 
@@ -57,6 +66,7 @@ SCHEDULES: dict[str, Callable[[Progress], float]] = {
     "constant": lambda progress: 1.0,
     "warmup": warmup,
     "cosine": cosine,
+    "first-half": first_half,
     "no-closing": no_closing,
 }
 
@@ -68,3 +78,12 @@ def factor(schedules: Iterable[str], progress: Progress) -> float:
     0.25
     """
     return math.prod(SCHEDULES[name](progress) for name in schedules)
+
+
+def turn(every: int, step: int) -> int:
+    """``every`` at the first of so many steps and 0 at the others, so that the mean over steps is 1.
+
+    >>> [turn(3, step) for step in range(5)]
+    [3, 0, 0, 3, 0]
+    """
+    return 0 if step % every else every

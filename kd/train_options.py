@@ -81,11 +81,14 @@ class TrainOptions:
         list[str] | None,
         Option(
             "How much the methods count in the course of the run: constant, warmup (rising over the first tenth of the "
-            "epochs), cosine (falling to 0), no-closing (off in the last epochs, those without mosaic); give it again "
-            "for several, which multiply.  [default: constant]",
+            "epochs), cosine (falling to 0), first-half (off in the second), no-closing (off in the last epochs, those "
+            "without mosaic); give it again for several, which multiply.  [default: constant]",
             metavar="NAME",
         ),
     ] = None
+    every: Annotated[
+        int, Option("Ask the teacher at every Nth step alone, where the methods then count N times.", metavar="N")
+    ] = TrainConfig.every
     unlabeled: Annotated[
         Path | None,
         Option(

@@ -83,9 +83,10 @@ class Run:
             weighted = [f"{word} ({variant})" if word.partition(" ")[0] == "fgfi" else word for word in weighted]
         inherited = [self._inherited] if "inherit" in self.config else []
         balance = [f"balance {self.config['balance']:g}"] if "balance" in self.config else []
+        every = [f"every {self.config['every']} steps"] if "every" in self.config else []
         images = ["unlabeled images"] if "unlabeled" in self.config else []
         terms = " + ".join([*inherited, *weighted]) or "plain"
-        return ", ".join([terms, *balance, *self.config.get("schedules", []), *images])
+        return ", ".join([terms, *balance, *self.config.get("schedules", []), *every, *images])
 
     @property
     def _inherited(self) -> str:

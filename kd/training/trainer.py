@@ -24,7 +24,7 @@ from kd.distillation.criterion import Distillation
 from kd.distillation.links import link_teachers, require_wired
 from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
-from kd.schedule import Progress, factor
+from kd.schedule import Progress, factor, turn
 from kd.training import ranks
 from kd.training.resume import ResumableTrainer
 from kd.ultra import session
@@ -72,6 +72,13 @@ class Trainer(ResumableTrainer):
         data = ultralytics_view(resolve_data(self.args.data))
         return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
+    def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Build the student; on a CPU in the layout that Ultralytics keeps for GPUs, a sixth less time there too."""
+        model = super().get_model(*args, **kwargs)
+        if self.device.type != "cpu" or self.args.channels_last is False:
+            return model
+        return model.to(memory_format=torch.channels_last)
+
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Ultralytics' dataset; for soft-labels, of training, with what the teacher says about its images."""
         dataset = super().build_dataset(img_path, mode, batch)
@@ -102,6 +109,7 @@ class Trainer(ResumableTrainer):
         _record_optimizer(self.args, self.optimizer)
         if self.device.type == "cpu":
             torch.set_num_threads(session.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
+            session.keep_freed_memory()
         if self.distillation:
             require_wired(self.distillation.links, self.optimizer)
             if self.config.unlabeled:
@@ -123,9 +131,10 @@ class Trainer(ResumableTrainer):
 
     def _schedule(self) -> None:
         """Set the factor of the next step."""
-        done = self.epoch + self._step / len(self.train_loader)
-        progress = Progress(done, self.epochs, self.args.close_mosaic)
-        self.distillation.factor = factor(self.config.schedules, progress)
+        batches = len(self.train_loader)
+        progress = Progress(self.epoch + self._step / batches, self.epochs, self.args.close_mosaic)
+        share = turn(self.config.every, self.epoch * batches + self._step)
+        self.distillation.factor = share and share * factor(self.config.schedules, progress)
         self._step += 1
 
     def _state(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,8 +11,9 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from kd.distillation.teacher import Teacher
 from kd.errors import UsageError
-from kd.schedule import SCHEDULES, Progress, factor
+from kd.schedule import SCHEDULES, Progress, factor, turn
 from kd.training.run import train
+from kd.training.trainer import Trainer
 from tests.kd.training.test_trainer import set_up
 from tests.kd_fixtures import tiny_config, write_dataset
 
@@ -30,6 +32,9 @@ from tests.kd_fixtures import tiny_config, write_dataset
         (("cosine",), Progress(31, 30), 0),  # --set time changes the number of epochs on the way
         (("no-closing",), Progress(19.99, 30, 10), 1),
         (("no-closing",), Progress(20, 30, 10), 0),
+        (("first-half",), Progress(14.99, 30), 1),
+        (("first-half",), Progress(15, 30), 0),
+        (("first-half",), Progress(0.5, 1), 0),  # a single epoch by its steps
         (("warmup", "cosine"), Progress(10, 200), 0.5 * (1 + 0.9876883405951378) / 2),
         (("warmup", "no-closing"), Progress(29, 30, 10), 0),
     ],
@@ -41,6 +46,31 @@ def test_factors(schedules, progress, expected):
 def test_every_factor_is_a_share_throughout():
     for name in SCHEDULES:
         assert all(0 <= factor([name], Progress(done / 10, 7, 2)) <= 1 for done in range(80))
+
+
+@pytest.mark.parametrize("every", [1, 2, 7])
+def test_the_mean_gradient_stays_when_the_teacher_waits_for_every_nth_step(every):
+    turns = [turn(every, step) for step in range(5 * every)]
+    assert turns[0] == every
+    assert sum(turns) == len(turns)
+    assert sum(share > 0 for share in turns) == 5
+
+
+def test_a_resumed_run_keeps_the_beat_of_every_nth_step():
+    def factors(epochs):
+        trainer = SimpleNamespace(
+            epochs=4, train_loader=range(5), args=SimpleNamespace(close_mosaic=0),
+            config=SimpleNamespace(every=3, schedules=("first-half",)), distillation=SimpleNamespace(unlabeled=None),
+        )  # fmt: skip
+        for trainer.epoch in epochs:
+            Trainer._begin_distillation(trainer)
+            for _ in trainer.train_loader:
+                Trainer._schedule(trainer)
+                yield trainer.distillation.factor
+
+    whole = list(factors(range(4)))
+    assert whole == [3, 0, 0, 3, 0, 0, 3, 0, 0, 3, *[0] * 10]
+    assert [*factors(range(1)), *factors(range(1, 4))] == whole
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +110,6 @@ def test_a_run_follows_its_schedules_and_spares_the_teacher_where_they_are_zero(
     seen, factors = [], []
     own = Teacher.__call__
     monkeypatch.setattr(Teacher, "__call__", lambda self, images: seen.append(len(images)) or own(self, images))
-    from kd.training.trainer import Trainer
-
     schedule = Trainer._schedule
 
     def spy(self):
@@ -104,6 +132,17 @@ def test_a_run_follows_its_schedules_and_spares_the_teacher_where_they_are_zero(
     assert result["config"]["schedules"] == ["warmup", "no-closing"]
 
 
+@pytest.mark.train
+def test_the_teacher_is_asked_at_every_nth_step_alone(data, tmp_path, monkeypatch):
+    seen = []
+    own = Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, images: seen.append(len(images)) or own(self, images))
+    config = tiny_config(data, tmp_path / "run", epochs=2, teachers=("yolov5n",), methods=(("cwd", 1.0),), every=3)
+    result = train(config, allow_weak_teacher=True)
+    assert len(seen) == 2  # of four steps
+    assert result["config"]["every"] == 3
+
+
 @pytest.mark.parametrize("closing", [0, 3])
 def test_closing_epochs_that_leave_nothing_or_all_are_refused(data, tmp_path, closing):
     config = tiny_config(
@@ -117,9 +156,16 @@ def test_closing_epochs_that_leave_nothing_or_all_are_refused(data, tmp_path, cl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedules": ("cosin",)}, "--schedule: got 'cosin', expected one of: constant, warmup, cosine, no-closing"),
+        (
+            {"schedules": ("cosin",)},
+            "--schedule: got 'cosin', expected one of: constant, warmup, cosine, first-half, no-closing",
+        ),
         ({"schedules": ("cosine", "cosine")}, "expected each schedule once"),
         ({"schedules": ("cosine",), "teachers": ()}, "--schedule: got it without --teacher"),
+        ({"every": 2, "teachers": ()}, "--every: got it without --teacher"),
+        ({"every": 0}, "--every: got 0, expected a whole number from 1"),
+        ({"every": 2, "teachers": ("t.pt",), "methods": (("built-in", 6.0),)}, "--every: got it with built-in"),
+        ({"every": 2, "teachers": ("t.pt",), "methods": (("soft-labels", 0.5),)}, "--every: got it with soft-labels"),
     ],
 )
 def test_schedules_that_are_none(tmp_path, changes, message):

@@ -242,6 +242,25 @@ def test_nan_recovery_brings_the_adapters_back(data, tmp_path):
     assert not list(trainer.wdir.glob("*.partial"))
 
 
+def is_channels_last(model):
+    return model.model[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_student_on_a_cpu_has_its_channels_last_and_its_checkpoints_as_ever(plain):
+    trainer, _ = plain
+    assert is_channels_last(trainer.model)
+    assert is_channels_last(trainer.ema.ema)
+    trainer.epoch, trainer.fitness, trainer.best_fitness = 0, 0.1, 0.1
+    trainer.save_model()
+    saved = models.load_model(str(trainer.last)).model
+    assert all(value.is_contiguous() for value in saved.state_dict().values())
+
+
+def test_channels_last_can_be_turned_off(data, tmp_path):
+    off = (("channels_last", False), ("mosaic", 0.0), ("warmup_epochs", 0.0))
+    assert not is_channels_last(set_up(data, tmp_path, settings=off).model)
+
+
 def test_torch_threads_are_given_back(data, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "TORCH_THREADS", 3)  # neither the machine's number nor the one that is left by half
     set_up(data, tmp_path)
