@@ -207,7 +207,6 @@ class StudentClasses:
         return cls(tuple(column if i in kept else -1 for i, column in enumerate(columns)), joined)
 
     def scores(self, theirs: np.ndarray) -> np.ndarray:
-        """A teacher's scores [N, T] as those of the student's classes [N, K]."""
-        padded = np.pad(theirs, ((0, 0), (0, 1)))  # so that -1 is a class of which it says nothing
-        own = padded[:, self.columns]
+        """A teacher's scores and a 0, [N, T + 1], as those of the student's classes [N, K]."""
+        own = theirs[:, self.columns]
         return own.max(1, keepdims=True) if self.joined else own
