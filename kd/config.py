@@ -94,7 +94,10 @@ class FgfiConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. Without teachers it is plain; methods are (name, weight) and matter only with teachers.
+    """One training run. Without teachers it is plain; methods are (name, weight), with teachers alone.
+
+    Teachers without any get the paper's, fgfi; a trained one given alone (`unsettled`) gets what has proved best
+    for the pair, once `kd.training.defaults` has looked at both.
 
     ``imgsz`` is the longer image side in pixels, ``freeze`` the number of the student's first layers kept as they
     are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
@@ -111,7 +114,7 @@ class TrainConfig:
     student: str
     out: str
     teachers: tuple[str, ...] = ()
-    methods: tuple[tuple[str, float], ...] = (("fgfi", DEFAULT_WEIGHTS["fgfi"]),)
+    methods: tuple[tuple[str, float], ...] = ()
     epochs: int = 30
     imgsz: int = 640
     batch: int = 16
@@ -142,16 +145,18 @@ class TrainConfig:
         self._check_teachers()
         self._check_inherit()
         self._check_devices()
+        if self.teachers and not self.methods and not self.unsettled:
+            object.__setattr__(self, "methods", (("fgfi", DEFAULT_WEIGHTS["fgfi"]),))
         names = [name for name, _ in self.methods]
         for name, weight in self.methods:
             if name not in WEIGHTS:
                 raise UsageError(f"--method: got {name!r}, expected one of: {', '.join(WEIGHTS)}")
             if not _is_weight(weight):
                 raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0, {_RANGE}")
-        if self.teachers and not names:
-            raise UsageError("--method: got none, expected at least one with a teacher")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
+        if names and not self.teachers:
+            raise UsageError(f"--method: got {', '.join(names)} without --teacher, expected a teacher to imitate")
         self._check_built_in(names)
         self._check_soft_labels(names)
         if self.teachers and self.fgfi != FgfiConfig() and "fgfi" not in names:
@@ -203,7 +208,7 @@ class TrainConfig:
     def _check_soft_labels(self, names: list[str]) -> None:
         """Raise UsageError on what cached detections cannot do."""
         if SOFT_LABELS not in names or not self.teachers:
-            if self.teacher_cache:
+            if self.teacher_cache and not self.unsettled:
                 raise UsageError(f"--teacher-cache: got it without --method {SOFT_LABELS}, expected it with that alone")
             return
         if len(names) > 1:
@@ -288,6 +293,13 @@ class TrainConfig:
         return bool(self.teachers)
 
     @property
+    def unsettled(self) -> bool:
+        """Whether a trained teacher is given and nothing of how to learn from it."""
+        how = (self.methods, self.schedules, self.balance, self.unlabeled, self.teacher_imgsz, self.inherit)
+        trained = len(self.teachers) == 1 and self.teachers[0].lower().endswith(".pt")
+        return trained and not any(how) and self.fgfi == FgfiConfig()
+
+    @property
     def shares(self) -> tuple[float, ...]:
         """The teachers' weights with a sum of 1, so that a method's weight means the same for any number of them."""
         weights = self.teacher_weights or (1.0,) * len(self.teachers)
@@ -308,7 +320,7 @@ class TrainConfig:
     @property
     def built_in(self) -> bool:
         """Whether Ultralytics distils, and not this project."""
-        return self.distils and self.methods[0][0] == BUILT_IN
+        return self.distils and BUILT_IN in dict(self.methods)
 
     @property
     def cached(self) -> bool:
@@ -350,7 +362,7 @@ class TrainConfig:
             "student": _place(self.student),
             "out": str(Path(self.out).resolve()),
             "teachers": [_place(teacher) for teacher in self.teachers],
-            "methods": methods if self.distils else {},
+            "methods": methods,
             "settings": {key: _jsonable(value) for key, value in self.settings},
             "fgfi": self.fgfi.to_json(),
             "teacher_weights": list(self.shares),

@@ -30,8 +30,8 @@ class TrainOptions:
     teacher: Annotated[
         list[str] | None,
         Option(
-            "A trained detector to imitate; give it again for several, whose weights are taken as shares. Without one, "
-            "a plain run.",
+            "A trained detector to learn from; give it again for several, whose weights are taken as shares. Without "
+            "one, a plain run.",
             metavar="T[=WEIGHT]",
         ),
     ] = None
@@ -63,7 +63,8 @@ class TrainOptions:
         Option(
             f"What to imitate: {CHOICES}; give it again for several. "
             f"Or alone: {SOFT_LABELS}, the teacher's detections, asked for once before the first epoch, or {BUILT_IN}, "
-            f"Ultralytics' own distillation.  [default: fgfi]",
+            f"Ultralytics' own distillation. Beside other options of how to imitate: fgfi.  "
+            "[default: soft-labels with --inherit, where they fit]",
             metavar="NAME[=WEIGHT]",
         ),
     ] = None

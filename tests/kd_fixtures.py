@@ -41,12 +41,13 @@ def write_dataset(folder: Path, *, train: int = 6, val: int = 3, test: int = 0, 
 
 
 def tiny_config(data: Path, out: Path, **changes):
-    """A TrainConfig that takes seconds: 64 px, batch 3, one epoch, no mosaic."""
+    """A TrainConfig that takes seconds: 64 px, batch 3, one epoch, no mosaic; teachers are imitated by fgfi."""
     from kd.config import TrainConfig
 
     values = {
         "data": str(data), "out": str(out), "student": "yolov5n", "epochs": 1, "imgsz": 64, "batch": 3,
         "device": "cpu", "settings": (("mosaic", 0.0), ("warmup_epochs", 0.0)),
+        **({"methods": (("fgfi", 0.01),)} if changes.get("teachers") else {}),
     }  # fmt: skip
     return TrainConfig(**{**values, **changes})
 

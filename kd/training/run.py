@@ -27,6 +27,7 @@ from kd.runs.record import epochs_done
 from kd.training.build import build_trainer, translated
 from kd.training.check import check, check_options, require_outside
 from kd.training.checkpoints import epoch_of, finish, load_sidecar, settle, sidecar_of, strip
+from kd.training.defaults import choose
 from kd.training.disk import write_text
 from kd.training.dry_run import plan
 from kd.training.ranks import require_alone
@@ -72,6 +73,7 @@ def train(
     """
     started = time.monotonic()
     require_alone()
+    config = choose(config)
     check_options(config, resume, overwrite, logs)
     device = session.check_device(config.device)
     out = Path(config.out).resolve()

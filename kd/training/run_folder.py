@@ -175,7 +175,10 @@ def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_config(out: Path, **given: Any) -> TrainConfig:
-    """The configuration of the run in ``out``, as it was started but for what is given. Raises RunError, UsageError."""
+    """The configuration of the run in ``out``, as it was started but for what is given. Raises RunError, UsageError.
+
+    A teacher that is elsewhere now is so for what is inherited from it, too.
+    """
     require_unfinished(out)
     try:
         config = TrainConfig.from_json(read_record(out)["config"])
@@ -184,6 +187,8 @@ def own_config(out: Path, **given: Any) -> TrainConfig:
             f"{out / CONFIG}: got a configuration that is none of kd train ({' '.join(str(error).split())}), expected "
             f"the one that it wrote: bring it back, or start anew with --overwrite"
         ) from error
+    if config.teachers == (config.inherit,) and "teachers" in given:
+        given = {"inherit": given["teachers"][0], **given}
     return replace(config, **{"out": str(out), **given})
 
 

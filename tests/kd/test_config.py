@@ -49,7 +49,7 @@ BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
         ),
         ({"methods": (("cwd", 1.0),), "teachers": ("t.pt",), "fgfi": FgfiConfig(soft=True)}, "--fgfi: got it with cwd"),
         ({"methods": (("fgfi", 1.0), ("fgfi", 2.0))}, "each method once"),
-        ({"methods": (), "teachers": ("t.pt",)}, "expected at least one"),
+        ({"methods": (("cwd", 1.0),)}, "--method: got cwd without --teacher, expected a teacher to imitate"),
         ({"device": "0,0", "batch": 2}, "each GPU once"),
         ({"teachers": ("a.pt",), "teacher_weights": (1.0, 2.0)}, "weights: got"),
         ({"teachers": ("a.pt",), "teacher_weights": (0.0,)}, "weights: got"),

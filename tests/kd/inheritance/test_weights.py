@@ -18,7 +18,7 @@ from kd.inheritance.weights import Scale, inherit_weights
 from kd.training.run import train
 from kd.ultra.data import resolve_data
 from kd.ultra.models import load_model
-from tests.kd_fixtures import tiny_config, write_dataset
+from tests.kd_fixtures import SHARED, shared_weights, tiny_config, write_dataset
 from tests.kd_models import save_detector
 
 
@@ -148,3 +148,33 @@ def test_the_command_takes_an_architecture_or_a_scale(data, teacher, tmp_path, w
 def test_a_scale_is_a_share(share):
     with pytest.raises(UsageError, match=r"--width: got .+, expected a share of the teacher's above 0 and up to 1"):
         Scale(width=share)
+
+
+@pytest.mark.train
+def test_of_a_trained_teacher_a_solved_student_finds_what_a_sliced_one_does_not(tmp_path):
+    """The teacher's own detections are the truth here: what students find of them before any training."""
+    teacher = shared_weights("yolov8n_coco_from_int8.pt")
+    photographs = sorted((SHARED / "data" / "cinta_v2" / "valid" / "images").glob("*.jpg"))[:12]
+    if not photographs:
+        pytest.skip("needs the photographs of cinTA_v2")
+    yolo = load_model(teacher)
+    for photograph in photographs:
+        (found,) = yolo.predict(str(photograph), imgsz=320, conf=0.3, verbose=False)
+        lines = [
+            f"{int(label)} " + " ".join(f"{value:.6f}" for value in box)
+            for label, box in zip(found.boxes.cls, found.boxes.xywhn.tolist(), strict=True)
+        ]
+        for split in ("train", "val"):
+            for kind, name in (("images", photograph.name), ("labels", f"{photograph.stem}.txt")):
+                (tmp_path / kind / split).mkdir(parents=True, exist_ok=True)
+                path = tmp_path / kind / split / name
+                path.write_text("\n".join(lines)) if kind == "labels" else path.symlink_to(photograph)
+    data = tmp_path / "data.yaml"
+    data.write_text("train: images/train\nval: images/val\nnames: " + json.dumps(list(yolo.names.values())))
+    scores = {
+        slicing: inherit_weights(
+            teacher, Scale(width=0.5), data, tmp_path / "w.pt", imgsz=320, slicing=slicing, quiet=True
+        )["map50_95"]
+        for slicing in (True, False)
+    }
+    assert scores[False] > 0.1 > 10 * scores[True]

@@ -15,6 +15,7 @@ import schemas
 from kd.errors import DistillationError, ModelError, RunError, UsageError
 from kd.inheritance.weights import inherit_weights
 from kd.training.run import train
+from kd.training.run_folder import own_config
 from kd.ultra.models import load_model
 from tests.kd.training.test_builtin import first_batch
 from tests.kd.training.test_resume import die_in_epoch, kill
@@ -85,6 +86,16 @@ def test_it_resumes_with_the_same_teacher_alone(killed, data, teacher, tmp_path)
     other = save_detector(tmp_path / "other.pt", {0: "green", 1: "red"}, architecture="yolov8n", seed=1)
     with pytest.raises(RunError, match=r"inherit: got .*other.pt, expected .*t.pt; inherited weights: got .*"):
         train(configure(data, other, tmp_path / "run", epochs=2), resume=True)
+
+
+def test_a_teacher_that_is_elsewhere_now_is_so_for_its_weights_too(data, teacher, tmp_path):
+    config = configure(data, "/gone.pt", tmp_path / "run", teachers=("/gone.pt",))
+    record = {"config": config.to_json(), "kd": {"teachers": []}, "data_sha256": "", "student_sha256": None}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    assert own_config(tmp_path / "run", teachers=(teacher,)).inherit == teacher
+    assert own_config(tmp_path / "run", teachers=(teacher,), inherit="x.pt").inherit == "x.pt"
+    assert own_config(tmp_path / "run").inherit == "/gone.pt"
 
 
 @pytest.mark.train
