@@ -325,7 +325,7 @@ class TrainConfig:
     @property
     def cached(self) -> bool:
         """Whether the teacher has said beforehand what is learned from it, so that it runs in no step."""
-        return self.distils and self.methods[0][0] == SOFT_LABELS
+        return self.distils and SOFT_LABELS in dict(self.methods)
 
     @property
     def cache_file(self) -> Path:

@@ -76,6 +76,12 @@ class TeacherCache:
         joined = np.concatenate([np.zeros((0, width), np.uint16), *rows])
         return cls(teacher_sha256, imgsz, tuple(names), {key: i for i, key in enumerate(found)}, starts, joined)
 
+    @classmethod
+    def joined(cls, parts: Sequence[TeacherCache]) -> TeacherCache:
+        """Caches of one teacher at one size, of different images, as one."""
+        images = ((image, part.detections(image)) for part in parts for image in part.index)
+        return cls.of(parts[0].teacher_sha256, parts[0].imgsz, parts[0].names, images)
+
     def rows_of(self, image: str) -> range:
         """Which rows are those of the image of this SHA-256. Raises KeyError."""
         i = self.index[image]
