@@ -208,7 +208,7 @@ class TrainConfig:
     def _check_soft_labels(self, names: list[str]) -> None:
         """Raise UsageError on what cached detections cannot do."""
         if SOFT_LABELS not in names or not self.teachers:
-            if self.teacher_cache and not self.unsettled:
+            if self.teacher_cache:
                 raise UsageError(f"--teacher-cache: got it without --method {SOFT_LABELS}, expected it with that alone")
             return
         if len(names) > 1:
@@ -295,9 +295,9 @@ class TrainConfig:
     @property
     def unsettled(self) -> bool:
         """Whether a trained teacher is given and nothing of how to learn from it."""
-        how = (self.methods, self.schedules, self.balance, self.unlabeled, self.teacher_imgsz, self.inherit)
+        how = [self.methods, self.inherit, self.schedules, self.balance, self.unlabeled, self.teacher_imgsz]
         trained = len(self.teachers) == 1 and self.teachers[0].lower().endswith(".pt")
-        return trained and not any(how) and self.fgfi == FgfiConfig()
+        return trained and not any((*how, self.teacher_cache)) and self.fgfi == FgfiConfig()
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -64,7 +64,7 @@ class TrainOptions:
             f"What to imitate: {CHOICES}; give it again for several. "
             f"Or alone: {SOFT_LABELS}, the teacher's detections, asked for once before the first epoch, or {BUILT_IN}, "
             f"Ultralytics' own distillation. Beside other options of how to imitate: fgfi.  "
-            "[default: soft-labels with --inherit, where they fit]",
+            "[default: none but --inherit T, where it fits, else soft-labels]",
             metavar="NAME[=WEIGHT]",
         ),
     ] = None

@@ -229,7 +229,8 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
     Taken for the first pair whose weights and images still exist; images with objects, evenly spaced over the split.
     """
     reason = "no pair's weights are there any more"
-    for pair in (pair for contrast in contrasts if not contrast.longer for pair in contrast.pairs):
+    by_epochs = sorted(contrasts, key=lambda contrast: contrast.longer)  # those of equal epochs first
+    for pair in (pair for contrast in by_epochs for pair in contrast.pairs):
         weights = [_weights(pair.baseline), _weights(pair.run)]
         if not all(path.is_file() for path in weights):
             continue
@@ -237,7 +238,7 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
         teacher = _teacher_weights(pair.run, runs)
         if teacher:
             weights.append(teacher)
-            known = title(pair.run.config["teachers"][0])
+            known = title(pair.run.sources[0])
             names.append("teacher" if known == "teacher" else f"teacher {known}")
         try:
             return _draw_detections(pair.run, weights, names, count)
@@ -278,7 +279,7 @@ def _weights(run: Run) -> Path:
 
 def teacher_runs(runs: Sequence[Run]) -> list[Run]:
     """Those of the runs that taught others, by the folder that the others name; by its name where runs were moved."""
-    taught = [spec for run in runs for spec in (*run.config["teachers"], *filter(None, [run.config.get("inherit")]))]
+    taught = [spec for run in runs for spec in run.sources]
     places, names = {Path(spec).parent.parent for spec in taught}, set(map(title, taught))
     here = [run for run in runs if run.folder.resolve() in places]
     return here or [run for run in runs if _own_title(run) in names]
@@ -286,7 +287,7 @@ def teacher_runs(runs: Sequence[Run]) -> list[Run]:
 
 def _teacher_weights(run: Run, runs: Sequence[Run]) -> Path | None:
     """The first teacher's file, where it was or in the run of its name."""
-    spec = Path(run.config["teachers"][0])
+    spec = Path(run.sources[0])
     moved = [other.folder / "weights" / spec.name for other in runs if _own_title(other) == title(str(spec))]
     return next((path for path in (spec, *moved) if path.is_file()), None)
 

@@ -100,9 +100,15 @@ class Run:
         return bool(self.config["teachers"])
 
     @property
+    def sources(self) -> list[str]:
+        """All that it learned from: the teachers that it imitated, and the one whose weights it inherited."""
+        inherit = self.config.get("inherit")
+        return list(dict.fromkeys([*self.config["teachers"], *([inherit] if inherit else [])]))
+
+    @property
     def taught(self) -> bool:
         """Whether it had anything of a teacher, if only its first weights; a plain run had nothing."""
-        return self.distils or "inherit" in self.config
+        return bool(self.sources)
 
     @property
     def optimizer(self) -> str:

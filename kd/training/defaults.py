@@ -20,9 +20,9 @@ from kd.ultra.data import resolve_data
 def choose(config: TrainConfig) -> TrainConfig:
     """The configuration with the way to learn from its teacher; unchanged where it says one.
 
-    A student that is an architecture of the teacher's family inherits its weights. Any student learns from soft labels,
-    or by fgfi where the teacher has no head or classes to make them with. What is amiss with a model is left to
-    `kd.training.check` to say. Raises DataError.
+    A student that is an architecture of the teacher's family inherits its weights, and trains without it from there.
+    Any other learns from soft labels, or by fgfi where the teacher has no head or classes to make them with. What is
+    amiss with a model is left to `kd.training.check` to say. Raises DataError.
     """
     if not config.unsettled:
         return config
@@ -33,7 +33,7 @@ def choose(config: TrainConfig) -> TrainConfig:
     except (ModelError, DistillationError):
         return replace(config, methods=(("fgfi", WEIGHTS["fgfi"]),))
     try:
-        inheriting = replace(soft, inherit=config.teachers[0])
+        inheriting = replace(config, teachers=(), teacher_weights=(), inherit=config.teachers[0])
         require_source(inheriting, models.load_model(config.student).model)
     except (ModelError, UsageError):
         return soft

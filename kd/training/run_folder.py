@@ -177,7 +177,8 @@ def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any]:
 def own_config(out: Path, **given: Any) -> TrainConfig:
     """The configuration of the run in ``out``, as it was started but for what is given. Raises RunError, UsageError.
 
-    A teacher that is elsewhere now is so for what is inherited from it, too.
+    A teacher that is elsewhere now is so for what is inherited from it, too, be that all it was for
+    (`kd.training.defaults`).
     """
     require_unfinished(out)
     try:
@@ -187,8 +188,10 @@ def own_config(out: Path, **given: Any) -> TrainConfig:
             f"{out / CONFIG}: got a configuration that is none of kd train ({' '.join(str(error).split())}), expected "
             f"the one that it wrote: bring it back, or start anew with --overwrite"
         ) from error
-    if config.teachers == (config.inherit,) and "teachers" in given:
+    if config.inherit and "teachers" in given and config.teachers in ((), (config.inherit,)):
         given = {"inherit": given["teachers"][0], **given}
+        if not config.teachers and "methods" not in given:
+            del given["teachers"], given["teacher_weights"]
     return replace(config, **{"out": str(out), **given})
 
 

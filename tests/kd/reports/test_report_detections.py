@@ -9,7 +9,7 @@ import shutil
 import cv2
 import pytest
 
-pytest.importorskip("torch", reason="needs the extra kd")
+pytest.importorskip("ultralytics", reason="needs the extra kd")  # while collecting: it sets up logging
 
 from kd.reports.report import report
 from tests.kd_fixtures import write_dataset
@@ -69,3 +69,16 @@ def test_the_teacher_may_be_gone(runs, tmp_path):
     assert "; teacher " not in (tmp_path / "r.md").read_text()
     assert "yolov5n, fgfi 0.01" in (tmp_path / "r.md").read_text()
     assert json.loads((runs / "fgfi" / "run.json").read_text())["config"]["teachers"]
+
+
+def test_a_student_with_inherited_weights_stands_beside_a_plain_one_of_other_epochs_where_no_twin_is(runs, tmp_path):
+    folder = write_run(tmp_path / "born", (0.5, 0.3), inherit="teacher", imgsz=96, epochs=28)
+    text = (folder / "run.json").read_text().replace("/somewhere/tiles/data.yaml", str(tmp_path / "set" / "data.yaml"))
+    (folder / "run.json").write_text(text)
+    save_detector(folder / "weights" / "last.pt", NAMES)
+    shutil.rmtree(runs / "fgfi")
+    folder.rename(runs / "born")
+    report(runs, tmp_path / "r.md", images=1)
+    text = (tmp_path / "r.md").read_text()
+    assert re.search(r"yolov5n, plain \d+\.\d ms; yolov5n, inherited \d+\.\d ms; teacher \d+\.\d ms\.", text)
+    assert "| yolov5n | teacher | inherited | plain, 30 epochs | 1 |" in text

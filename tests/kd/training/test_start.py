@@ -88,13 +88,16 @@ def test_it_resumes_with_the_same_teacher_alone(killed, data, teacher, tmp_path)
         train(configure(data, other, tmp_path / "run", epochs=2), resume=True)
 
 
-def test_a_teacher_that_is_elsewhere_now_is_so_for_its_weights_too(data, teacher, tmp_path):
-    config = configure(data, "/gone.pt", tmp_path / "run", teachers=("/gone.pt",))
+@pytest.mark.parametrize("teachers", [(), ("/gone.pt",)])
+def test_a_teacher_that_is_elsewhere_now_is_so_for_its_weights_too(data, teacher, tmp_path, teachers):
+    config = configure(data, "/gone.pt", tmp_path / "run", teachers=teachers)
     record = {"config": config.to_json(), "kd": {"teachers": []}, "data_sha256": "", "student_sha256": None}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
-    assert own_config(tmp_path / "run", teachers=(teacher,)).inherit == teacher
-    assert own_config(tmp_path / "run", teachers=(teacher,), inherit="x.pt").inherit == "x.pt"
+    given = {"teachers": (teacher,), "teacher_weights": (1.0,)}
+    assert own_config(tmp_path / "run", **given).inherit == teacher
+    assert own_config(tmp_path / "run", **given).teachers == ((teacher,) if teachers else ())
+    assert own_config(tmp_path / "run", **given, inherit="x.pt").inherit == "x.pt"
     assert own_config(tmp_path / "run").inherit == "/gone.pt"
 
 
