@@ -13,9 +13,9 @@ from kd.environment import prepare
 prepare()
 
 if TYPE_CHECKING:
-    from kd.config import FgfiConfig as FgfiConfig
     from kd.config import TrainConfig as TrainConfig
     from kd.errors import KdError as KdError
+    from kd.methods.fgfi_config import FgfiConfig as FgfiConfig
     from kd.reports.report import report as report
     from kd.runs.compare import compare as compare
     from kd.scoring.evaluate import evaluate as evaluate
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "Cluster": "kd.sweeps.executors",
-    "FgfiConfig": "kd.config",
+    "FgfiConfig": "kd.methods.fgfi_config",
     "KdError": "kd.errors",
     "TrainConfig": "kd.config",
     "bench": "kd.training.bench",

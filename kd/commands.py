@@ -138,13 +138,21 @@ def cache(
     out: Annotated[Path, typer.Option(metavar="FILE.npz", help="The file to write.", show_default=False)],
     imgsz: SizeOption = None,
     device: DeviceOption = None,
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a teacher once about all training images; kd train --method soft-labels --teacher-cache learns from it."""
-    from kd.distillation.caching import cache_teacher
+    from kd.distillation.caching import Cluster, cache_teacher
+    from kd.errors import UsageError
 
+    if ray_address and executor != "ray":
+        raise UsageError("--ray-address: is for --executor ray, which is not given")
+    cluster = Cluster(ray_address) if executor == "ray" else None
     quiet = _quiet(context) or as_json
-    found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, quiet=quiet, tell=warn)
+    found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, cluster=cluster, quiet=quiet, tell=warn)
     print_json(found) if as_json else print_cached(found)
 
 

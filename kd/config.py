@@ -7,18 +7,15 @@ Invariant: standard library alone; a TrainConfig survives the way through JSON, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kd.errors import UsageError
 from kd.methods.facts import BOXES_ONLY, BUILT_IN, DEFAULT_WEIGHTS, NEEDS_HEAD, SOFT_LABELS, WEIGHTS
+from kd.methods.fgfi_config import FgfiConfig
 from kd.schedule import SCHEDULES
 
-#: Anchor priors: (stride, ((width, height) in pixels, ...)), sorted by stride.
-Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
-
-MASKS = ("anchors", "boxes")  # what says where fgfi imitates
 COMBINE = ("mean", "best")  # several teachers: the mean by their weights, or per image the most confident one
 
 GRID_PX = 32  # image sides are multiples of this, or of the largest stride: Ultralytics rounds others up
@@ -40,57 +37,6 @@ MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
 SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
-
-
-@dataclass(frozen=True)
-class FgfiConfig:
-    """Options of the imitation mask and its adapters.
-
-    ``threshold`` is the paper's psi: a cell imitates where an anchor's IoU with a box exceeds psi times that box's
-    best. ``assigned`` takes the best over all levels instead of per level, so that a box imitates on the level of
-    its size. ``mask`` anchors is that; boxes is its anchor-free variant, the cells inside a box on every level, to
-    which threshold, assigned and priors mean nothing. ``soft``: a cell counts as much as the teacher's class score in
-    it, not as one. ``kernel`` is the adapter's side in cells, 1 or 3. ``priors`` are the anchors by stride, in pixels
-    of the training image; None for YOLOv5's.
-    """
-
-    threshold: float = 0.5
-    assigned: bool = False
-    mask: str = "anchors"
-    soft: bool = False
-    kernel: int = 1
-    priors: Priors | None = None
-
-    def __post_init__(self) -> None:
-        """Raise UsageError on a value out of range."""
-        if not 0 < self.threshold < 1:
-            raise UsageError(f"--fgfi threshold: got {self.threshold}, expected between 0 and 1, such as 0.5")
-        if self.kernel not in (1, 3):
-            raise UsageError(f"--fgfi kernel: got {self.kernel}, expected 1 or 3")
-        if self.mask not in MASKS:
-            raise UsageError(f"--fgfi mask: got {self.mask}, expected {' or '.join(MASKS)}")
-        anchored = {"threshold": self.threshold != 0.5, "assigned": self.assigned, "priors": self.priors is not None}
-        for name in (name for name, given in anchored.items() if given and self.mask == "boxes"):
-            raise UsageError(f"--fgfi mask=boxes: got {name} too, expected it with anchors alone: boxes have none")
-        if self.priors is not None and not (self.priors and all(are_priors(*level) for level in self.priors)):
-            raise UsageError(f"--priors: got {self.priors}, expected (stride, ((width, height), ...)) per stride")
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> FgfiConfig:
-        """The inverse of `to_json`. Raises as `TrainConfig.from_json` does."""
-        options = dict(values)
-        if "priors" in options:
-            sized = {int(stride): tuple(map(tuple, sizes)) for stride, sizes in options["priors"].items()}
-            options["priors"] = tuple(sized.items())
-        return cls(**options)
-
-    def to_json(self) -> dict[str, Any]:
-        """The options as JSON has them: threshold, assigned and kernel, and of the others what is not the default."""
-        values = asdict(self)
-        if self.priors is not None:
-            values["priors"] = {str(stride): _jsonable(sizes) for stride, sizes in self.priors}
-        defaults = {key: getattr(FgfiConfig, key) for key in ("mask", "soft", "priors")}
-        return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
 
 @dataclass(frozen=True)
@@ -124,7 +70,7 @@ class TrainConfig:
     seed: int = 0
     freeze: int = 0
     settings: tuple[tuple[str, Any], ...] = ()
-    fgfi: FgfiConfig = FgfiConfig()
+    fgfi: FgfiConfig = field(default=FgfiConfig())
     teacher_weights: tuple[float, ...] = ()
     combine: Literal["mean", "best"] = "mean"
     teacher_imgsz: int | None = None
@@ -331,7 +277,7 @@ class TrainConfig:
     @property
     def cached(self) -> bool:
         """Whether the teacher has said beforehand what is learned from it, so that it runs in no step."""
-        return self.distils and self.methods[0][0] == SOFT_LABELS
+        return self.distils and SOFT_LABELS in dict(self.methods)
 
     @property
     def cache_file(self) -> Path:
@@ -434,11 +380,3 @@ def _place(spec: str) -> str:
 
 def _jsonable(value: Any) -> Any:
     return [_jsonable(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def are_priors(stride: Any, sizes: Any) -> bool:
-    """Whether this is a stride and at least one (width, height), all in pixels above 0."""
-    if not (isinstance(stride, int) and stride >= 1 and isinstance(sizes, list | tuple) and sizes):
-        return False
-    pairs = all(isinstance(size, list | tuple) and len(size) == 2 for size in sizes)
-    return pairs and all(type(side) in (int, float) and 0 < side < 1e6 for size in sizes for side in size)

@@ -14,9 +14,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from kd.config import FgfiConfig, Priors, TrainConfig, are_priors
+from kd.config import TrainConfig
 from kd.errors import DataError, UsageError
 from kd.methods.facts import WEIGHTS
+from kd.methods.fgfi_config import FgfiConfig, Priors, are_priors
 from kd.train_options import TrainOptions
 from schemas.strict import StrictError, read_json
 

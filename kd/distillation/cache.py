@@ -53,7 +53,7 @@ def ask(
     """What a teacher says about images at a longer side of ``imgsz`` pixels.
 
     ``tell`` gets a line of images that cannot be read, of which nothing is said. Raises ModelError or
-    DistillationError for a teacher that cannot be asked, or sees nothing in any image.
+    DistillationError for a teacher that cannot be asked.
     """
     yolo = load_detector(teacher)
     require_branches(yolo.model, teacher)
@@ -69,12 +69,16 @@ def ask(
     cache = TeacherCache.of(sha256(Path(teacher)), imgsz, list(yolo.names.values()), by_image)
     if lost := [file for file in images if file not in found]:
         tell(f"{len(lost)} of {len(images)} training images are left out, for they cannot be read: {named(lost)}")
+    return cache
+
+
+def require_some(cache: TeacherCache, teacher: str) -> None:
+    """Raise DistillationError where the teacher has seen nothing in any image."""
     if not len(cache.rows):
         raise DistillationError(
-            f"{teacher}: teacher: got not one detection of at least {LEAST_SCORE} in {len(images)} images, expected a "
-            f"teacher that sees some: train it on such images"
+            f"{teacher}: teacher: got not one detection of at least {LEAST_SCORE} in {len(cache.index)} images, "
+            f"expected a teacher that sees some: train it on such images"
         )
-    return cache
 
 
 def folded(model: nn.Module, device: torch.device) -> nn.Module:
@@ -207,7 +211,6 @@ class StudentClasses:
         return cls(tuple(column if i in kept else -1 for i, column in enumerate(columns)), joined)
 
     def scores(self, theirs: np.ndarray) -> np.ndarray:
-        """A teacher's scores [N, T] as those of the student's classes [N, K]."""
-        padded = np.pad(theirs, ((0, 0), (0, 1)))  # so that -1 is a class of which it says nothing
-        own = padded[:, self.columns]
+        """A teacher's scores and a 0, [N, T + 1], as those of the student's classes [N, K]."""
+        own = theirs[:, self.columns]
         return own.max(1, keepdims=True) if self.joined else own

@@ -76,14 +76,32 @@ class TeacherCache:
         joined = np.concatenate([np.zeros((0, width), np.uint16), *rows])
         return cls(teacher_sha256, imgsz, tuple(names), {key: i for i, key in enumerate(found)}, starts, joined)
 
-    def detections(self, image: str) -> Detections:
-        """What the teacher says of the image of this SHA-256; scores are of all classes. Raises KeyError."""
+    @classmethod
+    def joined(cls, parts: Sequence[TeacherCache]) -> TeacherCache:
+        """Caches of one teacher at one size, of different images, as one."""
+        images = ((image, part.detections(image)) for part in parts for image in part.index)
+        return cls.of(parts[0].teacher_sha256, parts[0].imgsz, parts[0].names, images)
+
+    def rows_of(self, image: str) -> range:
+        """Which rows are those of the image of this SHA-256. Raises KeyError."""
         i = self.index[image]
-        rows = self.rows[self.starts[i] : self.starts[i + 1]]
-        classes, best = np.split(rows[:, 4:], 2, axis=1)
-        scores = np.zeros((len(rows), len(self.names)), np.float32)
-        np.put_along_axis(scores, classes.astype(np.int64), best.astype(np.float32) / FULL, axis=1)
-        return Detections(rows[:, :4].astype(np.float32) / FULL, scores)
+        return range(self.starts[i], self.starts[i + 1])
+
+    def boxes(self, rows: range) -> np.ndarray:
+        """Their boxes: centre and size in 0..1 of the image, float32 [N, 4]."""
+        return self.rows[rows.start : rows.stop, :4].astype(np.float32) / FULL
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """The scores of all classes of rows by their numbers [N], in 0..1, float32 [N, K + 1]; the last is 0."""
+        classes, best = np.split(self.rows[rows, 4:], 2, axis=1)
+        scores = np.zeros((len(rows), len(self.names) + 1), np.float32)
+        scores[np.arange(len(rows))[:, None], classes] = best.astype(np.float32) / FULL
+        return scores
+
+    def detections(self, image: str) -> Detections:
+        """What the teacher says of an image. Raises KeyError."""
+        rows = self.rows_of(image)
+        return Detections(self.boxes(rows), self.scores(np.arange(rows.start, rows.stop))[:, :-1])
 
     def size(self, file: Path) -> dict[str, int]:
         """How much it holds, and how many bytes the file has that it was written to."""

@@ -21,7 +21,7 @@ from kd.distillation.cache import StudentClasses
 from kd.distillation.cache_file import TeacherCache, image_sha256
 from kd.errors import DistillationError
 
-ROWS = "teacher_rows"  # of a sample: its boxes as `instances` and their scores as `cls`; then [N, 4 + K] of a batch
+ROWS = "teacher_rows"  # of a sample: boxes as `instances`, their numbers in the cache as `cls`; then [N, 4 + K]
 COVERED = 0.1  # share of a row that a patch may cover: what Ultralytics asks of an object that a patch brings along
 
 Sample = dict[str, Any]
@@ -37,9 +37,17 @@ class TaughtDataset(YOLODataset):
     def get_image_and_label(self, index: int) -> Sample:
         """The sample before augmentation, and its image's rows."""
         sample = super().get_image_and_label(index)
-        boxes_xywh, scores = self.cache.detections(self.images[index])
-        instances = Instances(boxes_xywh, bbox_format="xywh", normalized=True)
-        sample[ROWS] = {"instances": instances, "cls": self.classes.scores(scores)}
+        rows = self.cache.rows_of(self.images[index])
+        instances = Instances(self.cache.boxes(rows), bbox_format="xywh", normalized=True)
+        sample[ROWS] = {"instances": instances, "cls": np.arange(rows.start, rows.stop)}
+        return sample
+
+    def __getitem__(self, index: int) -> Sample:
+        """The augmented sample, its rows as a tensor [N, 4 + K]: centre and size in 0..1 of it, and the scores."""
+        sample = super().__getitem__(index)
+        boxes_xywh, rows = sample[ROWS]
+        scores = self.classes.scores(self.cache.scores(rows))
+        sample[ROWS] = torch.from_numpy(np.concatenate((boxes_xywh, scores), 1, dtype=np.float32))
         return sample
 
     def build_transforms(self, hyp: Any) -> augment.Compose:
@@ -118,16 +126,21 @@ class CutMix(_Moving, augment.CutMix):
 class RandomFlip(_Moving, augment.RandomFlip):
     """Rows are mirrored as objects are."""
 
+    def apply_instances(self, labels: Sample, params: dict[str, Any] | None = None) -> Sample:
+        """Leave the rows as they are where nothing is mirrored."""
+        moving = super().apply_instances if params["flip"] else super(_Moving, self).apply_instances
+        return moving(labels, params)
+
 
 class Format(augment.Format):
-    """Rows become a tensor: centre and size in 0..1 of the augmented image, then the scores."""
+    """Rows become boxes in 0..1 of the augmented image, centre and size, and their numbers."""
 
     def apply_instances(self, labels: Sample, params: dict[str, Any] | None = None) -> Sample:
         """Format the objects, and the rows."""
         rows = labels.pop(ROWS)
         rows["instances"].convert_bbox("xywh")
         rows["instances"].normalize(params["w"], params["h"])
-        labels[ROWS] = torch.from_numpy(np.concatenate((rows["instances"].bboxes, rows["cls"]), 1, dtype=np.float32))
+        labels[ROWS] = rows["instances"].bboxes, rows["cls"]
         return super().apply_instances(labels, params)
 
 

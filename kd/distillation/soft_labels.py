@@ -116,8 +116,9 @@ def unnamed(logits: Tensor, seen: Assignment, same: Tensor, rows: Rows) -> Tenso
     if same.shape[1]:
         lone &= same.amax(1) < SAME_IOU
     image, row = lone.nonzero(as_tuple=True)
-    low, high = rows.boxes_xyxy[image, row, None].split(2, 2)  # [R, 1, 2]
-    inside = ((seen.points > low) & (seen.points < high)).all(2) & ~seen.assigned[image]  # [R, A]
+    x1, y1, x2, y2 = rows.boxes_xyxy[image, row, :, None].unbind(1)  # [R, 1] each
+    x, y = seen.points.unbind(1)
+    inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & ~seen.assigned[image]  # [R, A]
     which, index = inside.nonzero(as_tuple=True)
     places, cell = torch.unique(image[which] * inside.shape[1] + index, return_inverse=True)
     scores = rows.scores[image, row][which]
@@ -153,17 +154,20 @@ def box_change(criterion: Any, preds: Mapping[str, Any], seen: Assignment, cells
     shapes = [features.shape[2:].numel() for features in preds["feats"]]
     strides = criterion.stride.to(seen.points.device).repeat_interleave(seen.of.new_tensor(shapes))[cells.index, None]
     points = seen.points[cells.index] / strides
-    distances = preds["boxes"].permute(0, 2, 1)[cells.image, cells.index][None]  # [1, M, 4 * reg_max]
-    decoded = criterion.bbox_decode(points, distances)
-    targets = seen.targets[cells.image, cells.index][None]
-    size = seen.points.new_tensor(preds["feats"][0].shape[2:]) * criterion.stride[0]  # height, width
-    everywhere = torch.ones_like(targets[..., 0], dtype=torch.bool)
-
-    def loss(boxes_xyxy: Tensor) -> Tensor:
-        to_learn = (boxes_xyxy / strides)[None]
-        overlap, sides = criterion.bbox_loss(
-            distances, decoded, points, to_learn, targets, 1.0, everywhere, size, strides
-        )
-        return criterion.hyp.box * overlap + criterion.hyp.dfl * sides
-
-    return loss(rows.boxes_xyxy[cells.image, cells.row]) - loss(seen.objects_xyxy[cells.image, cells.object])
+    distances = preds["boxes"].permute(0, 2, 1)[cells.image, cells.index]  # [M, 4 * reg_max]
+    decoded = criterion.bbox_decode(points, distances[None])[0]
+    to_learn = (rows.boxes_xyxy[cells.image, cells.row], seen.objects_xyxy[cells.image, cells.object])
+    weights = seen.targets[cells.image, cells.index]
+    # It sums over cells by the weights of their scores, so all are there twice: for the teacher, and against labels.
+    overlap, sides = criterion.bbox_loss(
+        torch.cat((distances, distances)),
+        torch.cat((decoded, decoded)),
+        torch.cat((points, points)),
+        torch.cat(to_learn) / torch.cat((strides, strides)),
+        torch.cat((weights, -weights)),
+        1.0,
+        weights.new_ones(2 * len(weights), dtype=torch.bool),
+        seen.points.new_tensor(preds["feats"][0].shape[2:]) * criterion.stride[0],  # height, width
+        torch.cat((strides, strides)),
+    )
+    return criterion.hyp.box * overlap + criterion.hyp.dfl * sides

@@ -16,8 +16,8 @@ from typing import Any
 import fastjsonschema
 
 import schemas
-from kd.config import FgfiConfig
 from kd.errors import RunError
+from kd.methods.fgfi_config import FgfiConfig
 from schemas.strict import StrictError, read_json
 
 CONFIG, RUN, RESULTS = "config.json", "run.json", "results.csv"  # of a run that was begun, is finished, has epochs

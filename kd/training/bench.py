@@ -26,10 +26,12 @@ from tqdm import tqdm
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import autocast
 
-from kd.config import TrainConfig, require_number, require_side
-from kd.distillation.teacher import Teacher, load_detector
+from kd.config import CACHE, TrainConfig, require_number, require_side
+from kd.distillation.cache_file import Detections, TeacherCache, image_sha256
+from kd.distillation.teacher import Teacher, load_detector, require_branches
 from kd.errors import DistillationError
-from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS
+from kd.files import sha256
+from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS, SOFT_LABELS, WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
 from kd.training.record import versions
 from kd.training.trainer import trainer_class
@@ -37,7 +39,9 @@ from kd.ultra import models, session
 
 PLAIN, MASKS = "plain", "fgfi's masks"
 TEACHER, FEATURES = "teacher, whole", "teacher, features"
+EVERY = {**DEFAULT_WEIGHTS, SOFT_LABELS: WEIGHTS[SOFT_LABELS]}  # methods of ours
 BOXES = 8  # per image; COCO has 7 on average
+UNNAMED = 3  # detections per image that no label names
 WARM_UP = 2  # rounds that do not count
 
 Step = Callable[[], Any]
@@ -71,7 +75,7 @@ def bench(
         try:
             arms, left_out = _arms(pair, named)
             seconds = in_turns(arms, steps, found, quiet)
-            trained = [PLAIN, *(named or DEFAULT_WEIGHTS), BUILT_IN]
+            trained = [PLAIN, *(named or EVERY), BUILT_IN]
             peaks = {name: _alone(pair, name, named) for name in trained if name in arms}
         except DistillationError as error:
             raise DistillationError(str(error).replace(pair.teacher, teacher)) from error
@@ -123,7 +127,9 @@ class Pair:
         if not teacher.lower().endswith(".pt"):
             teacher = str(folder / "teacher.pt")
             torch.save({"model": teacher_yolo.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
-        draw_batch(folder, teacher_yolo.names, side=imgsz, images=batch)
+        said = draw_batch(folder, teacher_yolo.names, side=imgsz, images=batch)
+        cache = TeacherCache.of(sha256(Path(teacher)), imgsz, list(teacher_yolo.names.values()), said.items())
+        cache.write(folder / CACHE)
         return cls(folder, student_yolo.overrides["model"], teacher, imgsz, batch, device)
 
     def trainer(self, arm: str, weight: float | None = None) -> DetectionTrainer:
@@ -140,7 +146,12 @@ class Pair:
         if arm == BUILT_IN:
             trainer = DetectionTrainer(overrides={**overrides, "distill_model": self.teacher})
         else:
-            distilled = {} if arm == PLAIN else {"teachers": (self.teacher,), "methods": ((arm, weight),)}
+            distilled: dict[str, Any] = {}
+            if arm != PLAIN:
+                distilled = {"teachers": (self.teacher,), "methods": ((arm, weight),)}
+            if arm == SOFT_LABELS:
+                require_branches(load_detector(self.teacher).model, self.teacher)
+                distilled["teacher_cache"] = str(self.folder / CACHE)
             config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **distilled)
             trainer = trainer_class(config)(overrides=overrides)
         trainer._setup_train()
@@ -149,20 +160,29 @@ class Pair:
         return trainer
 
 
-def draw_batch(folder: Path, names: dict[int, str], *, side: int, images: int) -> None:
-    """Write a YOLO data set of one batch: noise, and eight boxes an image with sides of 1/20 to 1/2 of the image's."""
+def draw_batch(folder: Path, names: dict[int, str], *, side: int, images: int) -> dict[str, Detections]:
+    """Write a YOLO data set of one batch: noise, and eight boxes an image with sides of 1/20 to 1/2 of the image's.
+
+    Returns what a teacher might say of the images, by their SHA-256: each box, a little off, and three that no label
+    names.
+    """
     rng = np.random.default_rng(0)
+    said = {}
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for i in range(images):
-        cv2.imwrite(str(folder / "images" / f"{i}.jpg"), rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
-        sides = np.exp(rng.uniform(np.log(0.05), np.log(0.5), (BOXES, 2)))
+        image = folder / "images" / f"{i}.jpg"
+        cv2.imwrite(str(image), rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        sides = np.exp(rng.uniform(np.log(0.05), np.log(0.5), (BOXES + UNNAMED, 2)))
         centres = rng.uniform(sides / 2, 1 - sides / 2)
-        labels, boxes = rng.integers(0, len(names), BOXES), np.hstack((centres, sides))
-        rows = [" ".join([str(label), *map(str, box)]) for label, box in zip(labels, boxes, strict=True)]
+        labels, boxes = rng.integers(0, len(names), BOXES + UNNAMED), np.hstack((centres, sides))
+        rows = [" ".join([str(label), *map(str, box)]) for label, box in zip(labels[:BOXES], boxes, strict=False)]
         (folder / "labels" / f"{i}.txt").write_text("\n".join(rows), encoding="utf-8")
+        off = np.hstack((rng.normal(0, 0.03, sides.shape) * sides, np.zeros_like(sides)))
+        said[image_sha256(image)] = Detections(boxes + off, 0.8 * np.eye(len(names))[labels])
     content = {"train": "images", "val": "images", "names": dict(names)}
     (folder / "data.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return said
 
 
 def training_step(trainer: DetectionTrainer) -> Step:
@@ -197,14 +217,14 @@ def _arms(pair: Pair, named: dict[str, float]) -> tuple[dict[str, Step], dict[st
     plain = pair.trainer(PLAIN)
     arms = {PLAIN: training_step(plain), **_teacher_arms(pair, plain)}
     left_out: dict[str, str] = {}
-    for method, weight in (named or DEFAULT_WEIGHTS).items():
+    for method, weight in (named or EVERY).items():
         try:
             arms[method] = training_step(pair.trainer(method, weight))
         except DistillationError as error:
             if named:
                 raise
             left_out[method], refusal = str(error), error
-    if len(left_out) == len(DEFAULT_WEIGHTS):
+    if len(left_out) == len(EVERY):
         raise refusal
     try:
         arms[BUILT_IN] = training_step(pair.trainer(BUILT_IN))
@@ -244,7 +264,7 @@ def _alone(pair: Pair, arm: str, named: dict[str, float]) -> float | None:
     """The peak memory of an arm in MiB, in a process that does nothing else."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_mib, pair, arm, {**DEFAULT_WEIGHTS, **named}.get(arm)).result()
+        return pool.submit(_peak_mib, pair, arm, {**EVERY, **named}.get(arm)).result()
 
 
 def _peak_mib(pair: Pair, arm: str, weight: float | None) -> float | None:

@@ -27,7 +27,9 @@ def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
     """What config.json would hold, the steps of an epoch, the optimizer, and the terms on the first batch."""
     alone = replace(config, device=config.one_device)
     if config.cached and not (config.teacher_cache and config.cache_file.exists()):  # the teacher is not asked here
-        alone = replace(alone, teachers=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=())
+        alone = replace(
+            alone, teachers=(), methods=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=()
+        )
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, session.silence():
         trainer = build_trainer(alone, checked.model, Path(scratch))
         translated(trainer._setup_train, Path(scratch))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kd.config import TrainConfig
-from kd.distillation.cache import StudentClasses, ask, require_fits
+from kd.distillation.cache import StudentClasses, ask, require_fits, require_some
 from kd.distillation.cache_file import TeacherCache
 from kd.distillation.teacher import load_detector, require_branches
 from kd.errors import DistillationError
@@ -41,6 +41,7 @@ def taught(config: TrainConfig, data: dict[str, Any], device: torch.device, quie
     if not config.cache_file.exists():
         images = used_images(data, "train", config.fraction)
         found = ask(config.teachers[0], images, config.seen_imgsz, data["channels"], device, quiet)
+        require_some(found, config.teachers[0])
         with writing(config.cache_file):
             found.write(config.cache_file)
     return {"sha256": sha256(config.cache_file), **_read(config, data).size(config.cache_file)}

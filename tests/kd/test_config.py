@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 
 import schemas
-from kd.config import FgfiConfig, TrainConfig, require_side
+from kd.config import TrainConfig, require_side
 from kd.errors import UsageError
+from kd.methods.fgfi_config import FgfiConfig
 
 BASE = {"data": "d.yaml", "student": "yolov5n", "out": "run"}
 

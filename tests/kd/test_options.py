@@ -7,9 +7,10 @@ from dataclasses import fields
 
 import pytest
 
-from kd.config import FgfiConfig, TrainConfig
+from kd.config import TrainConfig
 from kd.errors import DataError, UsageError
 from kd.methods.facts import DEFAULT_WEIGHTS
+from kd.methods.fgfi_config import FgfiConfig
 from kd.options import (
     OF_THE_FOLDER,
     OPTIONS,

@@ -12,11 +12,12 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 import torch.nn.functional as F
 
-from kd.config import FgfiConfig, TrainConfig
+from kd.config import TrainConfig
 from kd.methods.adapters import project
 from kd.methods.batch import Batch, Prediction
 from kd.methods.features import channel_divergence, cwd, pearson_distance, pkd, score_l2, score_weighted
 from kd.methods.fgfi import fgfi, fgfi_masks, imitation
+from kd.methods.fgfi_config import FgfiConfig
 from kd.methods.masks import Grid, imitation_masks
 
 CONFIG = TrainConfig(data="d.yaml", student="yolov5n", out="run", teachers=("t.pt",))

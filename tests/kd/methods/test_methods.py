@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 import jsonschema
 
 import schemas
-from kd.config import FgfiConfig
 from kd.errors import DistillationError
 from kd.methods.adapters import Adapters
 from kd.methods.facts import DEFAULT_WEIGHTS, NEEDS_HEAD, ON_FEATURES
 from kd.methods.features import score_weighted
 from kd.methods.fgfi import fgfi_masks
+from kd.methods.fgfi_config import FgfiConfig
 from kd.methods.masks import Grid, foreground
 from kd.methods.registry import METHODS
 from kd.training.build import build_trainer

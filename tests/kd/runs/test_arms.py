@@ -74,3 +74,11 @@ def test_an_account_of_inherited_weights_and_the_option_go_together(tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     _, unfinished = read_runs(tmp_path)
     assert "config.inherit: got /somewhere/t/weights/best.pt, and no account" in unfinished["run"]
+
+
+def test_where_a_cache_lies_makes_no_other_arm(tmp_path):
+    soft = {"teacher": "t", "methods": {"soft-labels": 0.5}}
+    write_run(tmp_path / "a", (0.5, 0.3), seed=0, **soft)
+    write_run(tmp_path / "b", (0.5, 0.3), seed=1, **soft, teacher_cache="/somewhere/t.npz")
+    (arm,) = arms_of(read_runs(tmp_path)[0])[0]
+    assert [run.method for run in arm] == ["soft-labels 0.5", "soft-labels 0.5"]

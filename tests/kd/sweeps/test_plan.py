@@ -231,3 +231,21 @@ def test_options_about_the_data_reach_every_run_of_a_plan(write):
     settings = {**PLAN["settings"], "skip_bad_labels": True, "allow-overlap": True}
     for job in expand(read_plan(write({**PLAN, "settings": settings}))):
         assert {"--skip-bad-labels", "--allow-overlap"} <= set(arguments(job.options)), job.name
+
+
+def test_runs_share_what_one_teacher_says_at_one_size_of_the_same_images(write, tmp_path):
+    soft = {"teacher": "given", "method": "soft-labels"}
+    arms = {
+        "plain": {}, "soft": soft, "weighed": {**soft, "method": {"soft-labels": 0.2}}, "own": {**soft, "imgsz": 192},
+        "other": {**soft, "teacher": "m"}, "fewer": {**soft, "set": {"fraction": 0.5}},
+        "named": {**soft, "teacher-cache": "mine.npz"},
+    }  # fmt: skip
+    jobs = expand(read_plan(write(changed(arms=arms, students=["yolov5n"], teachers__s=None))))
+    options = {job.name.removeprefix("runs/yolov5n/"): job.options_in(tmp_path) for job in jobs}
+    caches = {name: given.get("teacher-cache") for name, given in options.items()}
+    shared = caches["soft/seed3"]
+    assert (tmp_path / "caches") in Path(shared).parents
+    assert {caches[f"{arm}/seed{seed}"] for arm in ("soft", "weighed") for seed in (3, 1)} == {shared}
+    assert len({caches[f"{arm}/seed3"] for arm in ("soft", "own", "other", "fewer", "named")}) == 5
+    assert caches["named/seed1"] == "mine.npz"
+    assert caches["plain/seed1"] is None

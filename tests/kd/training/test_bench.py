@@ -16,9 +16,10 @@ import kd.training.bench
 from kd.commands import app
 from kd.distillation.teacher import SegmentationModel, Teacher
 from kd.errors import KdError, UsageError
-from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS
+from kd.methods.facts import BUILT_IN
 from kd.training.bench import (
     BOXES,
+    EVERY,
     FEATURES,
     MASKS,
     PLAIN,
@@ -80,7 +81,7 @@ def test_numbers_beyond_sense_are_refused(changes, expected):
 
 @pytest.mark.train
 def test_every_arm_has_its_turn(found):
-    assert list(found["arms"]) == [PLAIN, TEACHER, FEATURES, *DEFAULT_WEIGHTS, BUILT_IN, MASKS]
+    assert list(found["arms"]) == [PLAIN, TEACHER, FEATURES, *EVERY, BUILT_IN, MASKS]
     assert all(arm["seconds"] > 0 for arm in found["arms"].values())
     assert found["left_out"] == {}
     assert (found["imgsz"], found["batch"], found["boxes"], found["rounds"]) == (64, 2, 2 * BOXES, 2)
@@ -104,7 +105,7 @@ def test_ratios_follow_from_the_times(found):
     arms = found["arms"]
     plain, whole = arms[PLAIN]["seconds"], arms[TEACHER]["seconds"]
     for name, arm in arms.items():
-        if name in {*DEFAULT_WEIGHTS, BUILT_IN}:
+        if name in {*EVERY, BUILT_IN}:
             assert arm["over_teacher"] == pytest.approx((arm["seconds"] - plain) / whole)
         else:
             assert arm["over_teacher"] is None
@@ -176,7 +177,7 @@ def test_the_batch_has_its_number_of_boxes_inside_its_images(tmp_path):
 @pytest.mark.train
 def test_a_method_that_the_pair_does_not_allow_is_left_out_unless_it_is_named(monkeypatch):
     monkeypatch.setattr(kd.training.bench, "_alone", lambda *_: None)
-    monkeypatch.setattr(kd.training.bench, "DEFAULT_WEIGHTS", {"fgfi": 0.01, "ld": 0.25})
+    monkeypatch.setattr(kd.training.bench, "EVERY", {"fgfi": 0.01, "ld": 0.25})
     found = bench("yolov5n", "yolo26n", **TINY, quiet=True)  # YOLO26 has no box distributions
     assert found["left_out"].keys() == {"ld"}
     assert found["left_out"]["ld"].startswith("yolo26n: ld: got reg_max 1")
@@ -227,7 +228,7 @@ def test_bad_input_is_one_line_and_exit_1_or_2(kd_bench, tmp_path):
     for student, teacher, more, code, expected in (
         ("yolov5n", "nothing-like-it", (), 1, "nothing-like-it: got neither a file nor a model name"),
         ("no.pt", "yolov5s", (), 1, "no.pt: no such file"),
-        ("yolov5n", str(coarse), (), 1, f"error: {coarse}: teacher: got levels at strides 64"),
+        ("yolov5n", str(coarse), ("--method", "cwd"), 1, f"error: {coarse}: teacher: got levels at strides 64"),
         ("yolov5n", "yolo26n", ("--method", "ld"), 1, "error: yolo26n: ld: got reg_max 1"),
         ("yolov5n", "yolov5s", ("--method", "fgif"), 2, "--method: got 'fgif', expected fgfi"),
         ("yolov5n", "yolov5s", ("--batch", "0"), 2, "--batch: got 0"),

@@ -99,7 +99,7 @@ def batches(config, out):
 def test_it_sees_what_its_plain_twin_sees(run, data, teacher, tmp_path):
     out, _ = run
     soft = configure(data, teacher, tmp_path / "a", teacher_cache=str(out / "teacher.npz"))
-    plain = configure(data, teacher, tmp_path / "b", teachers=())
+    plain = configure(data, teacher, tmp_path / "b", teachers=(), methods=())
     (own, seen), (theirs, expected) = (batches(config, Path(config.out)) for config in (soft, plain))
     assert torch.equal(own, theirs)
     for batch, other in zip(seen, expected, strict=True):
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(run, data, teac
         ({"unlabeled": "folder"}, "--unlabeled: got it with soft-labels"),
         ({"teacher_cache": "t.pkl"}, "--teacher-cache: got t.pkl, expected a file that ends in .npz"),
         ({"teacher_cache": "t.npz", "methods": (("cwd", 1.0),)}, "--teacher-cache: got it without --method soft"),
-        ({"teacher_cache": "t.npz", "teachers": ()}, "--teacher-cache: got it without --method soft"),
+        ({"teacher_cache": "t.npz", "teachers": (), "methods": ()}, "--teacher-cache: got it without --method soft"),
     ],
 )
 def test_options_that_contradict_it_are_refused(changes, refusal):
