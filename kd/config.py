@@ -104,14 +104,14 @@ class TrainConfig:
                 raise UsageError(f"--method {name}: weight: got {weight}, expected a number above 0, {_RANGE}")
         if len(set(names)) < len(names):
             raise UsageError(f"--method: got {', '.join(names)}, expected each method once")
-        if names and not self.teachers:
-            raise UsageError(f"--method: got {', '.join(names)} without --teacher, expected a teacher to imitate")
         self._check_built_in(names)
         self._check_soft_labels(names)
         if self.teachers and self.fgfi != FgfiConfig() and "fgfi" not in names:
             option = "--fgfi" if replace(self.fgfi, priors=None) != FgfiConfig() else "--priors"
             raise UsageError(f"{option}: got it with {', '.join(names)}, expected the method fgfi, whose option it is")
         self._check_course(names)
+        if names and not self.teachers:
+            raise UsageError(f"--method: got {', '.join(names)} without --teacher, expected a teacher to imitate")
 
     def _check_course(self, names: list[str]) -> None:
         """Raise UsageError on what is amiss with schedules, balance or unlabelled images."""

@@ -112,7 +112,8 @@ def measured_ratios(trainer, batch):
 def test_after_balancing_every_method_has_the_ratio(data, tmp_path, teacher, student):
     trainer = set_up(
         data, tmp_path, student=student, teachers=(teacher,), balance=0.1, methods=METHODS_TRIED,
-        settings=(("mosaic", 0.0), ("warmup_epochs", 0.0), ("lr0", 1e-4), ("optimizer", "SGD")),
+        settings=(("channels_last", False), ("mosaic", 0.0), ("warmup_epochs", 0.0), ("lr0", 1e-4),
+                  ("optimizer", "SGD")),
     )  # fmt: skip
     # On a few tiny images the figures scatter with what is drawn: 0.070, 0.127, 0.124, 0.093 for fgfi of yolo26n with
     # the seeds 0 to 3, around the 0.1 that is asked for.

@@ -116,9 +116,8 @@ def test_options_that_contradict_it(tmp_path, changes, message):
 
 def ready(data, out, folder, workers=0, **changes):
     """A trainer that is ready for its first step; the workers are those of a GPU's run."""
-    config = tiny_config(
-        data, out, **{"teachers": ("yolov5n",), "methods": CWD, "unlabeled": folder and str(folder), **changes}
-    )
+    taught = {"teachers": ("yolov5n",), "methods": CWD, "unlabeled": folder and str(folder), **changes}
+    config = tiny_config(data, out, **taught | ({} if taught["teachers"] else {"methods": ()}))
     with session.silence():
         trainer = build_trainer(config, "yolov5n.yaml", out, None)
         trainer.args.workers = workers

@@ -142,12 +142,12 @@ def test_a_dual_students_one_to_one_branch_learns_from_a_dual_teacher_alone(data
 def test_a_methods_adapters_start_alike_whatever_the_others(data):
     channels = {8: (4, 6), 16: (5, 7)}
     state = torch.get_rng_state()
-    together = Adapters(channels, tiny_config(data, "o", methods=ALL)).state_dict()
+    together = Adapters(channels, tiny_config(data, "o", teachers=("t",), methods=ALL)).state_dict()
     assert torch.equal(torch.get_rng_state(), state)
     for name in METHODS:
-        alone = Adapters(channels, tiny_config(data, "o", methods=((name, 1.0),))).state_dict()
+        alone = Adapters(channels, tiny_config(data, "o", teachers=("t",), methods=((name, 1.0),))).state_dict()
         assert all(torch.equal(value, together[key]) for key, value in alone.items())
-    other = Adapters(channels, tiny_config(data, "o", methods=ALL, seed=1)).state_dict()
+    other = Adapters(channels, tiny_config(data, "o", teachers=("t",), methods=ALL, seed=1)).state_dict()
     assert not any(torch.equal(value, other[key]) for key, value in together.items())
 
 
