@@ -38,7 +38,7 @@ demo: $(INSTALLED)
 		--out demo/runs/distilled
 	kd report demo/runs --out demo/report.md
 	dtld convert $(DEMO_LABELS) --root demo/raw --out demo/frames --val 0.03 --test 0.06
-	kd predict $$(ls demo/frames/images/test/* | awk 'NR % 4 == 3') --imgsz 2048 --conf 0.15 \
+	kd predict $$(ls demo/frames/images/test/* | awk 'NR % 4 == 3') --imgsz 2048 \
 		--model demo/runs/plain/weights/last.pt --model demo/runs/distilled/weights/last.pt --out demo/detections.png
 	@cat demo/report.md
 

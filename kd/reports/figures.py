@@ -30,8 +30,9 @@ from schemas.text import one_line
 INK, PAPER = "#1a1a1a", "#ffffff"  # the page sets its own colours for these two
 GREY, TEACHER = "#808080", "#7a5cd6"
 PLAINS = ((GREY, "o"), ("#5f6b7a", "X"), ("#a08c7a", "h"))
-# Okabe and Ito's, the readable ones, each with a mark of its own.
-ARMS = tuple(zip(("#0f9d6b", "#e07000", "#2f86d1", "#cc5fa3", "#b08900", "#17a2b8"), "^vD<>p", strict=True))
+# Okabe and Ito's, the readable ones, each with a mark of its own; then once more with another's.
+COLOURS = ("#0f9d6b", "#e07000", "#2f86d1", "#cc5fa3", "#b08900", "#17a2b8")
+ARMS = tuple(zip(COLOURS * 2, "^vD<>pD<>p^v", strict=True))
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 NAME = 120  # characters of a name in a figure
 CONFIDENCE = 0.25  # least one of a detection that is drawn
