@@ -42,6 +42,9 @@ DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Process
 SizeOption = Annotated[
     int | None, typer.Option("--imgsz", help="Image size in pixels, a multiple of 32.  [default: as trained]")
 ]
+RayAddressOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -139,17 +142,13 @@ def cache(
     imgsz: SizeOption = None,
     device: DeviceOption = None,
     executor: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
-    ] = None,
+    ray_address: RayAddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a teacher once about all training images; kd train --method soft-labels --teacher-cache learns from it."""
     from kd.distillation.caching import Cluster, cache_teacher
-    from kd.errors import UsageError
 
-    if ray_address and executor != "ray":
-        raise UsageError("--ray-address: is for --executor ray, which is not given")
+    _require_ray(executor, ray_address=ray_address)
     cluster = Cluster(ray_address) if executor == "ray" else None
     quiet = _quiet(context) or as_json
     found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, cluster=cluster, quiet=quiet, tell=warn)
@@ -333,9 +332,7 @@ class Place:
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")] = (
         "local"
     )
-    ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
-    ] = None
+    ray_address: RayAddressOption = None
     ray_cpus: Annotated[
         int | None, typer.Option(metavar="N", help="Cores that a run takes of a cluster.  [default: 1]")
     ] = None
@@ -348,15 +345,12 @@ class Place:
 
     def cluster(self) -> Cluster | None:
         """The cluster, None for this machine alone. Raises UsageError."""
-        from kd.errors import UsageError
         from kd.sweeps.executors import Cluster
 
-        if self.executor == "ray":
-            return Cluster(self.ray_address, 1 if self.ray_cpus is None else self.ray_cpus, self.ray_gpus)
-        for name in ("ray_address", "ray_cpus", "ray_gpus"):
-            if getattr(self, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
-        return None
+        _require_ray(self.executor, ray_address=self.ray_address, ray_cpus=self.ray_cpus, ray_gpus=self.ray_gpus)
+        if self.executor == "local":
+            return None
+        return Cluster(self.ray_address, 1 if self.ray_cpus is None else self.ray_cpus, self.ray_gpus)
 
 
 @app.command(epilog="Example: kd sweep cpu --data bccd/data.yaml --out sweep")
@@ -410,6 +404,14 @@ def sweep(
             f"{out}: got {len(found['failed'])} of {count(found['runs'], 'run')} failed, expected none "
             f"({name}: {reason}): see failures.json; the same command tries them again"
         )
+
+
+def _require_ray(executor: str, **options: Any) -> None:
+    """Raise UsageError for an option of Ray's without it."""
+    from kd.errors import UsageError
+
+    for name in (name for name, value in options.items() if value is not None and executor != "ray"):
+        raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
 
 
 def _quiet(context: typer.Context) -> bool:

@@ -50,12 +50,12 @@ class TrainConfig:
     are, ``settings`` further Ultralytics arguments as sorted (key, value). ``teacher_weights`` are one per teacher or
     none, for equal ones; ``combine`` says whether teachers are averaged (mean) or chosen per image (best);
     ``teacher_imgsz`` is the longer image side in pixels that they see, None for the student's; ``teacher_cache`` where
-    soft-labels keeps what its teacher says, None for a file in the run's folder. ``schedules`` multiply
-    the terms in the course of the run, ``every`` lets them wait for every Nth step and count N times there
-    (kd/schedule.py); ``balance``, a gradient ratio, sets the weights in place of
-    those in ``methods`` (kd/distillation/balance.py); ``unlabeled`` is a folder of images that the terms alone see
-    (kd/distillation/unlabeled.py); ``skip_bad_labels`` leaves out images that cannot be used (kd/ultra/labels.py);
-    ``inherit`` is the teacher that the first weights come from (kd/inheritance). Raises UsageError when made.
+    soft-labels keeps what its teacher says, None for a file in the run's folder. ``schedules`` multiply the terms in
+    the course of the run, ``every`` lets them wait for every Nth step and count N times there (kd/schedule.py);
+    ``balance``, a gradient ratio, sets the weights in place of those in ``methods`` (kd/distillation/balance.py);
+    ``unlabeled`` is a folder of images that the terms alone see (kd/distillation/unlabeled.py); ``skip_bad_labels``
+    leaves out images that cannot be used (kd/ultra/labels.py); ``inherit`` is the teacher that the first weights come
+    from (kd/inheritance). Raises UsageError when made.
     """
 
     data: str

@@ -76,9 +76,8 @@ def inherit_weights(
     ``architecture`` is a .yaml, a name, or the teacher's own at another scale. Its classes are those of ``data``, of
     whose training images ``images`` at most are looked at, without their labels. ``imgsz`` in pixels is by default that
     of the teacher's training; ``seed`` draws what is not inherited; ``slicing`` takes evenly spaced channels as they
-    are, for comparison. Returns ``{teacher, teacher_sha256, student, data, out, imgsz, params}``, what `first_weights`
-    says of how they came about, and ``{map50, map50_95}``, the scores of val before any training. Raises ModelError,
-    DataError or UsageError.
+    are, for comparison. Returns ``{teacher, teacher_sha256, student, data, out, imgsz, params}`` and what
+    `write_first_weights` says. Raises ModelError, DataError or UsageError.
     """
     out = Path(out)
     if out.suffix != ".pt":
@@ -94,11 +93,12 @@ def inherit_weights(
     student = str(architecture) if isinstance(architecture, str) else f"{architecture} of {teacher}"
     network = fresh_student(_layout(source.model.yaml, architecture), view["names"], seed)
     try:
-        account = first_weights(network, source.model, data, view, imgsz, target, images=images, slicing=slicing)
+        scoring = {"device": device, "quiet": quiet}
+        account = write_first_weights(
+            out, network, source.model, data, view, imgsz, target, scoring, images=images, slicing=slicing
+        )
     except ModelError as error:
         raise ModelError(f"{student}: {error}") from error
-    write_all({out: checkpoint(network, imgsz)})
-    scores = score(models.load_model(str(out)), data, split="val", imgsz=imgsz, device=device, quiet=quiet)
     return {
         "teacher": teacher,
         "teacher_sha256": sha256(Path(teacher)),
@@ -108,26 +108,27 @@ def inherit_weights(
         "imgsz": imgsz,
         "params": sum(p.numel() for p in network.parameters()),
         **account,
-        "map50": scores["map50"],
-        "map50_95": scores["map50_95"],
     }
 
 
-def first_weights(
+def write_first_weights(
+    out: Path,
     student: nn.Module,
     teacher: nn.Module,
     data: str | Path,
     view: dict[str, Any],
     imgsz: int,
     device: torch.device,
+    scoring: dict[str, Any],
     *,
     images: int = IMAGES,
     slicing: bool = False,
 ) -> dict[str, Any]:
-    """Give ``student`` its weights on ``device``, from training images of ``data``; it is on the CPU afterwards.
+    """Give ``student`` its weights on ``device``, from training images of ``data``, write them and score them.
 
-    ``view`` is from `kd.ultra.data.resolve_data`. Returns ``{images, seconds, reproduced: {layer: share of variance},
-    copied, fresh}``, the last two with convolutions by name. Raises ModelError or DataError.
+    ``view`` is from `kd.ultra.data.resolve_data`, ``scoring`` further options of `kd.scoring.evaluate.score`. Returns
+    ``{images, seconds, reproduced: {layer: share of variance}, copied, fresh}``, the last two with convolutions by
+    name, and ``{map50, map50_95}``, the scores of val before any training. Raises ModelError or DataError.
     """
     if view["channels"] != 3:
         raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
@@ -139,12 +140,17 @@ def first_weights(
     finally:
         student.cpu()
         torch.set_num_threads(session.TORCH_THREADS)
+    seconds = time.monotonic() - started
+    write_all({out: checkpoint(student, imgsz)})
+    scores = score(models.load_model(str(out)), data, split="val", imgsz=imgsz, **scoring)
     return {
         "images": len(seen),
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(seconds, 1),
         "reproduced": {layer: round(share, 4) for layer, share in found.by_stage().items()},
         "copied": found.copied,
         "fresh": found.fresh,
+        "map50": scores["map50"],
+        "map50_95": scores["map50_95"],
     }
 
 

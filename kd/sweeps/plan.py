@@ -32,8 +32,8 @@ PLAIN = "plain"  # the arm that the others are held against
 DECIDED = frozenset({"data", "student", "teacher", "inherit", "seed"})  # options of kd train that the sweep gives
 MOST_RUNS = 10_000  # a week of runs of a minute each
 TEACHER_KEYS = frozenset({"student", "weights", "plain", "seed"})
-MODELS = frozenset({"teacher", "inherit"})  # options of an arm that name a teacher of the plan
-ARM_KEYS = MODELS | {"students", "wall_time_of"}
+MODELS = ("teacher", "inherit")  # options of an arm that name a teacher of the plan
+ARM_KEYS = frozenset({*MODELS, "students", "wall_time_of"})
 
 
 def read_plan(spec: str | Path, data: str | Path | None = None, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
         if "method" in arm and not teacher:
             refuse(f"arms.{key}", "a method without a teacher", "a teacher too")
         if longer is not None:
-            if longer not in arms or not arms[longer].keys() & MODELS:
+            if longer not in arms or not arms[longer].keys() & {*MODELS}:
                 refuse(f"arms.{key}.wall_time_of", longer, "an arm with a teacher")
             if arm.keys() & {*MODELS, "epochs"}:
                 refuse(

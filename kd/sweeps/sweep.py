@@ -28,7 +28,8 @@ from kd.files import write_all
 from kd.locks import LOCK, hold
 from kd.runs.record import CONFIG, OPTIMIZER, RUN, epochs_done, optimizer_settings, read_config, read_run
 from kd.sweeps.executors import POLL_S, Cluster, Executor, LostError, Run, started
-from kd.sweeps.plan import Job, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
+from kd.sweeps.job import Job
+from kd.sweeps.plan import MODELS, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
 from schemas.strict import StrictError
 from schemas.text import one_line
 
@@ -296,7 +297,7 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     students = dict.fromkeys(job.options["student"] for job in kinds)
     folders: set[str] = set()  # of unlabelled images, which are all read
     weights: set[Any] = set()  # that students start from
-    given = [job.options[key] for job in kinds for key in ("teacher", "inherit") if key in job.options]
+    given = [job.options[key] for job in kinds for key in MODELS if key in job.options]
     for spec in dict.fromkeys((*students, *given)):
         with refused(plan):
             model = models.load_model(spec)

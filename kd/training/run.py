@@ -150,6 +150,8 @@ def _carry_out(job: Job) -> dict[str, Any]:
     try:
         settle(job.last)
         resumed = job.last.exists()
+        if not resumed:
+            write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
         if job.config.inherit and not resumed:
             job = _inherit(job)
         if job.config.cached:
@@ -180,7 +182,6 @@ def _carry_out(job: Job) -> dict[str, Any]:
 
 def _inherit(job: Job) -> Job:
     """The job with its first weights made. Raises ModelError or DataError."""
-    write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
     account = inherit_start(job.config, job.checked.data, job.out, job.device, job.quiet)
     return replace(job, checked=replace(job.checked.with_inherited(account), model=str(job.out / INHERITED)))
 
@@ -188,8 +189,6 @@ def _inherit(job: Job) -> Job:
 def _ask(job: Job) -> Job:
     """The job with what its teacher says about the training images in a file. Raises ModelError, DistillationError."""
     before = job.checked.record["kd"].get("cache")
-    if not before:
-        write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
     account = taught(job.config, job.checked.data, job.device, job.quiet)
     if before:
         require_unchanged(job.config, before, account)
@@ -201,7 +200,7 @@ def _fit(job: Job) -> float:
     resumed = job.last.exists()
     state = load_sidecar(sidecar_of(job.last), mmap=True) if resumed and epoch_of(job.last) >= 0 else {}
     if not resumed or state.get("stop") is False:
-        write_text(job.out / CONFIG, _json(job.checked.record))  # resumed: with the places where its inputs are now
+        write_text(job.out / CONFIG, _json(job.checked.record))  # with accounts and, resumed, places of now
         trainer = build_trainer(job.config, job.checked.model, job.out, job.last if resumed else None, job.logs)
         trainer.started = job.started
         with session.log_to_stderr(job.quiet):

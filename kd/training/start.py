@@ -16,10 +16,8 @@ from torch import nn
 from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation.teacher import load_detector
 from kd.errors import ModelError
-from kd.files import write_all
 from kd.inheritance.inherit import require_family
-from kd.inheritance.weights import checkpoint, first_weights, fresh_student
-from kd.scoring.evaluate import score
+from kd.inheritance.weights import fresh_student, write_first_weights
 from kd.ultra import models, session
 
 INHERITED = Path("weights", "inherited.pt")  # in a run's folder
@@ -43,12 +41,10 @@ def inherit_start(
     """
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     network = fresh_student(models.load_model(config.student).model.yaml, names, config.seed)
-    account = first_weights(network, _source(config), config.data, data, config.imgsz, device)
-    out.mkdir(parents=True, exist_ok=True)
-    write_all({out / INHERITED: checkpoint(network, config.imgsz)})
-    options = {"imgsz": config.imgsz, "batch": config.batch, "device": config.one_device, **config.view}
-    scores = score(models.load_model(str(out / INHERITED)), config.data, split="val", quiet=quiet, **options)
-    return {**account, "map50": scores["map50"], "map50_95": scores["map50_95"]}
+    scoring = {"batch": config.batch, "device": config.one_device, "quiet": quiet, **config.view}
+    return write_first_weights(
+        out / INHERITED, network, _source(config), config.data, data, config.imgsz, device, scoring
+    )
 
 
 def _source(config: TrainConfig) -> nn.Module:

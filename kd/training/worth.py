@@ -83,7 +83,7 @@ def _worths(config: TrainConfig, teachers: Sequence[str], allow_weak: bool, othe
             yolo = load_detector(teacher)
             require_same_channels(yolo, content["channels"], config.data)
             known = list(yolo.names.values()) in (names, own)
-            found.append(map50(yolo, config.teacher_imgsz or config.imgsz) if known else None)
+            found.append(map50(yolo, config.seen_imgsz) if known else None)
         for teacher in (teacher for teacher, share in zip(teachers, found, strict=True) if share is None):
             if not allow_weak and not other_classes:
                 raise _other_classes(teacher, names, config.data)

@@ -19,21 +19,11 @@ from kd.training.run_folder import own_config
 from kd.ultra.models import load_model
 from tests.kd.training.test_builtin import first_batch
 from tests.kd.training.test_resume import die_in_epoch, kill
-from tests.kd_fixtures import tiny_config, write_dataset
+from tests.kd_fixtures import tiny_config
 from tests.kd_models import save_detector
 
 STUDENT = "kd/models/yolov8p.yaml"
 STILL = (("optimizer", "SGD"), ("lr0", 1e-9), ("warmup_epochs", 0.0), ("warmup_bias_lr", 0.0), ("workers", 0))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    return save_detector(tmp_path_factory.mktemp("teacher") / "t.pt", {0: "green", 1: "red"}, architecture="yolov8n")
 
 
 def configure(data, teacher, out, **changes):

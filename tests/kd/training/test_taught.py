@@ -41,17 +41,6 @@ STUDENT = "kd/models/yolov8p.yaml"
 MIXED = (("cutmix", 0.5), ("mixup", 0.3), ("mosaic", 0.8), ("nbs", 3), ("warmup_epochs", 0.0))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """Its classes are the data's in another order."""
-    return save_detector(tmp_path_factory.mktemp("teacher") / "t.pt", {0: "green", 1: "red"}, architecture="yolov8n")
-
-
 def configure(data, teacher, out, **changes):
     data = changes.pop("of", data)
     values = {"student": STUDENT, "epochs": 2, "teachers": (teacher,), "methods": SOFT, "settings": MIXED, **changes}
