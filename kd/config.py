@@ -230,6 +230,12 @@ class TrainConfig:
         return {key: value for key, value in self.settings if key in ("single_cls", "classes")}
 
     @property
+    def backbone(self) -> str | None:
+        """The file of torchvision's weights for the student's backbone (.pth), where `pretrained` names one."""
+        weights = dict(self.settings).get("pretrained")
+        return weights if isinstance(weights, str) and weights.lower().endswith(".pth") else None
+
+    @property
     def fraction(self) -> Any:
         """The setting that says how many of the training images are used."""
         return dict(self.settings).get("fraction", 1.0)

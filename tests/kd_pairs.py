@@ -20,6 +20,8 @@ PAIRS: dict[str, dict[str, tuple[int, ...]]] = {
     "yolo26n": {"yolov8n-p2": (8, 16, 32), "yolo26n": (8, 16, 32)},
     "yolo26n-p2": {"yolov8n-p2": (4, 8, 16, 32), "yolo11n": (8, 16, 32)},
     "yolo26n-p6": {"yolov5n-p6": (8, 16, 32, 64), "yolo12n": (8, 16, 32)},
+    "mobilenet_v2": {"yolov8n": (8, 16, 32), "mobilenet_v3_small": (8, 16, 32)},
+    "mobilenet_v3_small": {"yolo11n": (8, 16, 32), "mobilenet_v2": (8, 16, 32)},
 }
 
 # Teachers that no method on heads can learn from: a decoder in the head's place.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules.block import C2f
+from ultralytics.nn.modules.block import C2f, TorchVision
 
 from kd.errors import ModelError
 from kd.inheritance.lockstep import in_lockstep
@@ -280,8 +280,10 @@ def _class_convolutions(model: nn.Module) -> set[str]:
 
 
 def _norm(model: nn.Module, conv: str) -> nn.BatchNorm2d | None:
-    block = model.get_submodule(conv.rpartition(".")[0])
-    norm = getattr(block, "bn", None)
+    block, _, place = conv.rpartition(".")
+    around = model.get_submodule(block)
+    following = list(around)[int(place) + 1 :] if isinstance(around, nn.Sequential) else []  # as torchvision has it
+    norm = getattr(around, "bn", next(iter(following), None))
     return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
@@ -320,7 +322,9 @@ def require_family(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def _alike(own: nn.Module, other: nn.Module) -> bool:
-    """Whether two blocks do the same; those of C2f's kind do around whatever they repeat."""
+    """Whether two blocks do the same; those of C2f's kind do around whatever they repeat, torchvision's as a whole."""
+    if isinstance(own, TorchVision):
+        return list(map(type, own.modules())) == list(map(type, other.modules()))
     return type(own) is type(other) or (isinstance(own, C2f) and isinstance(other, C2f))
 
 

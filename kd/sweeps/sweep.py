@@ -308,9 +308,9 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
                 config = configuration(job)
                 require_side("imgsz", config.imgsz, models.grid_px(model))
                 require_trainable(config, len(model.model.model))
-                pretrained = dict(config.settings).get("pretrained")
+                pretrained = (dict(config.settings).get("pretrained"), config.backbone and spec)
                 if pretrained not in weights:
-                    require_pretrained(config)
+                    require_pretrained(config, model.model)
                     weights.add(pretrained)
                 if config.unlabeled and config.unlabeled not in folders:
                     check_unlabeled(config.unlabeled, data.resolve_data(config.data))

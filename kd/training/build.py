@@ -33,6 +33,8 @@ def build_trainer(
         **dict(config.settings),
         "save_dir": str(out),
     }
+    if config.backbone:  # which the trainer loads
+        del overrides["pretrained"]
     if config.built_in:
         overrides |= builtin_settings(config)
     if last:

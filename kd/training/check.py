@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
@@ -17,6 +19,7 @@ from kd.training.record import Checked, config_json
 from kd.training.start import require_source
 from kd.training.taught import require_askable
 from kd.ultra import models, session
+from kd.ultra.backbone import load_backbone
 from kd.ultra.data import SPLITS, image_files, label_file, resolve_data
 from kd.ultra.labels import check_splits
 from kd.ultra.overlap import require_apart
@@ -50,7 +53,7 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
         require_source(config, student.model)
     if config.cached:
         require_askable(config, data)
-    require_pretrained(config)
+    require_pretrained(config, student.model)
     require_trainable(config, len(student.model.model))
     return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
 
@@ -65,10 +68,15 @@ def require_closing(config: TrainConfig) -> None:
         )
 
 
-def require_pretrained(config: TrainConfig) -> None:
-    """Raise ModelError where first weights by `--set pretrained` are no model; Ultralytics would download some."""
+def require_pretrained(config: TrainConfig, student: nn.Module) -> None:
+    """Raise ModelError where first weights by `--set pretrained` are no model; Ultralytics would download some.
+
+    torchvision's weights are loaded into ``student``.
+    """
     weights = dict(config.settings).get("pretrained")
-    if isinstance(weights, str):
+    if config.backbone:
+        load_backbone(student, config.backbone)
+    elif isinstance(weights, str):
         models.require_safe(weights)
         models.load_model(weights)
 

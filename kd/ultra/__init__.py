@@ -2,6 +2,7 @@
 
 Each package of kd whose modules import Ultralytics imports this one first. Replaced in Ultralytics are the files that
 it caches labels in and its choice of an unpickler (here), and how it reads images and labels (kd/ultra/labels.py).
+That unpickler is told of four classes of torchvision more, those of the MobileNets in kd/models.
 Invariant: nothing here reaches the network, runs code from a checkpoint or from a file of labels, or touches the
 user's own settings of Ultralytics.
 """
@@ -74,6 +75,9 @@ def _keep_safe() -> None:
 
     A cache would run code if it came with the data, and concurrent runs delete and overwrite one another's.
     """
+    import torch
+    from torchvision.models import mobilenetv2, mobilenetv3
+    from torchvision.ops.misc import Conv2dNormActivation, SqueezeExcitation
     from ultralytics.data import dataset as label_reader
     from ultralytics.nn import tasks as networks
 
@@ -86,6 +90,8 @@ def _keep_safe() -> None:
     label_reader.load_dataset_cache_file, label_reader.save_dataset_cache_file = load, save
     # It reads ULTRALYTICS_SAFE_LOAD when it is first imported, which may have been before kd was.
     networks.SAFE_LOAD = True
+    blocks = [mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual, Conv2dNormActivation, SqueezeExcitation]
+    torch.serialization.add_safe_globals(blocks)
 
 
 _place_fonts()

@@ -42,6 +42,8 @@ MAX_NUMBER = 100_000  # in a model yaml: channels, repeats, classes
 MAX_MULTIPLE = 10  # of depth and width; Ultralytics' largest is 2
 MAX_WORD = 200  # characters in a row of a model yaml
 
+TORCHVISION = ("mobilenet_v2", "mobilenet_v3_small")  # whose classes a checkpoint may hold (kd/ultra/__init__.py)
+
 BLANK_PX = 256  # side of the image that a loaded module is tried on; Ultralytics measures strides on it too
 
 
@@ -141,8 +143,20 @@ def _require_sensible(yaml: dict[str, Any], spec: str) -> None:
     for word in (leaf for leaf in _leaves(rows) if isinstance(leaf, str)):
         if len(word) > MAX_WORD:
             raise ModelError(f"{spec}: got a word of {len(word)} characters in a layer, expected at most {MAX_WORD}")
-        if word == "TorchVision":
-            raise ModelError(f"{spec}: got the layer TorchVision, which downloads its weights, expected others")
+    for row in (row for part in rows if isinstance(part, list) for row in part):
+        if "TorchVision" in _leaves(row):
+            _require_fresh(row, spec)
+
+
+def _require_fresh(row: Any, spec: str) -> None:
+    """Raise ModelError unless a row is a model of torchvision's that checkpoints may hold, without weights."""
+    match row:
+        case [_, 1, "TorchVision", [_, name, None | "None", True, *_]] if name in TORCHVISION:
+            return
+    raise ModelError(
+        f"{spec}: got the layer TorchVision otherwise than as [channels, {' or '.join(TORCHVISION)}, None, True, ...], "
+        f"expected it so: other weights than None would be downloaded, other models not be read again"
+    )
 
 
 @contextlib.contextmanager

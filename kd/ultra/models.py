@@ -21,12 +21,14 @@ from kd.config import GRID_PX
 from kd.errors import ModelError
 from kd.ultra import model_files, session
 
+SHIPPED = Path(__file__).parents[1] / "models"  # model yamls of our own
+
 
 def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
     """The detector that ``spec`` names: a .pt, a .yaml, or a model name such as ``yolov5n`` or ``yolo26n``.
 
-    A name or a .yaml gives that architecture with fresh weights, drawn from torch's global generator; names
-    are those of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download.
+    A name or a .yaml gives that architecture with fresh weights, drawn from torch's global generator; names are
+    those of kd/models and of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download.
     Checkpoints go through the restricted unpickler. Raises ModelError, also for a model of none of the ``tasks``.
     """
     path = Path(spec)
@@ -101,20 +103,23 @@ def _is_classic(path: Path) -> bool:
 
 
 def _packaged(spec: str) -> str:
-    """A model name as the yaml that Ultralytics finds in its own package, the scale letter kept.
+    """A model name as a yaml of ours, or one that Ultralytics finds in its own package, the scale letter kept.
 
-    >>> _packaged("yolov5n")
-    'yolov5n.yaml'
+    >>> _packaged("yolov5n"), Path(_packaged("yolov8p")).relative_to(SHIPPED).name
+    ('yolov5n.yaml', 'yolov8p.yaml')
     """
     stem = spec.removesuffix(".yaml").removesuffix(".yml")
+    own = {path.stem: str(path) for path in SHIPPED.glob("*.yaml")}
+    if stem in own:
+        return own[stem]
     known = {path.stem for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
     if stem not in known and re.sub(r"^(yolov?\d+)[nslmx](?=$|-)", r"\1", stem) not in known:
         scaled = {f"{name}{scale}" for name in known if re.fullmatch(r"yolov?\d+", name) for scale in "nsmlx"}
         if found := model_files.what_it_is(spec):
             raise ModelError(f"{spec}: {found}")
-        near = get_close_matches(stem, sorted(known | scaled), n=3) or ["yolov5n", "yolo11s", "yolo26n"]
+        near = get_close_matches(stem, sorted(known | scaled | own.keys()), n=3) or ["yolov5n", "yolo11s", "yolo26n"]
         raise ModelError(
-            f"{spec}: got neither a file nor a model name that Ultralytics knows, expected a .pt, a .yaml, or a "
-            f"name such as {', '.join(near)}"
+            f"{spec}: got neither a file nor a model name that kd or Ultralytics knows, expected a .pt, a .yaml, or "
+            f"a name such as {', '.join(near)}"
         )
     return f"{stem}.yaml"

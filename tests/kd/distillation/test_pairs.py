@@ -13,7 +13,7 @@ import cli
 from kd.commands import app
 from kd.errors import KdError, UsageError
 from kd.training.build import build_trainer
-from kd.ultra import session
+from kd.ultra import models, session
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_pairs import FEATURES_ALONE, PAIRS, REFUSED, table
 
@@ -31,7 +31,7 @@ def test_a_pair_trains_for_a_step(data, tmp_path, student, teacher):
     methods = (("fgfi", 0.01), ("cwd", 1.0)) + (() if teacher in FEATURES_ALONE else (("box", 1.0),))
     config = tiny_config(data, tmp_path, student=student, teachers=(teacher,), methods=methods)
     with session.silence():
-        trainer = build_trainer(config, f"{student}.yaml", tmp_path, None)
+        trainer = build_trainer(config, models._packaged(student), tmp_path, None)
         trainer._setup_train()
     (link,) = trainer.distillation.links
     adapters = {key: value.clone() for key, value in link.adapters.state_dict().items()}

@@ -65,8 +65,9 @@ def test_solved_students_are_nearer_to_their_teacher_than_sliced_ones(name):
     assert all(0 <= share <= 1 for share, _ in result.reproduced.values())
 
 
-def test_a_student_as_wide_as_its_teacher_becomes_it():
-    teacher, student = detector("yolov8n"), detector("yolov8n", seed=1)
+@pytest.mark.parametrize("name", ["yolov8n", "mobilenet_v3_small"])
+def test_a_student_as_wide_as_its_teacher_becomes_it(name):
+    teacher, student = detector(name), detector(name, seed=1)
     born(student, teacher)
     assert error(student, teacher) < 0.05
 
@@ -125,7 +126,13 @@ def test_attention_is_inherited_by_whole_heads():
     assert "model.10.m.0.attn.pe.conv" in result.copied
 
 
-@pytest.mark.parametrize("other", ["yolov5n", "yolo11n", "yolov8n-p2"])
-def test_another_family_is_refused(other):
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("yolov8n", "yolov5n"), ("yolov8n", "yolo11n"), ("yolov8n", "yolov8n-p2"), ("yolov8n", "mobilenet_v2"),
+        ("mobilenet_v2", "yolov8n"), ("mobilenet_v2", "mobilenet_v3_small"),
+    ],
+)  # fmt: skip
+def test_another_family_is_refused(name, other):
     with pytest.raises(ModelError, match="another family"):
-        born(detector("yolov8n"), detector(other))
+        inherit(load_model(name).model, load_model(other).model, [])

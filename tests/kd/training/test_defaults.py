@@ -37,6 +37,7 @@ def models(tmp_path_factory):
         ("kd/models/yolov8p.yaml", "v8", (), True),
         ("yolov8n", "v8", (), True),
         ("yolov5n", "v8", SOFT, False),
+        ("mobilenet_v3_small", "v8", SOFT, False),
         ("v11", "v8", SOFT, False),  # which has weights of its own
         ("kd/models/yolov8p.yaml", "strange", FGFI, False),
     ],

@@ -374,7 +374,7 @@ ALIASES = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (with_first_layer("[-1, 99999, Conv, [64, 3, 2]]"), "more than 50,000 modules"),
         (with_first_layer("[-1, 1, Conv, ['1000000000', 3, 2]]"), "1e[+]09, expected at most"),
         (with_first_layer("[-1, 1, Conv, ['" + "(" * 5000 + "', 3, 2]]"), "a word of 5000 characters"),
-        (with_first_layer("[-1, 1, TorchVision, [768, convnext_tiny, DEFAULT]]"), "TorchVision, which downloads"),
+        (with_first_layer("[-1, 1, TorchVision, [768, convnext_tiny, DEFAULT]]"), "got the layer TorchVision"),
         (YOLOV8.replace("[None, 2, ", "[None, 2000, ", 1), "a layer that makes 65,536,000,000 values"),
         (YOLOV8 + "\nactivation: __import__('os').system('touch ran')\n", "no usable model"),
         (with_first_layer("[-1, 1, os.system, [touch ran]]"), "no usable model"),
