@@ -265,7 +265,11 @@ def report(
     ] = Path("report.md"),
     published: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="YAML, JSON or CSV of published rows to show beside, marked as theirs."),
+        typer.Option(
+            metavar="FILE",
+            help="YAML, JSON or CSV of published rows to show beside, marked as theirs; paper: the seed paper's.  "
+            "[default: the plan's]",
+        ),
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images in Figure A1; 0 leaves it out.")] = 4,
     as_json: JsonOption = False,

@@ -21,7 +21,7 @@ from kd.locks import hold
 from kd.reports.figures import detections_figure, gflops_figure, inline, teacher_runs
 from kd.reports.markdown import text
 from kd.reports.page import embedded, to_html
-from kd.reports.published import Published, read_published
+from kd.reports.published import Published, contradictions, file_of, read_published
 from kd.reports.tables import (
     class_differences_table,
     class_names,
@@ -35,7 +35,7 @@ from kd.reports.tables import (
 from kd.runs.arms import Arm, Contrast, arms_of, contrasts_of
 from kd.runs.record import CONFIG, RESULTS, RUN, Run, read_runs
 from kd.runs.statistics import LEAST_PAIRS
-from schemas.strict import StrictError, read_json
+from schemas.strict import StrictError, read_json, read_yaml
 
 HOW_TO_READ = (
     "Scores are in per cent, those of the last checkpoint and not the best: a best checkpoint is chosen on the "
@@ -48,6 +48,7 @@ HOW_PAIRED = (
     f"its 95 % interval by Student's t, and how many pairs went up. Fewer than {LEAST_PAIRS} pairs prove nothing."
 )
 
+PLAN = "plan.yaml"  # in a sweep's folder
 RUN_FILES = ("README.md", CONFIG, RUN, RESULTS)
 
 
@@ -82,9 +83,10 @@ def report(
 
     One process at a time writes it, all of its files or none.
 
-    The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is a file for `read_published`;
-    ``images`` is how many Figure A1 shows, 0 for none. Raises RunError where there is no finished run, DataError for
-    published rows that are none, UsageError for another ending of ``out``.
+    The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is for `read_published`, by
+    default what the plan of a sweep in ``folder`` names; ``images`` is how many Figure A1 shows, 0 for none. Raises
+    RunError where there is no finished run, DataError for published rows that are none, UsageError for another ending
+    of ``out``.
     """
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() != ".md":
@@ -99,14 +101,16 @@ def _report(folder: Path, out: Path, published: str | Path | None, images: int) 
     if not runs:
         found = f"{len(unfinished)} unfinished" if unfinished else "none"
         raise RunError(f"{folder}: got {found}, expected finished runs of kd train (run.json) at any depth below it")
-    read = [run.folder / name for run in runs for name in RUN_FILES] + ([Path(published)] if published else [])
+    planned, complaint = _published_of_plan(folder)
+    published = published or planned
+    read = [run.folder / name for run in runs for name in RUN_FILES] + ([file_of(published)] if published else [])
     require_no_input("--out", (out, html), read)
     rows = read_published(published) if published else []
     datasets = _by_dataset(runs)
     _require_known(rows, [name for name, _ in datasets], published)
     pages, pairs = Pages(out.stem), 0
     pages.add("# Runs with and without distillation", HOW_TO_READ)
-    left_out = {**unfinished, **_failures(folder)}
+    left_out = {**unfinished, **_failures(folder), **complaint}
     for i, (name, members) in enumerate(datasets):
         arms, repeats = arms_of(members)
         left_out |= repeats
@@ -141,6 +145,7 @@ def _dataset(
             f"*In italics, and as hollow marks: figures as published by {_sources(rows)}. They are theirs, on their "
             "data, and were not measured here.*"
         )
+        pages.add(_footnote(rows))
     pages.add("### Table 2: trained without distillation", plain_table(arms, classes, rows))
     if any(arm[0].taught for arm in arms) or any(row.teacher for row in rows):
         pages.add("### Table 3: trained with distillation", distilled_table(arms, contrasts, classes, rows))
@@ -165,6 +170,7 @@ def _dataset(
                 f"figureA1{number}", "Detections of the plain student, the distilled one and the teacher", found[0]
             )
             pages.add(text(found[1]))
+        pages.add(_times(rows))
     if contrasts and classes:
         pages.add("### Paired differences by class", class_differences_table(contrasts, classes))
 
@@ -195,6 +201,31 @@ def _require_known(rows: Sequence[Published], datasets: Sequence[str], path: str
     for i, row in enumerate(rows, 1):
         if row.data not in (None, *datasets):
             raise DataError(f"{path}: row {i}: data: got {row.data!r}, expected one of {', '.join(datasets)}")
+
+
+def _published_of_plan(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """What the plan of a sweep in ``folder`` names as published rows; for one that cannot be read, what is amiss."""
+    try:
+        plan = read_yaml(folder / PLAN)
+    except FileNotFoundError:
+        return None, {}
+    except (OSError, StrictError):
+        return None, {PLAN: "no plan that kd sweep wrote"}
+    named = plan.get("published") if isinstance(plan, dict) else None
+    return (named if isinstance(named, str) else None), {}
+
+
+def _footnote(rows: Iterable[Published]) -> str:
+    """What cannot be right in published rows; nothing where all may be."""
+    odd = [text(line) for line in contradictions(rows)]
+    words = "Some of these rows are odd in themselves: a score is the mean of its classes' scores, and here they differ"
+    return f"{words} by more than rounding explains: {'; '.join(odd)}." if odd else ""
+
+
+def _times(rows: Iterable[Published]) -> str:
+    """Published inference times, for the caption of Figure A1."""
+    times = [f"{text(row.title)} {row.inference_ms:g} ms" for row in rows if row.inference_ms]
+    return f"*As published, on their hardware: {', '.join(times)}.*" if times else ""
 
 
 def _sources(rows: Iterable[Published]) -> str:

@@ -47,7 +47,8 @@ HEADS = {"epochs": "epochs", "imgsz": "px", "batch": "batch"}
 def plain_table(arms: Sequence[Arm], classes: Sequence[str], published: Sequence[Published]) -> str:
     """The paper's Table 2: a row per model trained without a teacher, the mean over its seeds."""
     mine = [arm for arm in arms if not arm[0].taught]
-    columns = [("model", lambda arm: text(arm[0].student)), *_setup(mine, arms), *_size_and_scores(classes)]
+    scores = _size_and_scores(classes, published)
+    columns = [("model", lambda arm: text(arm[0].student)), *_setup(mine, arms), *scores]
     return _beside(columns, mine, [row for row in published if row.teacher is None])
 
 
@@ -65,7 +66,7 @@ def distilled_table(
         return lambda arm: text(getattr(arm[0], key))
 
     who: list[Column] = [(key, what(key)) for key in ("student", "teacher", "method")]
-    scores = _size_and_scores(classes)
+    scores = _size_and_scores(classes, published)
     scores[4:4] = [("mAP50 to plain", gain("map50")), ("mAP50-95 to plain", gain("map50_95"))]  # before the classes
     return _beside([*who, *_setup(mine, arms), *scores], mine, [row for row in published if row.teacher])
 
@@ -172,11 +173,15 @@ def _options(run: Run) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in flat.items()}
 
 
-def _size_and_scores(classes: Sequence[str]) -> list[Column]:
+def _size_and_scores(classes: Sequence[str], published: Sequence[Published]) -> list[Column]:
+    """Columns of sizes and scores; of a class its mAP50-95, and beside published rows that have it its mAP50."""
+
     def of(metric: str, name: str | None = None) -> Callable[[Arm], str]:
         return lambda arm: _spread([_score(run, metric, name) for run in arm])
 
     per_class = [(text(name), of("map50_95", name)) for name in classes]
+    if any("map50" in row.per_class.get(name, {}) for row in published for name in classes):
+        per_class = [(_map50_of(name), of("map50", name)) for name in classes] + per_class
     return [
         ("GFLOPs", lambda arm: gflops(arm[0].record["gflops"])),
         ("parameters", lambda arm: f"{arm[0].record['params'] / 1e6:.2f} M"),
@@ -196,11 +201,22 @@ def _beside(columns: Sequence[Column], arms: Sequence[Arm], published: Sequence[
         cells = {
             "model": row.model, "student": row.model, "teacher": row.teacher, "method": row.method,
             "GFLOPs": gflops(row.gflops), "parameters": row.params_m and f"{row.params_m:.2f} M",
-            "mAP50": row.map50 and percent(row.map50 / 100), "mAP50-95": percent(row.map50_95 / 100),
-            "source": row.source,
+            "mAP50": _as_published(row.map50), "mAP50-95": _as_published(row.map50_95), "source": row.source,
+            **{name: _as_published(scores["map50_95"]) for name, scores in row.per_class.items()},
+            **{_map50_of(name): _as_published(scores.get("map50")) for name, scores in row.per_class.items()},
         }  # fmt: skip
         rows.append([f"*{text(cell)}*" if cell and cell != "-" else "-" for cell in map(cells.get, head)])
     return table(head, rows)
+
+
+def _map50_of(name: str) -> str:
+    """The head of the column of a class's mAP50."""
+    return f"mAP50 of {text(name)}"
+
+
+def _as_published(score: float | None) -> str | None:
+    """A score with the digits that it was published with, and at least one: '15.55', '35.0'."""
+    return None if score is None else str(float(score))
 
 
 def _varies(arms: Iterable[Arm], key: str) -> bool:

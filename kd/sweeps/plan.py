@@ -23,6 +23,7 @@ import schemas
 from kd.config import TrainConfig
 from kd.errors import KdError, PlanError, UsageError
 from kd.options import OPTIONS, train_values, words_of
+from kd.reports.published import read_published
 from kd.sweeps.job import Job
 from schemas import strict
 from schemas.text import one_line
@@ -61,6 +62,9 @@ def read_plan(spec: str | Path, data: str | Path | None = None, changes: Sequenc
     plan = _with_paths(plan, file.resolve().parent)
     _check_references(plan, str(spec))
     _check_runs(plan, str(spec))
+    if "published" in plan:
+        with refused(f"{spec}: published"):
+            read_published(plan["published"])
     return plan
 
 

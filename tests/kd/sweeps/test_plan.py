@@ -115,6 +115,14 @@ def test_shipped_plans_hold(write, tmp_path, name):
     assert all(not path.endswith(".yaml") or Path(path).is_file() for path in (job.options["student"] for job in jobs))
 
 
+def test_published_rows_are_looked_at_before_the_first_run(write, tmp_path):
+    (tmp_path / "rows.yaml").write_text("- {model: x, map50_95: 31, source: s}")
+    assert read_plan(write({**PLAN, "published": "rows.yaml"}))["published"] == str(tmp_path / "rows.yaml")
+    assert read_plan("paper", tmp_path / "data.yaml")["published"] == "paper"
+    with pytest.raises(PlanError, match=r"published: none\.yaml: got No such file"):
+        read_plan(write({**PLAN, "published": "none.yaml"}))
+
+
 def test_changes_go_before_the_file(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.pt").touch()
