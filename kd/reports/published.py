@@ -88,8 +88,8 @@ def contradictions(rows: Iterable[Published]) -> Iterator[str]:
     """
     for row in rows:
         for key, name in SCORES.items():
-            whole, parts = getattr(row, key), [scores.get(key) for scores in row.per_class.values()]
-            if whole is None or not parts or None in parts:
+            whole, parts = getattr(row, key), [scores[key] for scores in row.per_class.values() if key in scores]
+            if whole is None or not parts or len(parts) < len(row.per_class):
                 continue
             mean = fmean(parts)
             if abs(whole - mean) > _half_digit(whole) + fmean(map(_half_digit, parts)) + 1e-9:
@@ -101,7 +101,7 @@ def contradictions(rows: Iterable[Published]) -> Iterator[str]:
 
 def _half_digit(value: float) -> float:
     """Half a unit of the last digit: what a figure may be off by rounding."""
-    return float(Decimal((0, (5,), Decimal(str(value)).as_tuple().exponent - 1)))
+    return 0.5 * 10.0 ** int(Decimal(str(value)).as_tuple().exponent)
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
