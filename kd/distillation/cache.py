@@ -55,6 +55,8 @@ def ask(
     ``tell`` gets a line of images that cannot be read, of which nothing is said. Raises ModelError or
     DistillationError for a teacher that cannot be asked.
     """
+    import torchvision  # noqa: F401 - Ultralytics suppresses overlaps in Python, seven times as slow, where it is not
+
     yolo = load_detector(teacher)
     require_branches(yolo.model, teacher)
     require_same_channels(yolo, channels, teacher)

@@ -99,7 +99,7 @@ class _Birth:
             def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
                 size = output.shape[2] * output.shape[3]
                 count = min(size, math.ceil(PLACES / total))
-                at = torch.rand(len(output), size, generator=generator).argsort(1)[:, :count].to(output.device)
+                at = torch.rand(len(output), size, generator=generator).topk(count, 1).indices.to(output.device)
                 places.setdefault(name, []).append(at)
                 rows = output.flatten(2).gather(2, at[:, None].expand(-1, output.shape[1], -1))
                 self.targets.setdefault(name, []).append(rows.transpose(1, 2).flatten(0, 1).half())
