@@ -62,9 +62,11 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/labels.py
 
-# Alone on the machine: about ten minutes on two cores. Epochs too with DATA=a/data.yaml.
+# Alone on the machine: ten minutes on two cores for steps; with DATA=a/data.yaml TEACHER=best.pt, an equal time or more for
+# epochs and what is paid once.
 bench-kd: $(INSTALLED)
-	$(BIN)/python benchmarks/distill.py $(if $(DATA),--data $(DATA))
+	$(BIN)/kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu
+	$(if $(DATA),OMP_NUM_THREADS=1 $(BIN)/python benchmarks/epochs.py --data $(DATA) --teacher $(TEACHER))
 
 # 10,000 damaged files and hostile options through every reader: about half an hour on two cores. More with N=50000,
 # others with SEED=1.
