@@ -6,14 +6,20 @@ from pathlib import Path
 
 
 def save_detector(
-    path: Path, names: dict[int, str], *, imgsz: int = 96, seed: int = 0, architecture: str = "yolov5n"
+    path: Path,
+    names: dict[int, str],
+    *,
+    imgsz: int = 96,
+    seed: int = 0,
+    architecture: str = "yolov5n",
+    channels: int = 3,
 ) -> str:
     """Write a detector whose random scores lie around 0.5, so that it finds many boxes; returns the path."""
     import torch
     from ultralytics.nn.tasks import DetectionModel
 
     torch.manual_seed(seed)
-    model = DetectionModel(f"{architecture}.yaml", nc=len(names), verbose=False)
+    model = DetectionModel(f"{architecture}.yaml", ch=channels, nc=len(names), verbose=False)
     model.names = names
     head = model.model[-1]
     for branch in (*head.cv3, *getattr(head, "one2one_cv3", ())):

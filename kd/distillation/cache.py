@@ -6,6 +6,7 @@ Invariant: an image is decoded and letterboxed as for validation; the teacher ru
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -104,8 +105,9 @@ def detect(
         outputs = model(images.float() / 255)[0]  # [B, 4 + K, A]
         classes = outputs.shape[1] - 4
         kept, places = non_max_suppression(
-            outputs, LEAST_SCORE, SAME_IOU, max_det=most_rows(classes), nc=classes, return_idxs=True
-        )
+            outputs, LEAST_SCORE, SAME_IOU, max_det=most_rows(classes), nc=classes, max_time_img=math.inf,
+            return_idxs=True,
+        )  # fmt: skip  # in the time that it takes: by default a slow one says nothing of the images that are left
     return [
         _in_image(boxes[:, :4], output[4:, place.long().flatten()].T, images.shape[2:], shape)
         for boxes, place, output, shape in zip(kept, places, outputs, shapes, strict=True)

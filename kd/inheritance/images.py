@@ -1,9 +1,9 @@
-"""The images that inheritance is computed on: evenly spaced ones of the training split, letterboxed."""
+"""The images that inheritance is computed on: evenly spaced ones of those that are trained on, letterboxed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,19 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.utils.patches import imread
 
 from kd.errors import DataError
-from kd.ultra.data import image_files, spread
+from kd.ultra.data import spread
 from kd.ultra.depth import require_8_bit
 
 MEGAPIXELS = 8  # held at once, whatever the number of images: what an inheritance needs of memory grows with them
 
 
-def training_images(data: str | Path, view: dict[str, Any], imgsz: int, most: int) -> Tensor:
+def training_images(data: str | Path, files: Sequence[Path], imgsz: int, most: int) -> Tensor:
     """Images [N, 3, imgsz, imgsz] in 0..1, ``most`` at most and fewer large ones, every second one mirrored.
 
-    ``view`` is from `kd.ultra.data.resolve_data`.
+    ``files`` are those of ``data`` that are trained on.
     Raises DataError for images that cannot be read or are not of 8 bits.
     """
-    files = spread(image_files(view["train"]), min(most, max(8, int(MEGAPIXELS * 1e6 / imgsz**2))))
+    files = spread(files, min(most, max(8, int(MEGAPIXELS * 1e6 / imgsz**2))))
     require_8_bit(str(data), files)
     letterbox = LetterBox((imgsz, imgsz), auto=False, scaleup=True)
     images = []

@@ -125,10 +125,14 @@ class _Birth:
             return
         rows = torch.cat(self.targets.pop(theirs) if self._last_use(name, theirs) else self.targets[theirs]).float()
         index, kept = self._choose(name, theirs, rows)
+        if not rows.isfinite().all():
+            raise ModelError(
+                f"inherit: got outputs of the teacher's {theirs} that 16 bits cannot hold, expected others"
+            )
         if not len(index):
             self.result.fresh.append(name)
             return
-        self._copy_norm(name, theirs, index)
+        self._copy_norm(name, theirs, index, kept)
         if self.solving:
             self._solve(name, inputs, places[theirs], rows[:, index], kept)
         else:
@@ -139,7 +143,10 @@ class _Birth:
         return not any(self.counterpart.get(other) == theirs for other in rest)
 
     def _choose(self, name: str, theirs: str, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The teacher's channels that outputs of the convolution become, and which outputs those are."""
+        """The teacher's channels that outputs of the convolution become, and which outputs those are.
+
+        Where the teacher has fewer the rest stay as drawn: of copies, training would never tell one from another.
+        """
         out = self.convolutions[name].out_channels
         if name in self.rows_are_classes:
             pairs = [(i, there) for i, there in enumerate(self.classes) if there is not None]
@@ -151,21 +158,24 @@ class _Birth:
             return index, index
         if _norm(self.student, name) is None:  # boxes in other bins
             return np.array([], int), np.array([], int)
+        heads, of = _attention(self.student, name), _attention(self.teacher, theirs)
+        if heads and out // heads != rows.shape[1] // of:  # heads of another size
+            return np.array([], int), np.array([], int)
         values = self._activated(theirs, rows)
-        heads = _attention(self.student, name)
-        index = []
+        index, kept = [], []
         for mine, other in zip(self.own.outputs[name], self.theirs.outputs[theirs], strict=True):
-            root, count = self.own.tied.get(mine, mine), mine.stop - mine.start
+            part = values[:, other.start : other.stop]
+            root, count = self.own.tied.get(mine, mine), min(mine.stop - mine.start, part.shape[1])
             if root not in self.chosen or len(self.chosen[root]) != count:
-                part = values[:, other.start : other.stop]
                 if heads:
-                    self.chosen[root] = _rows_of_heads(part, heads, _attention(self.teacher, theirs))
+                    self.chosen[root] = _rows_of_heads(part, heads, of)
                 elif self.solving:
                     self.chosen[root] = telling_columns(part, count)
                 else:
                     self.chosen[root] = np.arange(count) * part.shape[1] // count
             index.append(other.start + self.chosen[root])
-        return np.concatenate(index), np.arange(out)
+            kept.append(mine.start + np.arange(count))
+        return np.concatenate(index), np.concatenate(kept)
 
     def _activated(self, theirs: str, rows: Tensor) -> Tensor:
         block = self.teacher.get_submodule(theirs.rpartition(".")[0])
@@ -184,7 +194,7 @@ class _Birth:
         if norm is None:
             conv.bias[rows] = fit.offset.float()
         else:
-            norm.running_mean.sub_(fit.offset.float())
+            norm.running_mean[rows] -= fit.offset.float()
         variance = float(fit.variance.sum())
         left = float((fit.left * fit.variance).sum())
         self.result.reproduced[name] = (1 - left / variance if variance else 1.0, variance)
@@ -192,7 +202,7 @@ class _Birth:
     def _slice(self, name: str, theirs: str, index: np.ndarray, kept: np.ndarray) -> None:
         weight = self.of_teacher[theirs].weight[torch.from_numpy(index)]
         read = self._read(name, theirs)
-        if read is None:
+        if read is None or len(read) != self.convolutions[name].in_channels:
             count, of = self.convolutions[name].in_channels, weight.shape[1]
             read = np.arange(count) * of // count
         if weight.shape[2:] != self.convolutions[name].weight.shape[2:]:
@@ -230,7 +240,7 @@ class _Birth:
         for segment in self.own.outputs.get(name, ()):
             self.chosen[segment] = read
         conv.weight.copy_(source.weight[torch.from_numpy(read)])
-        self._copy_norm(name, theirs, read)
+        self._copy_norm(name, theirs, read, np.arange(len(read)))
         self.result.copied.append(name)
 
     def _values_of_heads(self, name: str) -> np.ndarray | None:
@@ -240,17 +250,17 @@ class _Birth:
         qkv = self.own.outputs.get(f"{block}.qkv.conv")
         if attention is None or not qkv or qkv[0] not in self.chosen:
             return None
-        per_head = len(self.chosen[qkv[0]]) // attention
+        per_head = (qkv[0].stop - qkv[0].start) // attention
         heads = self.chosen[qkv[0]][::per_head] // per_head
         width = self.convolutions[name].out_channels // attention
         return np.concatenate([np.arange(h * width, (h + 1) * width) for h in heads])
 
-    def _copy_norm(self, name: str, theirs: str, index: np.ndarray) -> None:
+    def _copy_norm(self, name: str, theirs: str, index: np.ndarray, kept: np.ndarray) -> None:
         norm, source = _norm(self.student, name), _norm(self.teacher, theirs)
         if norm is not None and source is not None:
-            at = torch.from_numpy(index)
+            at, rows = torch.from_numpy(index), torch.from_numpy(kept)
             for key in ("weight", "bias", "running_mean", "running_var"):
-                getattr(norm, key).copy_(getattr(source, key)[at])
+                getattr(norm, key)[rows] = getattr(source, key)[at]
 
 
 @contextmanager
@@ -304,7 +314,7 @@ def _rows_of_heads(values: Tensor, heads: int, of: int | None) -> np.ndarray:
     """The rows of the ``heads`` heads whose outputs vary most, all of a head's rows together."""
     width = values.shape[1] // (of or 1)
     strength = values.var(0).unflatten(0, (of or 1, width)).sum(1)
-    best = np.sort(strength.argsort(descending=True)[:heads].cpu().numpy())
+    best = np.sort(strength.argsort(descending=True)[:heads].cpu().numpy())  # all where the teacher has fewer
     return np.concatenate([np.arange(h * width, (h + 1) * width) for h in best])
 
 
@@ -325,6 +335,8 @@ def require_family(student: nn.Module, teacher: nn.Module) -> None:
     layers = list(zip(student.model, teacher.model, strict=False))
     if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
         raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
+    if not any(isinstance(module, nn.BatchNorm2d) for module in teacher.modules()):
+        raise ModelError("inherit: got a teacher whose batch norms are folded, expected one as training has left it")
 
 
 def _alike(own: nn.Module, other: nn.Module) -> bool:

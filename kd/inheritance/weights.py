@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,9 @@ from kd.errors import DataError, ModelError, UsageError
 from kd.files import require_no_input, sha256, write_all
 from kd.inheritance.images import training_images
 from kd.inheritance.inherit import inherit
-from kd.scoring.evaluate import image_size, score
+from kd.scoring.evaluate import image_size, require_same_channels, score
 from kd.ultra import models, session
-from kd.ultra.data import resolve_data
+from kd.ultra.data import image_files, resolve_data
 
 IMAGES = 300  # looked at, at most
 FASTER = torch.channels_last
@@ -90,13 +91,21 @@ def inherit_weights(
     if Path(teacher).suffix.lower() != ".pt":
         raise ModelError(f"{teacher}: teacher: got no checkpoint, expected a trained detector (.pt)")
     source = load_detector(teacher)
+    require_same_channels(source, view["channels"], data)
     imgsz = image_size(source, imgsz)
     student = str(architecture) if isinstance(architecture, str) else f"{architecture} of {teacher}"
-    network = fresh_student(_layout(source.model.yaml, architecture), view["names"], seed)
+    layout = _layout(source.model.yaml, architecture)
     try:
-        scoring = {"device": device, "quiet": quiet}
+        network = fresh_student(layout, view["names"], seed)
+    except Exception as error:  # blocks that cannot be of any width refuse in ways of their own
+        raise ModelError(
+            f"{student}: got no network ({session.first_line(error)}), expected widths that its blocks can have: "
+            f"choose another --width"
+        ) from error
+    try:
+        files, scoring = image_files(view["train"]), {"device": device, "quiet": quiet}
         account = write_first_weights(
-            out, network, source.model, data, view, imgsz, target, scoring, images=images, slicing=slicing
+            out, network, source.model, data, files, imgsz, target, scoring, images=images, slicing=slicing
         )
     except ModelError as error:
         raise ModelError(f"{student}: {error}") from error
@@ -117,7 +126,7 @@ def write_first_weights(
     student: nn.Module,
     teacher: nn.Module,
     data: str | Path,
-    view: dict[str, Any],
+    files: Sequence[Path],
     imgsz: int,
     device: torch.device,
     scoring: dict[str, Any],
@@ -127,15 +136,15 @@ def write_first_weights(
 ) -> dict[str, Any]:
     """Give ``student`` its weights on ``device``, from training images of ``data``, write them and score them.
 
-    ``view`` is from `kd.ultra.data.resolve_data`, ``scoring`` further options of `kd.scoring.evaluate.score`. Returns
+    ``files`` are the images to train on, ``scoring`` further options of `kd.scoring.evaluate.score`. Returns
     ``{images, seconds, reproduced: {layer: share of variance}, copied, fresh}``, the last two with convolutions by
     name, and ``{map50, map50_95}``, the scores of val before any training. Raises ModelError or DataError.
     """
-    if view["channels"] != 3:
-        raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
+    if teacher.yaml.get("channels", 3) != 3:
+        raise DataError(f"{data}: channels: got {teacher.yaml['channels']}, expected 3")
     started = time.monotonic()
     try:
-        seen = training_images(data, view, imgsz, images).to(device, memory_format=FASTER)
+        seen = training_images(data, files, imgsz, images).to(device, memory_format=FASTER)
         batches = list(seen.split(max(1, BATCH * 192**2 // imgsz**2)))
         models_there = (model.to(device, memory_format=FASTER) for model in (student, teacher.float().eval()))
         found = inherit(*models_there, batches, solving=not slicing)

@@ -19,6 +19,7 @@ from kd.errors import ModelError
 from kd.inheritance.inherit import require_family
 from kd.inheritance.weights import fresh_student, write_first_weights
 from kd.ultra import models, session
+from kd.ultra.labels import usable_images
 
 INHERITED = Path("weights", "inherited.pt")  # in a run's folder
 
@@ -41,9 +42,10 @@ def inherit_start(
     """
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
     network = fresh_student(models.load_model(config.student).model.yaml, names, config.seed)
+    files = usable_images(data, "train", bool(config.view.get("single_cls")), config.fraction)
     scoring = {"batch": config.batch, "device": config.one_device, "quiet": quiet, **config.view}
     return write_first_weights(
-        out / INHERITED, network, _source(config), config.data, data, config.imgsz, device, scoring
+        out / INHERITED, network, _source(config), config.data, files, config.imgsz, device, scoring
     )
 
 

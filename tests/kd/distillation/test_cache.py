@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -78,6 +80,13 @@ def test_the_detections_are_those_of_ultralytics_prediction(teacher, images, meg
         apart = np.abs(own[:, None] - expected).max(2)  # in any order, for some scores are nearly equal
         assert apart.min(0).max() < 2e-3
         assert apart.min(1).max() < 2e-3
+
+
+def test_a_slow_teacher_says_as_much(teacher, images, monkeypatch):
+    expected = ask(teacher, images, 96, 3, CPU).rows
+    clock = itertools.count(0, 100)
+    monkeypatch.setattr("ultralytics.utils.nms.time", SimpleNamespace(time=lambda: next(clock)))  # seconds
+    assert np.array_equal(ask(teacher, images, 96, 3, CPU).rows, expected)
 
 
 def test_dual_heads_give_the_scores_of_all_classes(images, tmp_path):

@@ -136,3 +136,32 @@ def test_attention_is_inherited_by_whole_heads():
 def test_another_family_is_refused(name, other):
     with pytest.raises(ModelError, match="another family"):
         inherit(load_model(name).model, load_model(other).model, [])
+
+
+def test_channels_beyond_the_teachers_stay_as_drawn():
+    teacher, student = detector("yolov8n", width=0.0625), detector("yolov8n", seed=1, width=0.125)
+    before = [student.model[2].cv1.conv.weight.clone(), student.model[2].cv1.bn.running_mean.clone()]
+    born(student, teacher)
+    after = [student.model[2].cv1.conv.weight, student.model[2].cv1.bn.running_mean]
+    for was, now in zip(before, after, strict=True):
+        same = [bool(torch.equal(a, b)) for a, b in zip(was, now, strict=True)]
+        assert same == ([False] * 4 + [True] * 4) * 2  # of both halves
+    assert error(student, teacher) < 0.05
+
+
+def test_attention_of_other_heads_stays_as_drawn():
+    teacher, student = detector("yolo11n", width=0.125), detector("yolo11n", seed=1, width=0.0625)
+    result = born(student, teacher)
+    assert result.fresh == ["model.10.m.0.attn.qkv.conv", "model.10.m.0.attn.pe.conv"]
+
+
+def test_a_teacher_without_batch_norms_or_with_outputs_that_are_no_numbers_is_refused():
+    folded, student = detector("yolov8n", width=0.125), detector("yolov8n", seed=1, width=0.125)
+    with session.silence():
+        folded.fuse(verbose=False)
+    with pytest.raises(ModelError, match="got a teacher whose batch norms are folded"):
+        born(student, folded)
+    huge = detector("yolov8n", width=0.125)
+    huge.model[0].conv.weight.data *= 1e7
+    with pytest.raises(ModelError, match=r"teacher's model\.0\.conv that 16 bits cannot hold"):
+        born(student, huge)

@@ -16,7 +16,7 @@ from kd.errors import DataError, ModelError, UsageError
 from kd.inheritance.images import training_images
 from kd.inheritance.weights import Scale, inherit_weights
 from kd.training.run import train
-from kd.ultra.data import resolve_data
+from kd.ultra.data import image_files, resolve_data
 from kd.ultra.models import load_model
 from tests.kd_fixtures import SHARED, shared_weights, tiny_config, write_dataset
 from tests.kd_models import save_detector
@@ -80,13 +80,13 @@ def test_the_same_again_gives_the_same(born, data, teacher, tmp_path):
 
 
 def test_images_are_spread_over_the_split_and_every_second_is_mirrored(data):
-    view = resolve_data(data)
-    every, some = training_images(data, view, 96, 100), training_images(data, view, 96, 4)
+    files = image_files(resolve_data(data)["train"])
+    every, some = training_images(data, files, 96, 100), training_images(data, files, 96, 4)
     assert every.shape == (8, 3, 96, 96)
     assert torch.equal(some[0], every[0])
     assert torch.equal(some[2], every[4])
     assert torch.equal(some[1].flip(2), every[2])  # mirrored here, as it is not there
-    assert len(training_images(data, view, 2048, 100)) == 8  # some are looked at, however large
+    assert len(training_images(data, files, 2048, 100)) == 8  # some are looked at, however large
     assert 0 <= every.min() < every.max() <= 1
 
 
@@ -113,6 +113,18 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(options, error, words, da
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_its_blocks_do_not_allow_is_one_line(data, tmp_path):
+    teacher = save_detector(tmp_path / "t.pt", {0: "red", 1: "green"}, architecture="yolo12n")
+    with pytest.raises(ModelError, match=r"got no network \(.*multiple of 32.*\), expected widths that its blocks can"):
+        inherit_weights(teacher, Scale(0.5), data, tmp_path / "w.pt", imgsz=64, quiet=True)
+
+
+def test_a_teacher_of_grey_images_is_one_line(data, tmp_path):
+    grey = save_detector(tmp_path / "t.pt", {0: "red", 1: "green"}, architecture="yolov8n", channels=1)
+    with pytest.raises(ModelError, match="channels: got a model of 1, expected 3"):
+        inherit_weights(grey, Scale(0.5), data, tmp_path / "w.pt", imgsz=64, quiet=True)
 
 
 def run(*words):

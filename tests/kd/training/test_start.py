@@ -14,12 +14,14 @@ import jsonschema
 import schemas
 from kd.errors import DistillationError, ModelError, RunError, UsageError
 from kd.inheritance.weights import inherit_weights
+from kd.training import start
 from kd.training.run import train
 from kd.training.run_folder import own_config
+from kd.ultra.data import resolve_data
 from kd.ultra.models import load_model
 from tests.kd.training.test_builtin import first_batch
 from tests.kd.training.test_resume import die_in_epoch, kill
-from tests.kd_fixtures import tiny_config
+from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
 
 STUDENT = "kd/models/yolov8p.yaml"
@@ -119,6 +121,15 @@ def test_a_teacher_that_does_not_fit_is_refused_before_anything_is_written(data,
         with pytest.raises(kind, match=expected):
             train(configure(data, changes.pop("inherit", teacher), out, **changes), quiet=True)
     assert not out.exists()
+
+
+def test_it_looks_at_no_image_that_is_not_trained_on(teacher, tmp_path, monkeypatch):
+    data = write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "images" / "train" / "001.png").write_bytes(b"no image")
+    monkeypatch.setattr(start, "write_first_weights", lambda *args: args[4])
+    config = configure(data, teacher, tmp_path / "run", settings=(("fraction", 0.5),), skip_bad_labels=True)
+    files = start.inherit_start(config, resolve_data(data), tmp_path, torch.device("cpu"), True)
+    assert [file.name for file in files] == ["000.png", "002.png"]
 
 
 def test_a_failed_inheritance_leaves_no_folder(data, teacher, tmp_path, monkeypatch):
