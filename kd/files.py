@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -70,3 +71,17 @@ def require_no_input(option: str, outputs: Iterable[Path], inputs: Iterable[Path
     for path in outputs:
         if path.exists() and any(map(path.samefile, taken)):
             raise UsageError(f"{option}: got {path}, which is read here, expected another file: choose another name")
+
+
+def require_writable(option: str, path: Path) -> None:
+    """Raise UsageError where no file could be written at ``path``: before the work of which it shall be the result."""
+    if path.is_dir():
+        raise UsageError(f"{option}: got {path}, a folder, expected a file")
+    nearest = next(place for place in path.absolute().parents if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{option}: got {path}, but {nearest} takes no files ({error.strerror}), expected a folder that does"
+        ) from error

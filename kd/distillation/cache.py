@@ -6,7 +6,6 @@ Invariant: an image is decoded and letterboxed as for validation; the teacher ru
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from ultralytics.data.augment import LetterBox
-from ultralytics.utils.nms import non_max_suppression
+from ultralytics.utils import nms
 from ultralytics.utils.ops import scale_boxes
 from ultralytics.utils.patches import imread
 
@@ -56,8 +55,6 @@ def ask(
     ``tell`` gets a line of images that cannot be read, of which nothing is said. Raises ModelError or
     DistillationError for a teacher that cannot be asked.
     """
-    import torchvision  # noqa: F401 - where it is, Ultralytics suppresses overlaps by it, and not in Python
-
     yolo = load_detector(teacher)
     require_branches(yolo.model, teacher)
     require_same_channels(yolo, channels, teacher)
@@ -104,10 +101,9 @@ def detect(
     with torch.inference_mode():
         outputs = model(images.float() / 255)[0]  # [B, 4 + K, A]
         classes = outputs.shape[1] - 4
-        kept, places = non_max_suppression(
-            outputs, LEAST_SCORE, SAME_IOU, max_det=most_rows(classes), nc=classes, max_time_img=math.inf,
-            return_idxs=True,
-        )  # fmt: skip  # in the time that it takes: by default a slow one says nothing of the images that are left
+        kept, places = nms.non_max_suppression(
+            outputs, LEAST_SCORE, SAME_IOU, max_det=most_rows(classes), nc=classes, return_idxs=True
+        )
     return [
         _in_image(boxes[:, :4], output[4:, place.long().flatten()].T, images.shape[2:], shape)
         for boxes, place, output, shape in zip(kept, places, outputs, shapes, strict=True)

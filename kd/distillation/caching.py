@@ -15,7 +15,7 @@ from kd.distillation.cache import ask, require_some
 from kd.distillation.cache_file import TeacherCache
 from kd.distillation.teacher import load_detector
 from kd.errors import DistillationError, ModelError, UsageError
-from kd.files import require_no_input
+from kd.files import require_no_input, require_writable
 from kd.scoring.evaluate import image_size
 from kd.ultra import session
 from kd.ultra.data import image_files, resolve_data
@@ -50,6 +50,7 @@ def cache_teacher(
     if Path(teacher).suffix.lower() != ".pt":
         raise ModelError(f"{teacher}: teacher: got no checkpoint, expected a trained detector (.pt)")
     require_no_input("--out", [out], [Path(teacher), Path(data)])
+    require_writable("--out", out)
     found_device = session.check_device(device)
     view = resolve_data(data)
     images = image_files(view["train"])

@@ -22,7 +22,7 @@ from ultralytics.nn.tasks import DetectionModel
 from kd.config import require_number
 from kd.distillation.teacher import load_detector
 from kd.errors import DataError, ModelError, UsageError
-from kd.files import require_no_input, sha256, write_all
+from kd.files import require_no_input, require_writable, sha256, write_all
 from kd.inheritance.images import training_images
 from kd.inheritance.inherit import inherit
 from kd.scoring.evaluate import image_size, require_same_channels, score
@@ -86,6 +86,7 @@ def inherit_weights(
         raise UsageError(f"--out: got {out}, expected a file that ends in .pt")
     require_number("images", images)
     require_no_input("--out", [out], [Path(teacher), Path(str(architecture)), Path(data)])
+    require_writable("--out", out)
     target = session.check_device(device)
     view = resolve_data(data)
     if Path(teacher).suffix.lower() != ".pt":

@@ -16,14 +16,15 @@ from kd.distillation.cache import StudentClasses, ask, require_fits, require_som
 from kd.distillation.cache_file import TeacherCache
 from kd.distillation.teacher import load_detector, require_branches
 from kd.errors import DistillationError
-from kd.files import sha256
+from kd.files import require_writable, sha256
 from kd.scoring.evaluate import require_same_channels
 from kd.training.disk import writing
 from kd.ultra.labels import usable_images, used_images
 
 
 def require_askable(config: TrainConfig, data: dict[str, Any]) -> None:
-    """Raise ModelError or DistillationError where teacher, or the cache that ``--teacher-cache`` names, do not fit.
+    """Raise ModelError or DistillationError where teacher, or the cache that ``--teacher-cache`` names, do not fit;
+    UsageError where that could not be written.
 
     ``data`` is from `kd.ultra.data.resolve_data`.
     """
@@ -32,8 +33,12 @@ def require_askable(config: TrainConfig, data: dict[str, Any]) -> None:
     require_branches(yolo.model, teacher)
     require_same_channels(yolo, data["channels"], config.data)
     StudentClasses.of(data["names"], list(yolo.names.values()), config.view, teacher)
-    if config.teacher_cache and config.cache_file.exists():
+    if not config.teacher_cache:
+        return
+    if config.cache_file.exists():
         _read(config, data)
+    else:
+        require_writable("--teacher-cache", config.cache_file)
 
 
 def taught(config: TrainConfig, data: dict[str, Any], device: torch.device, quiet: bool) -> dict[str, Any]:

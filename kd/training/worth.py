@@ -105,7 +105,8 @@ def _other_classes(teacher: str, names: Sequence[str], data: str) -> Distillatio
     got = list(load_detector(teacher).names.values())
     return DistillationError(
         f"{teacher}: teacher: got {len(got)} classes ({', '.join(got[:3])}, ...), expected those of {data}: "
-        f"{', '.join(names[:10])}; train it on this data, or pass --allow-weak-teacher to learn from its features alone"
+        f"{', '.join(names[:10])}; train it on this data, give it by --inherit if it is of the student's family, or "
+        f"pass --allow-weak-teacher to learn from its features alone"
     )
 
 

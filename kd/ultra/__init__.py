@@ -1,8 +1,9 @@
 """Ultralytics, imported offline and quiet, with its models, data, settings and devices as kd reads them.
 
 Each package of kd whose modules import Ultralytics imports this one first. Replaced in Ultralytics are the files that
-it caches labels in and its choice of an unpickler (here), and how it reads images and labels (kd/ultra/labels.py).
-That unpickler is told of four classes of torchvision more, those of the MobileNets in kd/models.
+it caches labels in, its choice of an unpickler and the time that its NMS may take (here), and how it reads images and
+labels (kd/ultra/labels.py). That unpickler is told of four classes of torchvision more, those of the MobileNets in
+kd/models.
 Invariant: nothing here reaches the network, runs code from a checkpoint or from a file of labels, or touches the
 user's own settings of Ultralytics.
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from kd.errors import KdError
@@ -94,6 +97,17 @@ def _keep_safe() -> None:
     torch.serialization.add_safe_globals(blocks)
 
 
+def _take_time() -> None:
+    """Keep Ultralytics from giving up: past two seconds and 0.05 s an image, its NMS takes those left for empty.
+
+    On a machine with other work that lowers scores. Where torchvision is loaded, as it is above, it is also quick.
+    """
+    from ultralytics.utils import nms
+
+    nms.non_max_suppression = partial(nms.non_max_suppression, max_time_img=math.inf)
+
+
 _place_fonts()
 _import_ultralytics()
 _keep_safe()
+_take_time()

@@ -224,7 +224,10 @@ def test_a_cluster_that_is_none_is_named(teacher, tmp_path, monkeypatch):
 
 def test_kd_cache_refuses(teacher, tmp_path):
     data = write_dataset(tmp_path / "data")
+    (tmp_path / "d.npz").mkdir()
     for given, kind, refusal in (
+        ((teacher, data, data / "t.npz"), UsageError, rf"--out: got .*t\.npz, but {data} takes no files \(Not a dir"),
+        ((teacher, data, tmp_path / "d.npz"), UsageError, "--out: got .*, a folder, expected a file"),
         ((teacher, data, tmp_path / "t.zip"), UsageError, "expected a file that ends in .npz"),
         (("yolov8n", data, tmp_path / "t.npz"), ModelError, "got no checkpoint, expected a trained detector"),
     ):

@@ -97,6 +97,7 @@ def test_images_are_spread_over_the_split_and_every_second_is_mirrored(data):
         ({"architecture": "TEACHER"}, ModelError, "student: got a checkpoint, expected a .yaml or a name"),
         ({"out": "w.onnx"}, UsageError, "--out: got w.onnx, expected a file that ends in .pt"),
         ({"out": "TEACHER"}, UsageError, "which is read here"),
+        ({"out": "/dev/null/w.pt"}, UsageError, "--out: got /dev/null/w.pt, but /dev/null takes no files"),
         ({"images": 0}, UsageError, "--images: got 0, expected a whole number"),
         ({"imgsz": 100}, UsageError, "--imgsz: got 100, expected a multiple of 32"),
         ({"data": "missing.yaml"}, DataError, "missing.yaml: no such file"),
