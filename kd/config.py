@@ -36,6 +36,7 @@ CACHE = "teacher.npz"  # in a run's folder, unless --teacher-cache names another
 MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
+CLASSIC = "classic/"  # begins the names of anchor-based models: classic/yolov5n
 SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
 

@@ -26,8 +26,9 @@ from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor, turn
 from kd.training import ranks
+from kd.training.classic import starting_point
 from kd.training.resume import ResumableTrainer
-from kd.ultra import session
+from kd.ultra import classic, session
 from kd.ultra.data import resolve_data, ultralytics_view
 
 ADAPTERS = "kd_adapters"  # the attribute of the student that holds them
@@ -72,9 +73,17 @@ class Trainer(ResumableTrainer):
         data = ultralytics_view(resolve_data(self.args.data))
         return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
-    def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def setup_model(self) -> dict[str, Any] | None:
+        """Build the student; a classic one from what kd reads, for Ultralytics takes its files for others."""
+        if self.resume or not classic.is_classic(str(self.model)):
+            return super().setup_model()
+        layout, weights = starting_point(self.model, self.args.pretrained)
+        self.model = self.get_model(layout, weights)
+        return None
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Build the student; on a CPU in the layout that Ultralytics keeps for GPUs, a sixth less time there too."""
-        model = super().get_model(*args, **kwargs)
+        model = super().get_model(cfg, weights, verbose)
         if self.device.type != "cpu" or self.args.channels_last is False:
             return model
         return model.to(memory_format=torch.channels_last)
@@ -91,6 +100,8 @@ class Trainer(ResumableTrainer):
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
         super().set_model_attributes()
+        if isinstance(self.model, classic.Model):
+            self.model.args = vars(self.args)  # plain values, which the official repository can load
         if not self.config.distils:
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
