@@ -26,7 +26,7 @@ from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor, turn
 from kd.training import ranks
-from kd.training.classic import starting_point
+from kd.training.classic import fit_anchors, starting_point
 from kd.training.resume import ResumableTrainer
 from kd.ultra import classic, session
 from kd.ultra.data import resolve_data, ultralytics_view
@@ -77,8 +77,11 @@ class Trainer(ResumableTrainer):
         """Build the student; a classic one from what kd reads, for Ultralytics takes its files for others."""
         if self.resume or not classic.is_classic(str(self.model)):
             return super().setup_model()
-        layout, weights = starting_point(self.model, self.args.pretrained)
+        priors = self.config.fgfi.priors
+        layout, weights = starting_point(self.model, self.args.pretrained, priors)
         self.model = self.get_model(layout, weights)
+        if priors:  # weights bring their own
+            self.model.model[-1].set_anchors([sizes for _, sizes in priors])
         return None
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
@@ -133,6 +136,9 @@ class Trainer(ResumableTrainer):
             options = {"forward_sync_buffers" if TORCH_2_13 else "broadcast_buffers": False}  # its new and its old name
             self.model = DistributedDataParallel(self.model, find_unused_parameters=True, **options)
         super()._build_train_pipeline()
+        student = unwrap_model(self.model)
+        if isinstance(student, classic.Model) and not (self.resume or self.config.fgfi.priors):
+            fit_anchors(student, self.train_loader.dataset, self.args.imgsz)
 
     def _begin_distillation(self) -> None:
         """Start an epoch's schedule and its order of unlabelled images: a new order where NaN has it done again."""

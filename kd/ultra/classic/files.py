@@ -55,7 +55,7 @@ def is_classic(spec: str) -> bool:
     if spec.startswith(CLASSIC):
         return True
     if path.suffix.lower() == ".pt":
-        return any(name.startswith("models.") for name in _globals_in(path))
+        return any(name.startswith("models.") for name in globals_in(path))
     if path.suffix.lower() in {".yaml", ".yml"}:
         with contextlib.suppress(OSError, ValueError):  # StrictError is one
             return network.is_classic_yaml(read_yaml(path))
@@ -102,7 +102,7 @@ def read_checkpoint(spec: str) -> tuple[network.Model, dict[str, Any]]:
     something else.
     """
     path = Path(spec)
-    foreign = sorted(name for name in _globals_in(path) if name not in ALLOWED and not _is_plain(name))
+    foreign = sorted(name for name in globals_in(path) if name not in ALLOWED and not _is_plain(name))
     if foreign:
         raise ModelError(
             f"{spec}: got a checkpoint of the official YOLOv5 repository that wants {foreign[0]}, expected a detector "
@@ -124,7 +124,7 @@ def read_checkpoint(spec: str) -> tuple[network.Model, dict[str, Any]]:
     return model.float().eval().requires_grad_(True), checkpoint
 
 
-def _globals_in(path: Path) -> set[str]:
+def globals_in(path: Path) -> set[str]:
     """The classes and functions that a .pt asks for, as ``module.name``; none where it is no archive of torch's."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -65,7 +65,7 @@ class ClassicLoss:
     """The criterion, as Ultralytics calls it: a plain object."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take the classic model's head, and of its ``args`` the image size, which the gain of objectness depends on."""
+        """Take the classic model's head, and of its ``args`` the image size that the gain of objectness depends on."""
         self.head = model.model[-1]
         levels, classes = self.head.nl, self.head.nc
         imgsz = model.args["imgsz"] if isinstance(model.args, Mapping) else model.args.imgsz

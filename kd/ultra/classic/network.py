@@ -13,8 +13,10 @@ from copy import deepcopy
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from ultralytics.nn import modules
 from ultralytics.nn.modules import head as heads
@@ -87,11 +89,21 @@ class Detect(heads.Detect):
         """Anchor sizes [L, A, 2] in cells of their level."""
         return self._buffers["anchors"]
 
+    def set_anchors(self, sizes_px: Any) -> None:
+        """Take other anchors: widths and heights in pixels, as many as there are, level after level."""
+        sizes = torch.as_tensor(sizes_px, dtype=torch.float32).to(self.anchors.device).view_as(self.anchors)
+        self.anchors.copy_(sizes / self.stride.to(sizes).view(-1, 1, 1))
+
+    @property
+    def sizes_px(self) -> NDArray[np.float64]:
+        """Anchor sizes (width, height) in pixels, level after level, [L A, 2]."""
+        return (self.anchors.double() * self.stride.view(-1, 1, 1)).flatten(0, 1).cpu().numpy()
+
     @property
     def priors(self) -> dict[int, tuple[tuple[float, float], ...]]:
         """Anchor sizes (width, height) in pixels by stride."""
-        sizes = (self.anchors.float() * self.stride.view(-1, 1, 1)).tolist()
-        return {int(s): tuple(map(tuple, level)) for s, level in zip(self.stride.tolist(), sizes, strict=True)}
+        levels = self.sizes_px.reshape(self.nl, self.na, 2).tolist()
+        return {int(s): tuple(map(tuple, level)) for s, level in zip(self.stride.tolist(), levels, strict=True)}
 
     def bias_init(self) -> None:
         """Let the head begin with few objects, all classes being rare."""
