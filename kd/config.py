@@ -335,7 +335,7 @@ class TrainConfig:
         }
         optional = ("teacher_cache", "schedules", "balance", "unlabeled", "skip_bad_labels", "inherit")
         absent = {key for key in optional if not values[key]}
-        absent |= {"fgfi"} if not (self.distils or self.fgfi.priors) else set()
+        absent |= {"fgfi"} if not (self.distils or (self.fgfi.priors and self.may_be_classic)) else set()
         absent |= {"every"} if self.every == 1 else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()

@@ -47,7 +47,7 @@ def fit_anchors(student: classic.Model, dataset: Any, imgsz: int) -> None:
 def require_for_classic(config: TrainConfig, student: nn.Module) -> None:
     """Raise DistillationError or UsageError for what a classic student or teacher of this run cannot do."""
     anchored = isinstance(student, classic.Model)
-    _require_methods(config, anchored)
+    require_methods(config, anchored)
     if config.fgfi.priors:
         _require_priors(config, student if anchored else None)
     weights = dict(config.settings).get("pretrained")
@@ -78,7 +78,8 @@ def _require_priors(config: TrainConfig, student: classic.Model | None) -> None:
         )
 
 
-def _require_methods(config: TrainConfig, anchored: bool) -> None:
+def require_methods(config: TrainConfig, anchored: bool) -> None:
+    """Raise DistillationError for a method that does not go with the heads; ``anchored`` is the student's."""
     for name in (name for name, _ in config.methods if config.distils):
         if anchored and name in (*ON_HEADS, SOFT_LABELS, BUILT_IN):
             raise DistillationError(

@@ -14,9 +14,12 @@ import yaml
 from kd.config import TrainConfig
 from kd.errors import DistillationError, KdError, UsageError
 from kd.inheritance.inherit import require_family
+from kd.methods.batch import Batch
+from kd.methods.fgfi import fgfi_masks
 from kd.methods.fgfi_config import FgfiConfig
 from kd.runs.record import read_run
 from kd.scoring.evaluate import evaluate
+from kd.training.bench import Pair
 from kd.training.classic import fit_anchors, require_for_classic, starting_point
 from kd.training.defaults import choose
 from kd.training.run import train
@@ -110,9 +113,6 @@ def test_a_classic_student_has_its_own_priors_and_learns_by_an_anchor_free_teach
 
 
 def test_fgfi_imitates_by_the_anchors_of_the_student():
-    from kd.methods.batch import Batch
-    from kd.methods.fgfi import fgfi_masks
-
     def share(**anchors):
         features = {8: torch.zeros(1, 1, 8, 8)}
         box, index = torch.tensor([[8.0, 8.0, 56.0, 56.0]]), torch.zeros(1, dtype=torch.long)
@@ -158,6 +158,14 @@ def test_methods_on_heads_are_refused_for_a_classic_student(method):
         DistillationError, match=rf"^classic/yolov5n: {method}: got a student with an anchor-based head"
     ):
         require_for_classic(config_of(teachers=("t.pt",), methods=((method, 0.5),)), classic.Model(TINY))
+
+
+@pytest.mark.parametrize("arm", ["logits", "soft-labels", "built-in"])
+def test_bench_leaves_out_what_a_classic_student_cannot_learn(tmp_path, arm):
+    free = save_detector(tmp_path / "free.pt", NAMES, imgsz=64)
+    pair = Pair(tmp_path, "classic/yolov5n.yaml", free, imgsz=64, batch=2, device="cpu")
+    with pytest.raises(DistillationError, match=rf"{arm}: got a student with an anchor-based head"):
+        pair.trainer(arm)
 
 
 @pytest.mark.parametrize("setting", [("box", 7.5), ("cls", 1.0), ("dfl", 1.0), ("cls_pw", 0.5), ("quantize", 8)])

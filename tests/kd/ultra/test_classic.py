@@ -6,7 +6,7 @@ import math
 import os
 import pickle
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from ultralytics.utils import ASSETS
+from ultralytics.utils import ASSETS, ROOT
 from ultralytics.utils.torch_utils import get_flops
 
 from kd.errors import ModelError
@@ -254,6 +254,21 @@ def test_without_boxes_only_objectness_is_learned():
     assert items["box_loss"] == items["cls_loss"] == 0 < items["obj_loss"]
     loss.sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_fourth_level_is_weighted_as_there():
+    """The official P6 models, whose layers Ultralytics has too."""
+    content = yaml.safe_load((ROOT / "cfg" / "models" / "v5" / "yolov5-p6.yaml").read_text())
+    *rows, (source, repeats, _, _) = content["head"]
+    anchors = [[4 * 2**i, 5 * 2**i, 9 * 2**i, 7 * 2**i] for i in range(4)]
+    small = {"depth_multiple": 0.1, "width_multiple": 0.125, "scales": None, "nc": 2, "anchors": anchors}
+    model = classic.Model({**content, **small, "head": [*rows, [source, repeats, "Detect", ["nc", "anchors"]]]})
+    assert list(model.model[-1].priors) == [8, 16, 32, 64]
+    criterion = ClassicLoss(SimpleNamespace(model=model.model, args={"imgsz": 1280}))
+    assert criterion.balance == (4.0, 1.0, 0.25, 0.06)
+    assert criterion.gains == pytest.approx((0.05 * 3 / 4, 4 * 3 / 4, 0.5 * 3 / 4 * 2 / 80))
+    _, items, _ = loss_of(model, BOXES)
+    assert all(item > 0 for item in items.values())
 
 
 def test_one_class_needs_no_class_loss():
