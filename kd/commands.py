@@ -146,12 +146,12 @@ def cache(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a teacher once about all training images; kd train --method soft-labels --teacher-cache learns from it."""
-    from kd.distillation.caching import Cluster, cache_teacher
+    from kd.distillation.caching import cache_teacher
 
     _require_ray(executor, ray_address=ray_address)
-    cluster = Cluster(ray_address) if executor == "ray" else None
+    over: dict[str, Any] = {"executor": executor, "ray_address": ray_address}
     quiet = _quiet(context) or as_json
-    found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, cluster=cluster, quiet=quiet, tell=warn)
+    found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, **over, quiet=quiet, tell=warn)
     print_json(found) if as_json else print_cached(found)
 
 

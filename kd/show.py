@@ -130,8 +130,8 @@ def print_sweep(out: Path, found: dict[str, Any]) -> None:
     """How far a sweep is; of a dry run, each run as well."""
     for row in found.get("plan", ()):
         seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
-        teacher = f", teacher {row['teacher']}" if row["teacher"] else ""
-        say(f"{row['run']}: {row['state']}, epochs {row['epochs']}{teacher}{seconds}")
+        models = "".join(f", {key} {row[key]}" for key in ("inherit", "teacher") if row[key])
+        say(f"{row['run']}: {row['state']}, epochs {row['epochs']}{models}{seconds}")
     left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
     say(f"{out}: {count(found['runs'], 'run')}, {found['finished']} finished{left}")
 

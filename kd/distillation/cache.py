@@ -55,6 +55,8 @@ def ask(
     ``tell`` gets a line of images that cannot be read, of which nothing is said. Raises ModelError or
     DistillationError for a teacher that cannot be asked.
     """
+    import torchvision  # noqa: F401 - where it is, Ultralytics suppresses overlaps by it, and not in Python
+
     yolo = load_detector(teacher)
     require_branches(yolo.model, teacher)
     require_same_channels(yolo, channels, teacher)

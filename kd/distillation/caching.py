@@ -6,9 +6,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,13 +25,6 @@ from schemas.cluster import ClusterError, joined
 PARTS = 4  # of the images for each core of a cluster: a slow node holds up no more than one
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A Ray cluster by its address; without one, one is started on this machine."""
-
-    address: str | None = None
-
-
 def cache_teacher(
     teacher: str,
     data: str | Path,
@@ -40,16 +32,17 @@ def cache_teacher(
     *,
     imgsz: int | None = None,
     device: str | None = None,
-    cluster: Cluster | None = None,
+    executor: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
     quiet: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write what a teacher says about the training images of ``data``: what ``kd cache`` prints.
 
-    ``imgsz`` in pixels is by default that of the teacher's training. The nodes of a ``cluster`` see teacher and images
-    under the same paths. ``tell`` gets a line of images that cannot be read. Returns ``{teacher, teacher_sha256, data,
-    out, imgsz, images, rows, bytes, seconds}``; images of equal content count once. Raises ModelError, DataError,
-    DistillationError or UsageError.
+    ``imgsz`` in pixels is by default that of the teacher's training. Ray's nodes, of the cluster at ``ray_address`` or
+    of one that is started here, see teacher and images under the same paths. ``tell`` gets a line of images that cannot
+    be read. Returns ``{teacher, teacher_sha256, data, out, imgsz, images, rows, bytes, seconds}``; images of equal
+    content count once. Raises ModelError, DataError, DistillationError or UsageError.
     """
     out, started = Path(out), time.monotonic()
     if out.suffix != ".npz":
@@ -63,8 +56,8 @@ def cache_teacher(
     require_8_bit(str(data), images)
     imgsz = image_size(load_detector(teacher), imgsz)
     try:
-        if cluster:
-            cache = _ask_over(cluster, teacher, images, imgsz, view["channels"], device, tell)
+        if executor == "ray":
+            cache = _ask_over(ray_address, teacher, images, imgsz, view["channels"], device, tell)
         else:
             cache = ask(teacher, images, imgsz, view["channels"], found_device, quiet, tell)
     finally:
@@ -83,7 +76,7 @@ def cache_teacher(
 
 
 def _ask_over(
-    cluster: Cluster,
+    address: str | None,
     teacher: str,
     images: Sequence[Path],
     imgsz: int,
@@ -93,7 +86,7 @@ def _ask_over(
 ) -> TeacherCache:
     """What `ask` makes, by the nodes of a cluster: images in parts of equal size, a core and any GPU for each."""
     try:
-        with joined(cluster.address, len(os.sched_getaffinity(0))) as ray:
+        with joined(address, len(os.sched_getaffinity(0))) as ray:
             there = ray.cluster_resources()
             gpus = 0 if device == "cpu" or not there.get("GPU") else 1
             ask_part = ray.remote(num_cpus=1, num_gpus=gpus)(_ask_part)

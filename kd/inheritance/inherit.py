@@ -11,7 +11,8 @@ Invariant: deterministic; no label and no gradient is used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +23,14 @@ from ultralytics.nn.modules.block import C2f
 
 from kd.errors import ModelError
 from kd.inheritance.lockstep import in_lockstep
+from kd.inheritance.places import draw, seen
 from kd.inheritance.regression import solve, telling_columns
 from kd.inheritance.wiring import Segment, Wiring, convolutions, wiring
 from kd.ultra import classic
 
 RIDGE = 3e-3  # of the mean variance of a convolution's inputs
-PLACES = 12_000  # sampled per convolution, over all images
+PLACES = 12_000  # drawn per convolution, over all images
+PARTS = 4  # of a batch, of which all outputs are held at once
 
 
 @dataclass
@@ -92,31 +95,22 @@ class _Birth:
     # ------------------------------------------------------------ the teacher
 
     def watch_teacher(self, batches: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Keep the teacher's outputs before normalisation at sampled places; returns those, [B, n] per batch."""
-        total = sum(map(len, batches))
+        """Keep the teacher's outputs before normalisation at drawn places; returns those, [B, n] per batch."""
         generator = torch.Generator().manual_seed(0)
+        count = math.ceil(PLACES / sum(map(len, batches)))
         places: dict[str, list[Tensor]] = {}
-
-        def watch(name: str) -> None:
-            def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-                size = output.shape[2] * output.shape[3]
-                count = min(size, math.ceil(PLACES / total))
-                at = torch.rand(len(output), size, generator=generator).argsort(1)[:, :count].to(output.device)
-                places.setdefault(name, []).append(at)
-                rows = output.flatten(2).gather(2, at[:, None].expand(-1, output.shape[1], -1))
-                self.targets.setdefault(name, []).append(rows.transpose(1, 2).flatten(0, 1).half())
-
-            hooks.append(self.of_teacher[name].register_forward_hook(keep))
-
-        hooks: list = []
-        for name in set(self.counterpart.values()):
-            watch(name)
-        try:
+        with _outputs_of({name: self.of_teacher[name] for name in set(self.counterpart.values())}) as outputs:
             for batch in batches:
-                self.teacher(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
+                drawn: dict[str, list[Tensor]] = {}
+                for part in batch.split(max(1, len(batch) // PARTS)):
+                    sure = seen(self.teacher(part))
+                    for name, output in outputs.items():
+                        at = draw(sure, output.shape[2:], count, generator).to(output.device)
+                        rows = output.flatten(2).gather(2, at[:, None].expand(-1, output.shape[1], -1))
+                        self.targets.setdefault(name, []).append(rows.transpose(1, 2).flatten(0, 1).half())
+                        drawn.setdefault(name, []).append(at)
+                for name, parts in drawn.items():
+                    places.setdefault(name, []).append(torch.cat(parts))
         return places
 
     # ------------------------------------------------------------ the student
@@ -259,6 +253,18 @@ class _Birth:
             at = torch.from_numpy(index)
             for key in ("weight", "bias", "running_mean", "running_var"):
                 getattr(norm, key).copy_(getattr(source, key)[at])
+
+
+@contextmanager
+def _outputs_of(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """What these modules have given last, by name."""
+    found: dict[str, Tensor] = {}
+    hooks = [m.register_forward_hook(lambda m, i, out, name=n: found.update({name: out})) for n, m in modules.items()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def patches(conv: nn.Conv2d, images: Tensor, places: Tensor) -> Tensor:

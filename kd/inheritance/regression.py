@@ -30,7 +30,7 @@ def solve(parts: Iterable[tuple[Tensor, Tensor]], ridge: float) -> Fit:
         if shifts is None:
             shifts = [values.mean(0) for values in pair]  # taken off first, or float32 loses what little varies
         a, y = (values - shift for values, shift in zip(pair, shifts, strict=True))
-        found = [a.T @ a, a.T @ y, a.sum(0), y.sum(0), y.square().sum(0)]
+        found = [_gram(a), a.T @ y, a.sum(0), y.sum(0), y.square().sum(0)]
         sums = [s.double() if sums is None else sums[i] + s for i, s in enumerate(found)]
         rows += len(a)
     gram, cross, mean, target_mean, variance = (s / rows for s in sums)
@@ -45,22 +45,31 @@ def solve(parts: Iterable[tuple[Tensor, Tensor]], ridge: float) -> Fit:
     return Fit(weight, target_shift + target_mean - (shift + mean) @ weight, left, variance)
 
 
+def _gram(values: Tensor) -> Tensor:
+    """``values.T @ values``: on a CPU by NumPy, which computes a half of it and mirrors that."""
+    if values.device.type != "cpu":
+        return values.T @ values
+    array = values.numpy()
+    return torch.from_numpy(array.T @ array)
+
+
 def telling_columns(values: Tensor, count: int) -> np.ndarray:
     """The ``count`` columns of [n, C] that say most about all of them, in ascending order.
 
     Those that QR with column pivoting takes first, here by a pivoted Cholesky factorisation of the covariance.
     """
     centred = values.double() - values.double().mean(0)
-    rest = (centred.T @ centred).cpu().numpy()
+    covariance = _gram(centred).cpu().numpy()
+    left = covariance.diagonal().copy()  # of each column's variance, with what the chosen ones say taken off
+    nothing = 1e-12 * max(left.max(), 1e-300)
+    factor = np.zeros((len(left), count))
     chosen: list[int] = []
-    left = rest.diagonal().copy()
-    for _ in range(count):
+    for step in range(count):
         left[chosen] = -np.inf
         pivot = int(left.argmax())
         chosen.append(pivot)
-        if left[pivot] <= 1e-12 * max(rest.diagonal().max(), 1e-300):
-            continue  # those that were chosen give the rest exactly: any of it will do
-        column = rest[:, pivot] / np.sqrt(rest[pivot, pivot])
-        rest = rest - np.outer(column, column)
-        left = rest.diagonal().copy()
+        if left[pivot] > nothing:  # else those that were chosen give the rest exactly, and any of it will do
+            said = covariance[:, pivot] - factor @ factor[pivot]
+            factor[:, step] = said / np.sqrt(left[pivot])
+            left -= factor[:, step] ** 2
     return np.sort(np.array(chosen))

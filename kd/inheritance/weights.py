@@ -29,6 +29,7 @@ from kd.ultra import models, session
 from kd.ultra.data import resolve_data
 
 IMAGES = 300  # looked at, at most
+FASTER = torch.channels_last
 BATCH = 32  # images of 192 px; the same number of pixels at other sizes
 
 
@@ -134,11 +135,12 @@ def write_first_weights(
         raise DataError(f"{data}: channels: got {view['channels']}, expected 3")
     started = time.monotonic()
     try:
-        seen = training_images(data, view, imgsz, images).to(device)
+        seen = training_images(data, view, imgsz, images).to(device, memory_format=FASTER)
         batches = list(seen.split(max(1, BATCH * 192**2 // imgsz**2)))
-        found = inherit(student.to(device), teacher.float().eval().to(device), batches, solving=not slicing)
+        models_there = (model.to(device, memory_format=FASTER) for model in (student, teacher.float().eval()))
+        found = inherit(*models_there, batches, solving=not slicing)
     finally:
-        student.cpu()
+        student.to("cpu", memory_format=torch.contiguous_format)
         torch.set_num_threads(session.TORCH_THREADS)
     seconds = time.monotonic() - started
     write_all({out: checkpoint(student, imgsz)})

@@ -149,7 +149,7 @@ class Scheduler:
         return {
             "run": job.name,
             "state": "finished" if self.finished(job.name) else "begun" if begun else "to do",
-            "teacher": job.models.get("teacher") or job.options.get("teacher"),
+            **{key: job.models.get(key) or job.options.get(key) for key in ("teacher", "inherit")},
             "epochs": f"time of {job.time_of[0]}" if job.time_of else _epochs(job),
             "seconds": self.estimate(job),
         }

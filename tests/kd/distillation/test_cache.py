@@ -19,7 +19,7 @@ from ultralytics import YOLO
 from kd.distillation import cache, caching
 from kd.distillation.cache import StudentClasses, ahead, ask, require_fits, require_some
 from kd.distillation.cache_file import TeacherCache, image_sha256, most_rows
-from kd.distillation.caching import Cluster, cache_teacher
+from kd.distillation.caching import cache_teacher
 from kd.errors import DistillationError, ModelError, UsageError
 from schemas.cluster import ClusterError
 from tests.kd_fixtures import write_dataset
@@ -192,8 +192,8 @@ class StandIn:
 def test_the_nodes_of_a_cluster_make_the_same_file_in_parts(teacher, tmp_path, monkeypatch):
     data, ray = write_dataset(tmp_path / "data", train=17), StandIn()
     monkeypatch.setattr(caching, "joined", lambda *_: contextlib.nullcontext(ray))
-    for name, cluster in (("here.npz", None), ("there.npz", Cluster("auto"))):
-        cache_teacher(teacher, data, tmp_path / name, device="cpu", cluster=cluster, quiet=True)
+    for name, executor in (("here.npz", "local"), ("there.npz", "ray")):
+        cache_teacher(teacher, data, tmp_path / name, device="cpu", executor=executor, quiet=True)
     assert [(needs, len(part), device) for needs, part, *_, device in ray.tasks] == [
         ({"num_cpus": 1, "num_gpus": 0}, count, "cpu") for count in (3, 3, 3, 3, 3, 2)
     ]
@@ -208,10 +208,9 @@ def test_a_cluster_that_is_none_is_named(teacher, tmp_path, monkeypatch):
         raise ClusterError("--ray-address: nowhere: got none")
 
     monkeypatch.setattr(caching, "joined", refuse)
+    over = {"executor": "ray", "ray_address": "nowhere"}
     with pytest.raises(UsageError, match="--ray-address: nowhere"):
-        cache_teacher(
-            teacher, write_dataset(tmp_path / "d"), tmp_path / "t.npz", device="cpu", cluster=Cluster("nowhere")
-        )
+        cache_teacher(teacher, write_dataset(tmp_path / "d"), tmp_path / "t.npz", device="cpu", **over)
 
 
 def test_kd_cache_refuses(teacher, tmp_path):

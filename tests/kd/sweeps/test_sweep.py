@@ -144,6 +144,10 @@ def test_dry_run_writes_nothing_and_estimates_by_what_is_finished(plan, tmp_path
     done = CliRunner().invoke(app, ["sweep", str(plan), "--out", str(out), "--dry-run"])
     assert "runs/yolov5n/plain/seed1: to do, epochs 4, about 40 s\n" in done.stdout
     assert done.stdout.endswith("out: 9 runs, 5 finished, about 4 min left\n")
+    (row,) = (
+        r for r in sweep(plan, out, changes=["arms.born.inherit=m"], dry_run=True)["plan"] if "born/seed1" in r["run"]
+    )
+    assert (row["inherit"], row["teacher"]) == ("teachers/m", None)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,13 @@ def test_a_student_on_a_cpu_has_its_channels_last_and_its_checkpoints_as_ever(pl
     assert all(value.is_contiguous() for value in saved.state_dict().values())
 
 
+@pytest.mark.parametrize(("name", "fused"), [("SGD", True), ("AdamW", True), ("RMSProp", None)])
+def test_an_optimizer_on_a_cpu_takes_the_fused_step_where_torch_has_one(data, tmp_path, name, fused):
+    settings = (("mosaic", 0.0), ("optimizer", name), ("warmup_epochs", 0.0))
+    optimizer = set_up(data, tmp_path, settings=settings).optimizer
+    assert [group.get("fused") for group in optimizer.param_groups] == [fused] * len(optimizer.param_groups)
+
+
 def test_channels_last_can_be_turned_off(data, tmp_path):
     off = (("channels_last", False), ("mosaic", 0.0), ("warmup_epochs", 0.0))
     assert not is_channels_last(set_up(data, tmp_path, settings=off).model)
