@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,8 +24,9 @@ from kd.training.bench import Pair
 from kd.training.classic import fit_anchors, require_for_classic, starting_point
 from kd.training.defaults import choose
 from kd.training.run import train
+from kd.training.trainer import Trainer
 from kd.ultra import classic, models
-from kd.ultra.classic.files import ALLOWED, globals_in
+from kd.ultra.classic.files import ALLOWED, globals_in, read_checkpoint
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
 
@@ -77,6 +79,29 @@ def test_a_run_writes_checkpoints_of_the_official_form(data, run, teacher):
     found = evaluate(data, teacher, split="val", device="cpu", quiet=True)
     assert found["map50"] == pytest.approx(record["metrics"]["last"]["val"]["map50"])
     assert found["imgsz"] == 64
+
+
+@pytest.mark.train
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(data, student, tmp_path, monkeypatch):
+    whole, cut = (tiny_config(data, tmp_path / name, student=student, epochs=2) for name in ("whole", "cut"))
+    train(whole, quiet=True)
+    own = Trainer.preprocess_batch
+
+    def stop(self, batch):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return own(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "preprocess_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, quiet=True)
+    last = Path(cut.out) / "weights" / "last.pt"
+    assert read_checkpoint(str(last))[1]["epoch"] == 0  # the official form in the middle of a run too
+    assert train(cut, resume=True, quiet=True)["resumed"]
+    states = [read_checkpoint(str(Path(c.out) / "weights" / "last.pt"))[0].state_dict() for c in (whole, cut)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def dry(data, tmp_path, **changes):

@@ -37,7 +37,6 @@ CASES = {
     "plain": ({}, {}),
     "two epochs": ({"epochs": 2}, {}),
     "distilled": ({"teachers": ("yolov5n",)}, {"optimizer": "AdamW", "lr0": 0.002, "multi_scale": 0.5}),
-    "classic": ({"student": "classic/yolov5n", "teachers": ("yolov5n",)}, {}),
     "dual heads": ({"student": "yolov10n"}, {"optimizer": "auto"}),
     "dual heads, distilled": ({"student": "yolo26n", "teachers": ("yolov5n",)}, {}),
     "mosaic that closes, warm-up": ({"seed": 3}, {"mosaic": 1.0, "close_mosaic": 2, "warmup_epochs": 2.0}),
