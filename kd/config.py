@@ -6,7 +6,7 @@ Invariant: standard library alone; a TrainConfig survives the way through JSON, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ CACHE = "teacher.npz"  # in a run's folder, unless --teacher-cache names another
 MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
+CLASSIC = "classic/"  # begins the names of anchor-based models: classic/yolov5n
 SINGLE_CLASS = {0: "item"}  # the classes of any data under single_cls, by Ultralytics' name
 
 
@@ -107,8 +108,12 @@ class TrainConfig:
         self._check_built_in(names)
         self._check_soft_labels(names)
         if self.teachers and self.fgfi != FgfiConfig() and "fgfi" not in names:
-            option = "--fgfi" if replace(self.fgfi, priors=None) != FgfiConfig() else "--priors"
-            raise UsageError(f"{option}: got it with {', '.join(names)}, expected the method fgfi, whose option it is")
+            if replace(self.fgfi, priors=None) != FgfiConfig():
+                raise UsageError(
+                    f"--fgfi: got it with {', '.join(names)}, expected the method fgfi, whose option it is"
+                )
+            if not self.may_be_classic:
+                raise priors_without_fgfi(self.methods)
         self._check_course(names)
         if names and not self.teachers:
             raise UsageError(f"--method: got {', '.join(names)} without --teacher, expected a teacher to imitate")
@@ -246,6 +251,11 @@ class TrainConfig:
         return self.teacher_imgsz or self.imgsz
 
     @property
+    def may_be_classic(self) -> bool:
+        """Whether the student may be a classic YOLOv5, whose anchors `--priors` are; of a file its content says so."""
+        return self.student.startswith(CLASSIC) or self.student.lower().endswith((".pt", ".yaml", ".yml"))
+
+    @property
     def distils(self) -> bool:
         """Whether there is a teacher to learn from."""
         return bool(self.teachers)
@@ -331,11 +341,17 @@ class TrainConfig:
         }
         optional = ("teacher_cache", "schedules", "balance", "unlabeled", "skip_bad_labels", "inherit")
         absent = {key for key in optional if not values[key]}
-        absent |= {"fgfi"} if not self.distils else set()
+        absent |= {"fgfi"} if not (self.distils or (self.fgfi.priors and self.may_be_classic)) else set()
         absent |= {"every"} if self.every == 1 else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()
         return {key: value for key, value in values.items() if key not in absent}
+
+
+def priors_without_fgfi(methods: Iterable[tuple[str, float]]) -> UsageError:
+    """What is said of `--priors` that nobody looks at."""
+    names = ", ".join(name for name, _ in methods)
+    return UsageError(f"--priors: got it with {names}, expected the method fgfi, whose option it is")
 
 
 def _is_weight(value: float) -> bool:

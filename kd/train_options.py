@@ -110,7 +110,7 @@ class TrainOptions:
         Path | None,
         Option(
             "JSON of dtld inspect --anchors: fgfi's anchor priors by stride, in pixels of the training image "
-            "(--imgsz).  [default: YOLOv5's]"
+            "(--imgsz), and a classic student's own anchors.  [default: YOLOv5's]"
         ),
     ] = None
     epochs: Annotated[int, Option("Passes over the training images.")] = TrainConfig.epochs

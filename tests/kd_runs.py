@@ -34,6 +34,7 @@ def write_run(
     gflops=None,
     optimizer=ADAMW,
     inherit=None,
+    anchors=None,
     **config,
 ):
     """A finished run whose last checkpoint has these shares (mAP50, mAP50-95); its best ones are 0.01 higher.
@@ -69,6 +70,7 @@ def write_run(
         "versions": {"dtld-kd": "0.1.0", "python": "3.11", "torch": "2.15", "ultralytics": "8.4.190"},
         "device": "cpu x86_64, 2 threads", "epochs": 30, "resumed": False, "wall_time_s": 61.4,
         "optimizer": optimizer, **({"inherited": inherited} if inherit else {}),
+        **({"anchors": anchors} if anchors else {}),
     }  # fmt: skip
     jsonschema.validate(record, schemas.load("run"))
     (folder / "config.json").write_text(json.dumps({"config": asked}))

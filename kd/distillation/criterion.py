@@ -118,7 +118,7 @@ class Distillation:
         for link in self.links:
             levels, (features, outputs) = link.levels, link.teacher(images)
             heads = {
-                "student_heads": [dict(zip(own, by_level(branch), strict=True)) for branch in branches],
+                "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
                 "teacher_heads": [
                     {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
                     for head in outputs
@@ -132,6 +132,7 @@ class Distillation:
                     adapters=link.adapters.layers(),
                     boxes_xyxy=boxes_xyxy,
                     image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
+                    priors=getattr(self.model.model[-1], "priors", None),
                     **(heads if outputs else {}),
                 )
             )

@@ -21,7 +21,7 @@ from kd.config import GRID_PX
 from kd.errors import DistillationError, ModelError
 from kd.methods.batch import Prediction
 from kd.methods.facts import HEADLESS, NEEDS_HEAD, SOFT_LABELS
-from kd.ultra import models, session
+from kd.ultra import classic, models, session
 
 
 def load_detector(spec: str) -> YOLO:
@@ -33,7 +33,7 @@ def load_detector(spec: str) -> YOLO:
     if type(yolo.model) in (SegmentationModel, PoseModel):
         yolo.model.model[-1].__class__, yolo.model.__class__ = Detect, DetectionModel
         yolo.task = yolo.model.task = "detect"
-    if type(yolo.model) not in (DetectionModel, RTDETRDetectionModel):
+    if type(yolo.model) not in (DetectionModel, RTDETRDetectionModel, classic.Model):
         raise ModelError(
             f"{spec}: teacher: got a {type(yolo.model).__name__}, expected a detector of the classes that it was "
             f"trained on: YOLO from yolov3 to yolo26, or RT-DETR"
@@ -45,8 +45,9 @@ def require_branches(model: nn.Module, spec: str) -> None:
     """Raise DistillationError for a teacher without a one-to-many branch like YOLO's, which methods on heads read."""
     head = model.model[-1]
     if type(head) not in (Detect, v10Detect) or head.cv2 is None:
+        kind = "n anchor-based" if isinstance(head, classic.Detect) else f" {type(head).__name__}"
         raise DistillationError(
-            f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
+            f"{spec}: teacher: got a{kind} head without a one-to-many branch like YOLO's, expected "
             f"one for {', '.join(sorted((*NEEDS_HEAD, SOFT_LABELS)))}, --fgfi soft=true and --combine best: choose "
             f"{HEADLESS}, and the mean"
         )

@@ -24,7 +24,7 @@ from kd.distillation.teacher import load_detector
 from kd.errors import DataError, ModelError, UsageError
 from kd.files import require_no_input, require_writable, sha256, write_all
 from kd.inheritance.images import training_images
-from kd.inheritance.inherit import inherit
+from kd.inheritance.inherit import inherit, require_anchor_free
 from kd.scoring.evaluate import image_size, require_same_channels, score
 from kd.ultra import models, session
 from kd.ultra.data import image_files, resolve_data
@@ -98,6 +98,8 @@ def inherit_weights(
     layout = _layout(source.model.yaml, architecture)
     try:
         network = fresh_student(layout, view["names"], seed)
+    except ModelError as error:
+        raise ModelError(f"{student}: {error}") from error
     except Exception as error:  # blocks that cannot be of any width refuse in ways of their own
         raise ModelError(
             f"{student}: got no network ({session.first_line(error)}), expected widths that its blocks can have: "
@@ -180,7 +182,8 @@ def _layout(of_teacher: dict[str, Any], architecture: str | Scale) -> dict[str, 
 
 
 def fresh_student(layout: dict[str, Any], names: dict[int, str], seed: int) -> DetectionModel:
-    """A model of this layout with fresh weights and these classes, in evaluation mode."""
+    """A model of this layout with fresh weights and these classes, in evaluation mode. Raises ModelError."""
+    require_anchor_free(layout)
     with session.silence(), torch.random.fork_rng():
         torch.manual_seed(seed)
         network = DetectionModel(deepcopy(layout), nc=len(names), verbose=False)

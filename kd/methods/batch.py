@@ -50,7 +50,8 @@ class Batch:
     channels to the teacher's, per method that has some; ``boxes_xyxy`` [N, 4] in pixels of the network's input,
     ``image_index`` [N] in 0..B-1. ``student_heads`` and ``teacher_heads``, only where the teacher has its head: the
     one-to-many branch, then a dual head's one-to-one branch; ``classes`` the teacher's class for each of the student's,
-    or None where the teacher lacks one of them.
+    or None where the teacher lacks one of them. ``priors`` are the student's own anchors by stride, (width, height) in
+    pixels, where its head has some.
     """
 
     student: Mapping[int, Tensor]
@@ -61,6 +62,7 @@ class Batch:
     student_heads: Sequence[Mapping[int, Prediction]] = ()
     teacher_heads: Sequence[Mapping[int, Prediction]] = ()
     classes: list[int] | None = None
+    priors: Mapping[int, Sequence[tuple[float, float]]] | None = None
 
     @cached_property
     def cells(self) -> list[Cells]:

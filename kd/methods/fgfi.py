@@ -40,7 +40,10 @@ def imitation(
 
 
 def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
-    """The cells near ground truth that `fgfi` imitates: a boolean [B, H, W] per shared level."""
+    """The cells near ground truth that `fgfi` imitates: a boolean [B, H, W] per shared level.
+
+    By the anchors that were asked for, else by the student's own, else by YOLOv5's.
+    """
     boxes = (batch.boxes_xyxy, batch.image_index, len(next(iter(batch.student.values()))))
     grids = [Grid(stride, *features.shape[2:]) for stride, features in batch.student.items()]
     if config.fgfi.mask == "boxes":
@@ -50,7 +53,7 @@ def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
         grids,
         threshold=config.fgfi.threshold,
         assigned=config.fgfi.assigned,
-        priors=dict(config.fgfi.priors) if config.fgfi.priors else YOLOV5_PRIORS,
+        priors=dict(config.fgfi.priors or ()) or batch.priors or YOLOV5_PRIORS,
     )
 
 

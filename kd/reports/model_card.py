@@ -30,8 +30,7 @@ def model_card(record: dict[str, Any]) -> str:
         f"{text(run.student)}, {taught}, on {text(data)}: {epochs} at {config['imgsz']} px, "
         f"batch {config['batch']}, seed {config['seed']}. It has {record['params'] / 1e6:.2f} M parameters and "
         f"{gflops(record['gflops'])} GFLOPs per image.",
-        "```python\nfrom ultralytics import YOLO\n\n"
-        'YOLO("weights/best.pt").predict("image.jpg", imgsz=' + f"{config['imgsz']})\n```",
+        f"```python\n{_use(record)}\n```",
         "## Scores",
         "Of the last checkpoint, in per cent. `weights/best.pt` is the epoch that was best on the validation images.",
         _scores(record["metrics"]["last"]),
@@ -55,6 +54,15 @@ def model_card(record: dict[str, Any]) -> str:
         "AGPL-3.0, which Ultralytics asks for models trained with it; see its licence, and that of the data.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _use(record: dict[str, Any]) -> str:
+    """How the weights are run: by Ultralytics' package or, where they have anchors, by the official YOLOv5's code."""
+    imgsz = record["config"]["imgsz"]
+    if "anchors" in record:
+        load = 'torch.hub.load("ultralytics/yolov5", "custom", "weights/best.pt")'
+        return f'import torch\n\n{load}("image.jpg", size={imgsz}).print()'
+    return f'from ultralytics import YOLO\n\nYOLO("weights/best.pt").predict("image.jpg", imgsz={imgsz})'
 
 
 def _left_out(record: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from kd.runs.record import OPTIMIZER, Run
 Arm = list[Run]  # runs that differ in nothing but the seed, by seed
 #: What two runs must share to be compared at all, what people get wrong most often first; twins share the rest too.
 COMPARABLE = ("data", "epochs", "imgsz", "student", "optimizer")
-TWINS = (*COMPARABLE, "batch", "freeze", "settings", "seed")
+TWINS = (*COMPARABLE, "batch", "freeze", "settings", "anchors", "seed")
 
 
 class Pair(NamedTuple):
@@ -59,6 +59,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "data": run.record["data_sha256"][:12],
         "student": run.record["student_sha256"] or run.config["student"],
         "optimizer": run.optimizer,
+        "anchors": run.record.get("anchors"),
     }
 
 

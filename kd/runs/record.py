@@ -16,6 +16,7 @@ from typing import Any
 import fastjsonschema
 
 import schemas
+from kd.config import CLASSIC
 from kd.errors import RunError
 from kd.methods.fgfi_config import FgfiConfig
 from schemas.strict import StrictError, read_json
@@ -217,11 +218,13 @@ def _taught_by(spec: str) -> str:
 def title(spec: str) -> str:
     """The run's folder for a run's weights, with two more above a seed's; else the file's name without its ending.
 
+    A classic model's name, which is no file's, stays as it is.
+
     >>> title("runs/teacher/weights/best.pt"), title("out/runs/yolov5m/plain/seed0/weights/best.pt"), title("yolov5n")
     ('teacher', 'yolov5m/plain/seed0', 'yolov5n')
     """
     path = Path(spec)
     if path.parent.name != "weights" or path.stem not in ("best", "last"):
-        return path.stem
+        return spec if spec.startswith(CLASSIC) else path.stem
     folder = path.parent.parent
     return "/".join(folder.parts[-3:]) if re.fullmatch(r"seed\d+", folder.name) else folder.name

@@ -20,7 +20,7 @@ import fastjsonschema
 import yaml
 
 import schemas
-from kd.config import TrainConfig
+from kd.config import CLASSIC, TrainConfig
 from kd.errors import KdError, PlanError, UsageError
 from kd.options import OPTIONS, train_values, words_of
 from kd.reports.published import read_published
@@ -165,9 +165,11 @@ def arguments(options: Mapping[str, Any]) -> list[str]:
 def student_name(spec: str) -> str:
     """The folder of a student's runs: its model name, or its file's without the ending.
 
-    >>> student_name("yolov5n"), student_name("../models/N5.YAML")
-    ('yolov5n', 'N5')
+    >>> student_name("yolov5n"), student_name("../models/N5.YAML"), student_name("classic/yolov5n")
+    ('yolov5n', 'N5', 'classic-yolov5n')
     """
+    if spec.startswith(CLASSIC):
+        return spec.replace("/", "-")
     return Path(spec).stem if Path(spec).suffix.lower() in (".pt", ".yaml", ".yml") else spec
 
 

@@ -33,9 +33,10 @@ from kd.errors import DistillationError
 from kd.files import sha256
 from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS, SOFT_LABELS, WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
+from kd.training.classic import require_methods
 from kd.training.record import versions
 from kd.training.trainer import trainer_class
-from kd.ultra import models, session
+from kd.ultra import classic, models, session
 
 PLAIN, MASKS = "plain", "fgfi's masks"
 TEACHER, FEATURES = "teacher, whole", "teacher, features"
@@ -126,7 +127,8 @@ class Pair:
         require_side("imgsz", imgsz, models.grid_px(student_yolo))
         if not teacher.lower().endswith(".pt"):
             teacher = str(folder / "teacher.pt")
-            torch.save({"model": teacher_yolo.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
+            with classic.official_names():
+                torch.save({"model": teacher_yolo.model, "epoch": -1, "train_args": {"task": "detect"}}, teacher)
         said = draw_batch(folder, teacher_yolo.names, side=imgsz, images=batch)
         cache = TeacherCache.of(sha256(Path(teacher)), imgsz, list(teacher_yolo.names.values()), said.items())
         cache.write(folder / CACHE)
@@ -143,16 +145,17 @@ class Pair:
             "workers": 0, "mosaic": 0.0, "translate": 0.0, "scale": 0.0, "plots": False,
             "save_dir": str(self.folder / "run"),
         }  # fmt: skip
+        distilled: dict[str, Any] = {}
+        if arm != PLAIN:
+            distilled = {"teachers": (self.teacher,), "methods": ((arm, weight or WEIGHTS[arm]),)}
+        if arm == SOFT_LABELS:
+            require_branches(load_detector(self.teacher).model, self.teacher)
+            distilled["teacher_cache"] = str(self.folder / CACHE)
+        config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **distilled)
+        require_methods(config, classic.is_classic(self.student))
         if arm == BUILT_IN:
             trainer = DetectionTrainer(overrides={**overrides, "distill_model": self.teacher})
         else:
-            distilled: dict[str, Any] = {}
-            if arm != PLAIN:
-                distilled = {"teachers": (self.teacher,), "methods": ((arm, weight),)}
-            if arm == SOFT_LABELS:
-                require_branches(load_detector(self.teacher).model, self.teacher)
-                distilled["teacher_cache"] = str(self.folder / CACHE)
-            config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **distilled)
             trainer = trainer_class(config)(overrides=overrides)
         trainer._setup_train()
         trainer._model_train()

@@ -15,6 +15,7 @@ from torch import nn
 from kd.config import SINGLE_CLASS, TrainConfig, require_side
 from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
+from kd.training.classic import require_for_classic
 from kd.training.record import Checked, config_json
 from kd.training.start import require_source
 from kd.training.taught import require_askable
@@ -54,6 +55,7 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
     if config.cached:
         require_askable(config, data)
     require_pretrained(config, student.model)
+    require_for_classic(config, student.model)
     require_trainable(config, len(student.model.model))
     return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
 

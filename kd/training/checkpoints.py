@@ -17,6 +17,7 @@ from kd.errors import RunError
 from kd.files import SUFFIX, sha256, whole_file
 from kd.training.disk import writing
 from kd.ultra import session
+from kd.ultra.classic import official_names
 
 FORMAT = 2  # of the sidecar; the first one held an epoch and the adapters
 
@@ -94,5 +95,5 @@ def epoch_of(checkpoint: Path) -> int:
 def strip(checkpoint: Path) -> None:
     """Take out of an unfinished checkpoint what only training needs; a finished one stays as it is."""
     if epoch_of(checkpoint) >= 0:
-        with session.silence(), writing(checkpoint), whole_file(checkpoint) as partial:
+        with session.silence(), writing(checkpoint), official_names(), whole_file(checkpoint) as partial:
             strip_optimizer(checkpoint, str(partial))

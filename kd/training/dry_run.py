@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics.utils.torch_utils import unwrap_model
 
 from kd.config import TrainConfig
 from kd.distillation.criterion import term
 from kd.methods.fgfi import fgfi_masks
 from kd.runs.record import optimizer_of
 from kd.training.build import build_trainer, translated
-from kd.training.record import Checked
+from kd.training.record import Checked, anchors_of
 from kd.training.trainer import Trainer
 from kd.ultra import session
 
@@ -38,6 +39,7 @@ def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
             "out": config.to_json()["out"],
             "steps_per_epoch": len(trainer.train_loader),
             "optimizer": optimizer_of(vars(trainer.args)),
+            **anchors_of(unwrap_model(trainer.model)),
         }
         if trainer.distillation:
             found["first_batch"] = _first_batch(trainer)

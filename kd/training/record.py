@@ -27,7 +27,7 @@ from kd.scoring.evaluate import score
 from kd.training.builtin import nearest_own
 from kd.training.checkpoints import load_sidecar, sidecar_of
 from kd.training.worth import Worth
-from kd.ultra import models
+from kd.ultra import classic, models
 from kd.ultra.data import hash_data
 from kd.ultra.labels import Found
 
@@ -163,10 +163,19 @@ def _metrics(checkpoint: Path, config: TrainConfig, data: dict[str, Any], quiet:
 
 
 def _size(checkpoint: Path, imgsz: int) -> dict[str, Any]:
-    """A checkpoint's optimizer, parameters and GFLOPs."""
+    """A checkpoint's optimizer, parameters, GFLOPs and, where it has some, anchors."""
     yolo = models.load_model(str(checkpoint))
     return {
         "optimizer": optimizer_of(yolo.ckpt["train_args"]),
         "params": sum(p.numel() for p in yolo.model.parameters()),
         "gflops": round(get_flops(yolo.model, imgsz), 3) or None,  # None: Ultralytics could not measure
+        **anchors_of(yolo.model),
     }
+
+
+def anchors_of(model: torch.nn.Module) -> dict[str, Any]:
+    """The anchors of a classic model, {anchors: {stride: [[width, height], ...]}} in pixels; of others nothing."""
+    if not isinstance(model, classic.Model):
+        return {}
+    levels = model.model[-1].priors.items()
+    return {"anchors": {str(stride): [[round(side, 2) for side in size] for size in sizes] for stride, sizes in levels}}

@@ -27,6 +27,7 @@ from kd.errors import RunError
 from kd.files import sha256
 from kd.training.checkpoints import FORMAT, load_sidecar, partial_of, sidecar_of
 from kd.training.disk import write_text, writing
+from kd.ultra.classic import Model, is_classic_yaml, official_names
 
 
 class ResumableTrainer(DetectionTrainer):
@@ -71,10 +72,15 @@ class ResumableTrainer(DetectionTrainer):
     def accumulate(self, value: int) -> None:
         self._accumulate = value
 
-    def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Build the student, of which models that this process has built before must not change the first weights."""
         Detect.legacy = False  # Ultralytics sets it on the class for older heads, and v10's draws the more for it
-        return super().get_model(*args, **kwargs)
+        if not is_classic_yaml(cfg):
+            return super().get_model(cfg, weights, verbose)
+        model = self.set_model_names_for_load(Model(cfg, self.data["channels"], self.data["nc"]))
+        if weights:
+            model.load(weights)
+        return model
 
     def _setup_train(self) -> None:
         self.add_callback("on_train_epoch_start", ResumableTrainer._begin_epoch)
@@ -129,7 +135,7 @@ class ResumableTrainer(DetectionTrainer):
         try:
             self.last, self.best = partial_of(last), partial_of(best)
             try:
-                with writing(last):
+                with writing(last), official_names():
                     saved = super().save_model()
             finally:
                 self.last, self.best = last, best

@@ -26,8 +26,9 @@ from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor, turn
 from kd.training import ranks
+from kd.training.classic import fit_anchors, starting_point
 from kd.training.resume import ResumableTrainer
-from kd.ultra import session
+from kd.ultra import classic, session
 from kd.ultra.backbone import load_backbone
 from kd.ultra.data import resolve_data, ultralytics_view
 
@@ -74,12 +75,23 @@ class Trainer(ResumableTrainer):
         data = ultralytics_view(resolve_data(self.args.data))
         return {**data, "names": dict(SINGLE_CLASS), "nc": 1} if self.args.single_cls else data
 
-    def get_model(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def setup_model(self) -> dict[str, Any] | None:
+        """Build the student; a classic one from what kd reads, for Ultralytics takes its files for others."""
+        if self.resume or not classic.is_classic(str(self.model)):
+            return super().setup_model()
+        priors = self.config.fgfi.priors
+        layout, weights = starting_point(self.model, self.args.pretrained, priors)
+        self.model = self.get_model(layout, weights)
+        if priors:  # weights bring their own
+            self.model.model[-1].set_anchors([sizes for _, sizes in priors])
+        return None
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Build the student, on a backbone's own weights where `pretrained` names some.
 
         On a CPU it has the layout that Ultralytics keeps for GPUs, a sixth less time there too.
         """
-        model = super().get_model(*args, **kwargs)
+        model = super().get_model(cfg, weights, verbose)
         if self.config.backbone and not self.resume:
             load_backbone(model, self.config.backbone)
         if self.device.type != "cpu" or self.args.channels_last is False:
@@ -106,6 +118,8 @@ class Trainer(ResumableTrainer):
     def set_model_attributes(self) -> None:
         """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
         super().set_model_attributes()
+        if isinstance(self.model, classic.Model):
+            self.model.args = vars(self.args)  # plain values, which the official repository can load
         if not self.config.distils:
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
@@ -137,6 +151,9 @@ class Trainer(ResumableTrainer):
             options = {"forward_sync_buffers" if TORCH_2_13 else "broadcast_buffers": False}  # its new and its old name
             self.model = DistributedDataParallel(self.model, find_unused_parameters=True, **options)
         super()._build_train_pipeline()
+        student = unwrap_model(self.model)
+        if isinstance(student, classic.Model) and not (self.resume or self.config.fgfi.priors):
+            fit_anchors(student, self.train_loader.dataset, self.args.imgsz)
 
     def _begin_distillation(self) -> None:
         """Start an epoch's schedule and its order of unlabelled images: a new order where NaN has it done again."""

@@ -23,6 +23,7 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import BaseModel, _initialize_yolo_model, guess_model_scale
 
 from kd.errors import ModelError
+from kd.ultra import classic
 from schemas.strict import StrictError, read_yaml
 
 MODEL = "a .pt of PyTorch, a model .yaml, or a model name such as yolov5n or yolo26n"
@@ -120,13 +121,16 @@ def meta_model(yaml: dict[str, Any], spec: str, nc: int | None = None) -> BaseMo
     """
     _require_sensible(yaml, spec)
     model = BaseModel()
-    channels = yaml.get("channels", 3)
+    channels, anchored = yaml.get("channels", 3), classic.is_classic_yaml(yaml)
     with torch.device("meta"), _within_limits(spec):
-        _initialize_yolo_model(model, deepcopy(yaml), channels, nc, verbose=False)
+        layout = classic.anchor_free(yaml) if anchored else deepcopy(yaml)
+        _initialize_yolo_model(model, layout, channels, nc, verbose=False)
         head, model.model = model.model[-1], model.model[:-1]
         with contextlib.suppress(RuntimeError, NotImplementedError):  # what cannot run here may run elsewhere
             model.eval()(torch.zeros(1, channels, BLANK_PX, BLANK_PX))
         model.model.append(head)
+        if anchored:
+            classic.become_classic(model, yaml)
     return model
 
 

@@ -1,6 +1,6 @@
 """Models by name or file, loaded safely: a detector, or one line that says what was found.
 
-Invariant: a checkpoint goes through the restricted unpickler, a yaml is read without eval, a name is no download.
+Invariant: a checkpoint goes through a restricted unpickler, a yaml is read without eval, a name is no download.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
 from ultralytics import RTDETR, YOLO
 from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import ROOT
 from ultralytics.utils.checks import check_yolov5u_filename
 
-from kd.config import GRID_PX
+from kd.config import CLASSIC, GRID_PX
 from kd.errors import ModelError
-from kd.ultra import model_files, session
+from kd.ultra import classic, model_files, session
 
 SHIPPED = Path(__file__).parents[1] / "models"  # model yamls of our own
 
@@ -28,12 +27,17 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
     """The detector that ``spec`` names: a .pt, a .yaml, or a model name such as ``yolov5n`` or ``yolo26n``.
 
     A name or a .yaml gives that architecture with fresh weights, drawn from torch's global generator; names are
-    those of kd/models and of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download.
-    Checkpoints go through the restricted unpickler. Raises ModelError, also for a model of none of the ``tasks``.
+    those of kd/models and of the Ultralytics package (``yolov5n`` is its yolov5.yaml at scale n), never a download;
+    ``classic/`` before a name, and files of the official YOLOv5 repository, give anchor-based models
+    (`kd.ultra.classic`). Checkpoints go through a restricted unpickler. Raises ModelError, also for a model of none of
+    the ``tasks``.
     """
     path = Path(spec)
     suffix = path.suffix.lower()
-    if suffix == ".pt":
+    if spec.startswith(CLASSIC):
+        classic.read_architecture(spec)  # which names there are
+        source, kind = spec if suffix == ".yaml" else f"{spec}.yaml", "a classic model"
+    elif suffix == ".pt":
         require_safe(spec)
         source, kind = str(path.resolve()), "a checkpoint that Ultralytics 8 wrote"
     elif suffix in {".yaml", ".yml"} and model_files.is_there(path):
@@ -45,7 +49,10 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
     try:
         with session.silence():
             by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
-            yolo = (RTDETR if by_name else YOLO)(source)
+            make = classic.ClassicYOLO if classic.is_classic(spec) else RTDETR if by_name else YOLO
+            yolo = make(source)
+    except ModelError:
+        raise
     except Exception as error:  # whatever a damaged file makes of parser, unpickler or constructor
         raise ModelError(f"{spec}: got no usable model ({session.first_line(error)}), expected {kind}") from error
     model_files.require_detector(yolo.model, spec)
@@ -58,12 +65,12 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
 
 
 def require_student(yolo: YOLO, spec: str) -> None:
-    """Raise ModelError unless the seam can train this detector: a plain DetectionModel with a Detect head.
+    """Raise ModelError unless the seam can train this detector: a plain or classic one with a Detect head.
 
     Of a checkpoint the module must be what its yaml makes, since Ultralytics' trainer builds that.
     """
     head = yolo.model.model[-1]
-    if type(yolo.model) is not DetectionModel or not isinstance(head, Detect):
+    if type(yolo.model) not in (DetectionModel, classic.Model) or not isinstance(head, Detect):
         raise ModelError(
             f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
             f"YOLO detector with a Detect head, from yolov3 to yolo26"
@@ -80,26 +87,15 @@ def grid_px(yolo: YOLO) -> int:
 
 
 def require_safe(spec: str) -> None:
-    """Raise ModelError for what is no file, and for files that Ultralytics would take for others or cannot load."""
+    """Raise ModelError for what is no file, and for a file that Ultralytics would take for another."""
     path = Path(spec)
     model_files.require_archive(spec)
-    if _is_classic(path):
-        raise ModelError(
-            f"{spec}: got a classic anchor-based YOLOv5 checkpoint, expected an anchor-free one of Ultralytics "
-            f"8 (yolov5nu.pt is such), or the model name yolov5n for that architecture with fresh weights"
-        )
+    if classic.is_classic(spec):
+        return  # kd reads it
     if check_yolov5u_filename(str(path.resolve()), verbose=False) != str(path.resolve()):
         raise ModelError(
             f"{spec}: got a file name that Ultralytics reads as {path.stem}u.pt, expected another: rename it"
         )
-
-
-def _is_classic(path: Path) -> bool:
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # no zip archive or a damaged one: the load that follows raises
-        return False
-    return any(name.startswith("models.") for name in foreign)
 
 
 def _packaged(spec: str) -> str:

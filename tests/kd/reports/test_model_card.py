@@ -30,6 +30,13 @@ def test_a_card_tells_what_a_plain_run_is(tmp_path):
     assert "\n## Settings\n\nlr0 0.001667, momentum 0.9, optimizer AdamW, warmup_bias_lr 0.0\n" in card  # no other
 
 
+def test_a_card_of_a_classic_model_says_what_loads_it(tmp_path):
+    card = card_of(write_run(tmp_path / "my_run", (0.6, 0.3), student="classic/yolov5n", anchors={"8": [[4, 9]]}))
+    assert 'torch.hub.load("ultralytics/yolov5", "custom", "weights/best.pt")("image.jpg", size=640)' in card
+    assert "classic/yolov5n, trained without a teacher" in card
+    assert "from ultralytics" not in card
+
+
 def test_a_card_names_teachers_methods_and_settings_but_no_path(tmp_path):
     folder = tmp_path / "yolov5n" / "fgfi" / "seed3"
     faster = {"settings": {"lr0": 0.1}, "optimizer": {**ADAMW, "lr0": 0.1}}

@@ -13,7 +13,7 @@ from tests.kd_runs import MUSGD, OTHER_DATA, write_run
 OTHERS = {
     "data": {"data": OTHER_DATA}, "epochs": {"epochs": 31}, "imgsz": {"imgsz": 320}, "student": {"student": "yolov5m"},
     "optimizer": {"optimizer": MUSGD}, "batch": {"batch": 8}, "freeze": {"freeze": 3},
-    "settings": {"settings": {"cos_lr": True}}, "seed": {"seed": 7},
+    "settings": {"settings": {"cos_lr": True}}, "anchors": {"anchors": {"8": [[4, 9]]}}, "seed": {"seed": 7},
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn import tasks
+from ultralytics.nn.modules.block import SPPF
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import BaseModel, DetectionModel, _initialize_yolo_model
 from ultralytics.utils import dist, loss, torch_utils
@@ -344,6 +345,15 @@ def test_models_fold_their_batch_norms(student):
     fused = deepcopy(student).fuse(verbose=False)
     assert isinstance(fused, DetectionModel)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+
+
+def test_a_head_with_anchors_passes_for_one_of_ultralytics():
+    """What kd.ultra.classic.network takes on: a Detect without branches, whose anchors are a buffer."""
+    assert_in_order(source(BaseModel._apply), "fn(m.stride)", "m.anchors = fn(m.anchors)", "m.strides = fn(m.strides)")
+    assert "[m[0].conv.in_channels for m in head.cv2]" in source(BaseModel.load)
+    assert 'm.cv2 is not None and getattr(m, "one2one_cv2", None) is not None' in source(BaseModel.is_fused)
+    assert isinstance(Detect.anchors, torch.Tensor)  # of the class: register_buffer refuses the name
+    assert "self.cv1 = Conv(c1, c_, 1, 1, act=False)" in source(SPPF.__init__)  # SiLU is put back
 
 
 def test_selecting_the_cpu_sets_torch_threads():

@@ -101,11 +101,6 @@ def test_a_pickle_bomb_runs_nothing_when_ultralytics_was_imported_first(tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_classic_checkpoint_is_refused_by_name():
-    with pytest.raises(ModelError, match=r"classic anchor-based YOLOv5 checkpoint, expected an anchor-free one"):
-        models.load_model(shared_weights("yolov5n.pt"))
-
-
 def test_a_checkpoint_of_ultralytics_loads():
     yolo = models.load_model(shared_weights("yolov8n_coco_from_int8.pt"))
     assert len(yolo.names) == 80

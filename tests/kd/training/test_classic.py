@@ -1,0 +1,239 @@
+"""Runs of classic YOLOv5: what they start from, write and learn from, and what is refused for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra kd")
+
+import numpy as np
+import yaml
+
+from kd.config import TrainConfig
+from kd.errors import DistillationError, KdError, UsageError
+from kd.inheritance.inherit import require_family
+from kd.methods.batch import Batch
+from kd.methods.fgfi import fgfi_masks
+from kd.methods.fgfi_config import FgfiConfig
+from kd.runs.record import read_run
+from kd.scoring.evaluate import evaluate
+from kd.training.bench import Pair
+from kd.training.classic import fit_anchors, require_for_classic, starting_point
+from kd.training.defaults import choose
+from kd.training.run import train
+from kd.training.trainer import Trainer
+from kd.ultra import classic, models
+from kd.ultra.classic.files import ALLOWED, globals_in, read_checkpoint
+from tests.kd_fixtures import tiny_config, write_dataset
+from tests.kd_models import save_detector
+
+TINY = {
+    **classic.read_architecture("classic/yolov5n"), "nc": 2, "depth_multiple": 0.1, "width_multiple": 0.125,
+}  # fmt: skip
+PRIORS = ((8, ((4.0, 8.0), (6.0, 6.0), (9.0, 5.0))), (16, ((12.0, 20.0),) * 3), (32, ((40.0, 40.0),) * 3))
+NAMES = {0: "red", 1: "green"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"), train=3)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    path = tmp_path_factory.mktemp("classic") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(data, student, tmp_path_factory):
+    """A plain run of one epoch."""
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    train(tiny_config(data, out, student=student), quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def teacher(run):
+    return str(run / "weights" / "last.pt")
+
+
+@pytest.mark.train
+def test_a_run_writes_checkpoints_of_the_official_form(data, run, teacher):
+    record = read_run(run)
+    assert record["anchors"]["8"] == [[10, 13], [16, 30], [33, 23]]
+    assert 'torch.hub.load("ultralytics/yolov5", "custom", "weights/best.pt")' in (run / "README.md").read_text()
+    header = (run / "results.csv").read_text().splitlines()[0]
+    assert "train/box_loss,train/obj_loss,train/cls_loss," in header
+    for name in ("best.pt", "last.pt"):
+        wanted = globals_in(run / "weights" / name)
+        assert {name for name in wanted if not name.startswith(("torch.", "collections."))} <= {
+            *ALLOWED,
+            "__builtin__.set",
+        }
+        assert "models.yolo.Model" in wanted
+    found = evaluate(data, teacher, split="val", device="cpu", quiet=True)
+    assert found["map50"] == pytest.approx(record["metrics"]["last"]["val"]["map50"])
+    assert found["imgsz"] == 64
+
+
+@pytest.mark.train
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(data, student, tmp_path, monkeypatch):
+    whole, cut = (tiny_config(data, tmp_path / name, student=student, epochs=2) for name in ("whole", "cut"))
+    train(whole, quiet=True)
+    own = Trainer.preprocess_batch
+
+    def stop(self, batch):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return own(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "preprocess_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, quiet=True)
+    last = Path(cut.out) / "weights" / "last.pt"
+    assert read_checkpoint(str(last))[1]["epoch"] == 0  # the official form in the middle of a run too
+    assert train(cut, resume=True, quiet=True)["resumed"]
+    states = [read_checkpoint(str(Path(c.out) / "weights" / "last.pt"))[0].state_dict() for c in (whole, cut)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def dry(data, tmp_path, **changes):
+    config = tiny_config(data, tmp_path / "out", **changes)
+    return train(config, dry_run=True, allow_weak_teacher=True, quiet=True)
+
+
+FEATURES = (("fgfi", 0.01), ("cwd", 1.0), ("pkd", 1.0))
+
+
+@pytest.mark.train
+def test_a_classic_student_learns_the_features_of_a_classic_teacher(data, student, teacher, tmp_path):
+    plan = dry(data, tmp_path, student=student, teachers=(teacher,), methods=FEATURES)
+    assert all(np.isfinite(value) and value > 0 for value in plan["first_batch"]["terms"].values())
+    assert set(plan["first_batch"]["mask_share"]) == {"8", "16", "32"}
+
+
+@pytest.mark.train
+def test_an_anchor_free_student_learns_from_a_classic_teacher(data, teacher, tmp_path):
+    plan = dry(data, tmp_path, student="yolov5n", teachers=(teacher,), methods=FEATURES)
+    assert all(np.isfinite(value) and value > 0 for value in plan["first_batch"]["terms"].values())
+    assert "anchors" not in plan
+    with pytest.raises(DistillationError, match=r"got an anchor-based head without a one-to-many branch"):
+        dry(data, tmp_path, student="yolov5n", teachers=(teacher,), methods=(("logits", 1.0),))
+
+
+@pytest.mark.train
+def test_a_classic_student_has_its_own_priors_and_learns_by_an_anchor_free_teachers_scores(data, teacher, tmp_path):
+    free = save_detector(tmp_path / "free.pt", NAMES, imgsz=64)
+    methods, fgfi = (("fgfi", 0.01), ("score-l2", 6.0)), FgfiConfig(soft=True, priors=PRIORS)
+    plan = dry(data, tmp_path, student=teacher, teachers=(free,), methods=methods, fgfi=fgfi)
+    assert all(np.isfinite(value) and value > 0 for value in plan["first_batch"]["terms"].values())
+    assert plan["anchors"] == {str(stride): [list(size) for size in sizes] for stride, sizes in PRIORS}
+
+
+def test_fgfi_imitates_by_the_anchors_of_the_student():
+    def share(**anchors):
+        features = {8: torch.zeros(1, 1, 8, 8)}
+        box, index = torch.tensor([[8.0, 8.0, 56.0, 56.0]]), torch.zeros(1, dtype=torch.long)
+        config = TrainConfig(data="d.yaml", student="classic/yolov5n", out="run", teachers=("t.pt",))
+        return fgfi_masks(Batch(features, features, {}, box, index, **anchors), config)[0].float().mean()
+
+    assert share(priors={8: ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0))}) == share()
+    assert share(priors={8: ((48.0, 48.0),)}) < share()
+
+
+def test_what_training_starts_from(run, teacher):
+    layout, weights = starting_point(teacher, True, None)
+    assert layout["head"][-1][2:] == ["Detect", ["nc", "anchors"]]
+    assert isinstance(weights, classic.Model)
+    assert starting_point(teacher, False, None)[1] is None
+    layout, weights = starting_point("classic/yolov5s.yaml", teacher, PRIORS)
+    assert layout["width_multiple"] == 0.5
+    assert layout["anchors"][0] == [4, 8, 6, 6, 9, 5]
+    assert isinstance(weights, classic.Model)
+
+
+def test_anchors_are_fitted_where_boxes_are_out_of_reach():
+    model = classic.Model(TINY)
+    before = model.model[-1].priors
+    rng = np.random.default_rng(0)
+    sides = np.exp(rng.normal(0, 0.1, (30, 2)))
+    fit_anchors(model, SimpleNamespace(labels=[{"bboxes": np.tile(sides * 0.1, 2), "shape": (100, 100)}]), 320)
+    assert model.model[-1].priors == before
+    fit_anchors(model, SimpleNamespace(labels=[{"bboxes": np.tile(sides * [0.01, 0.4], 2), "shape": (100, 100)}]), 320)
+    found = model.model[-1].priors
+    assert all(
+        w == pytest.approx(3.2, rel=0.4) and h == pytest.approx(128, rel=0.4) for s in found.values() for w, h in s
+    )
+
+
+def config_of(**changes):
+    return TrainConfig(**{"data": "d.yaml", "student": "classic/yolov5n", "out": "run", **changes})
+
+
+@pytest.mark.parametrize("method", ["logits", "box", "ld", "soft-labels", "built-in"])
+def test_methods_on_heads_are_refused_for_a_classic_student(method):
+    with pytest.raises(
+        DistillationError, match=rf"^classic/yolov5n: {method}: got a student with an anchor-based head"
+    ):
+        require_for_classic(config_of(teachers=("t.pt",), methods=((method, 0.5),)), classic.Model(TINY))
+
+
+@pytest.mark.parametrize("arm", ["logits", "soft-labels", "built-in"])
+def test_bench_leaves_out_what_a_classic_student_cannot_learn(tmp_path, arm):
+    free = save_detector(tmp_path / "free.pt", NAMES, imgsz=64)
+    pair = Pair(tmp_path, "classic/yolov5n.yaml", free, imgsz=64, batch=2, device="cpu")
+    with pytest.raises(DistillationError, match=rf"{arm}: got a student with an anchor-based head"):
+        pair.trainer(arm)
+
+
+@pytest.mark.parametrize("setting", [("box", 7.5), ("cls", 1.0), ("dfl", 1.0), ("cls_pw", 0.5), ("quantize", 8)])
+def test_settings_that_its_loss_has_not_are_refused(setting):
+    with pytest.raises(UsageError, match=rf"^--set {setting[0]}: got it with classic/yolov5n, expected it with anchor"):
+        require_for_classic(config_of(settings=(setting,)), classic.Model(TINY))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fgfi": FgfiConfig(priors=PRIORS[:2])}, "--priors: got 3 at stride 8, 3 at stride 16, expected equally many"),
+        ({"fgfi": FgfiConfig(priors=(*PRIORS[:2], (32, ((9.0, 9.0),))))}, "--priors: got 3 at stride 8, 3 .*, 1 at"),
+        ({"settings": (("pretrained", "x.pt"),)}, "--set pretrained: got x.pt, an anchor-free model, expected a clas"),
+    ],
+)
+def test_what_does_not_fit_a_classic_student_is_refused(changes, message):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        require_for_classic(config_of(**changes), classic.Model(TINY))
+
+
+def test_what_an_anchor_free_student_cannot_do_with_a_classic_model_is_refused(teacher):
+    free = models.load_model("yolov5n").model
+    config = config_of(student="yolov5n", settings=(("pretrained", teacher),))
+    with pytest.raises(UsageError, match=r"a classic YOLOv5, expected an anchor-free model as yolov5n is$"):
+        require_for_classic(config, free)
+    config = config_of(student="yolov5n", teachers=(teacher,), methods=(("built-in", 6.0),))
+    with pytest.raises(DistillationError, match=r"built-in: got a classic YOLOv5, expected a teacher that Ultralytics"):
+        require_for_classic(config, free)
+    config = config_of(student="s.pt", teachers=("t.pt",), methods=(("cwd", 1.0),), fgfi=FgfiConfig(priors=PRIORS))
+    with pytest.raises(UsageError, match=r"--priors: got it with cwd, expected the method fgfi"):
+        require_for_classic(config, free)
+    for pair in ((free, classic.Model(TINY)), (classic.Model(TINY), free)):
+        with pytest.raises(KdError, match=r"inherit: got a classic YOLOv5, expected an anchor-free model"):
+            require_family(*pair)
+
+
+def test_a_teacher_alone_is_imitated_by_fgfi(data, teacher):
+    for student, taught_by in (("classic/yolov5n", "t.pt"), ("yolov5n", teacher)):
+        config = choose(config_of(data=str(data), student=student, teachers=(taught_by,)))
+        assert dict(config.methods) == {"fgfi": 0.01}
+
+
+def test_priors_of_a_plain_classic_run_survive_json():
+    config = config_of(fgfi=FgfiConfig(priors=PRIORS))
+    assert TrainConfig.from_json(config.to_json()).fgfi == config.fgfi
