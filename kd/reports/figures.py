@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -227,10 +228,11 @@ def _mean(arm: Arm) -> float:
 def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count: int) -> tuple[bytes, str] | str:
     """Plain, distilled and teacher beside each other on ``count`` images: a PNG and a caption, or why there is none.
 
-    Taken for the first pair whose weights and images still exist; images with objects, evenly spaced over the split.
+    Taken for the first pair, of the arm that gains most, whose weights and images still exist; images with objects,
+    evenly spaced over the split.
     """
     reason = "no pair's weights are there any more"
-    by_epochs = sorted(contrasts, key=lambda contrast: contrast.longer)  # those of equal epochs first
+    by_epochs = sorted(contrasts, key=lambda contrast: (contrast.longer, -_gain(contrast)))  # of equal epochs first
     for pair in (pair for contrast in by_epochs for pair in contrast.pairs):
         weights = [_weights(pair.baseline), _weights(pair.run)]
         if not all(path.is_file() for path in weights):
@@ -246,6 +248,12 @@ def detections_figure(contrasts: Sequence[Contrast], runs: Sequence[Run], count:
         except Exception as error:  # whatever torch makes of what lies there: the tables do not depend on it
             reason = " ".join(str(error).split()) or type(error).__name__
     return reason
+
+
+def _gain(contrast: Contrast) -> float:
+    """The mean difference in mAP50-95."""
+    scores = [[run.scores()["map50_95"] or 0.0 for run in pair] for pair in contrast.pairs]
+    return statistics.fmean(own - base for own, base in scores) if scores else 0.0
 
 
 def _draw_detections(run: Run, weights: Sequence[Path], names: Sequence[str], count: int) -> tuple[bytes, str]:

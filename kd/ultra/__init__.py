@@ -65,7 +65,7 @@ def _import_ultralytics() -> None:
     if any(utils.SETTINGS.get(key) != value for key, value in wanted.items()):
         utils.SETTINGS.update(wanted)
     for handler in utils.LOGGER.handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:  # not those of other programs
             handler.setStream(sys.stderr)  # stdout belongs to the commands' own output
 
 

@@ -47,6 +47,18 @@ def test_plain_distilled_and_teacher_stand_beside_each_other_with_their_times(ru
     assert "data:image/png;base64," in (tmp_path / "r.html").read_text()
 
 
+def test_the_arm_that_gains_most_is_shown(runs, tmp_path):
+    data = json.loads((runs / "fgfi" / "run.json").read_text())["config"]["data"]
+    for name, weight, score in (("a", 2.0, 0.2), ("z", 3.0, 0.4)):
+        methods = {"fgfi": weight}
+        folder = write_run(runs / name, (0.6, score), teacher="teacher", imgsz=96, methods=methods)
+        text = (folder / "run.json").read_text().replace("/somewhere/tiles/data.yaml", data)
+        (folder / "run.json").write_text(text)
+        shutil.copytree(runs / "fgfi" / "weights", folder / "weights")
+    report(runs, tmp_path / "r.md", images=1)
+    assert re.search(r"yolov5n, plain \S+ ms; yolov5n, fgfi 3 \S+ ms", (tmp_path / "r.md").read_text())
+
+
 def test_without_weights_or_images_a_line_says_why(runs, tmp_path):
     report(runs, tmp_path / "none.md", images=0)
     assert "Figure A1" not in (tmp_path / "none.md").read_text()
