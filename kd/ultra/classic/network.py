@@ -163,8 +163,6 @@ def become_classic(model: BaseModel, cfg: Mapping[str, Any]) -> None:
     """Make a model that was built by `anchor_free` of a yaml the classic one that the yaml describes, in place."""
     for layer in model.modules():
         layer.__class__ = OFFICIAL.get(type(layer), type(layer))
-        if isinstance(layer, SPPF):
-            layer.cv1.act = layer.cv2.act  # Ultralytics has dropped this activation, also from its yolov5.yaml
     old = model.model[-1]
     channels = [branch[0].conv.in_channels for branch in old.cv2]
     nc = model.yaml["nc"]
