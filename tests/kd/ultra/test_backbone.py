@@ -129,7 +129,7 @@ def test_a_file_without_counters_of_batches_is_one_too(tmp_path):
         ({"features.0.0.weight": 3}, "got nothing, expected"),
         ({1: torch.zeros(2)}, "got no usable weights .AttributeError"),
         ([1, 2], "got no usable weights"),
-        (torch.nn.Linear(2, 2), "got no usable weights .UnpicklingError"),
+        (torch.nn.Linear(2, 2), "got no usable weights"),
         (None, "got no usable weights"),
     ],
 )
