@@ -31,6 +31,7 @@ from kd.inheritance.weights import inherit_weights
 from kd.training.record import versions
 from kd.ultra import session
 from kd.ultra.data import image_files, resolve_data
+from kd.ultra.models import SHIPPED
 
 PLAIN, THEIRS, THEIR_DISTILLING = "kd train", "Ultralytics", "Ultralytics, distill_model="
 INHERIT, CACHE = "kd inherit", "kd cache"
@@ -151,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="a checkpoint of the student's family")
-    parser.add_argument("--student", default="yolov8p", help="its architecture")
+    parser.add_argument("--student", default=str(SHIPPED / "yolov8p.yaml"), help="its architecture, a yaml")
     parser.add_argument("--imgsz", type=int, default=192)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -162,7 +163,7 @@ def main() -> None:
         name, words = options.child
         print(json.dumps(epoch(words, options.student) if words else once(name, options)))
         return
-    setting = f"{options.teacher.stem} -> {options.student}, {options.imgsz} px, batches of {options.batch}"
+    setting = f"{options.teacher.stem} -> {Path(options.student).stem}, {options.imgsz} px, batches of {options.batch}"
     found = measure(options)
     device = session.device_name(session.check_device("cpu"))
     print(f"{setting}, {device}, {versions()}\n\n{table(found)}")
