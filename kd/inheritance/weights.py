@@ -98,14 +98,6 @@ def inherit_weights(
     layout = _layout(source.model.yaml, architecture)
     try:
         network = fresh_student(layout, view["names"], seed)
-    except ModelError as error:
-        raise ModelError(f"{student}: {error}") from error
-    except Exception as error:  # blocks that cannot be of any width refuse in ways of their own
-        raise ModelError(
-            f"{student}: got no network ({session.first_line(error)}), expected widths that its blocks can have: "
-            f"choose another --width"
-        ) from error
-    try:
         files, scoring = image_files(view["train"]), {"device": device, "quiet": quiet}
         account = write_first_weights(
             out, network, source.model, data, files, imgsz, target, scoring, images=images, slicing=slicing
@@ -184,9 +176,15 @@ def _layout(of_teacher: dict[str, Any], architecture: str | Scale) -> dict[str, 
 def fresh_student(layout: dict[str, Any], names: dict[int, str], seed: int) -> DetectionModel:
     """A model of this layout with fresh weights and these classes, in evaluation mode. Raises ModelError."""
     require_anchor_free(layout)
-    with session.silence(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = DetectionModel(deepcopy(layout), nc=len(names), verbose=False)
+    try:
+        with session.silence(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = DetectionModel(deepcopy(layout), nc=len(names), verbose=False)
+    except Exception as error:  # blocks that cannot be of any width refuse in ways of their own
+        raise ModelError(
+            f"got no network ({session.first_line(error)}), expected widths that its blocks can have: "
+            f"choose another --width"
+        ) from error
     network.names = dict(names)
     return network.eval()
 
