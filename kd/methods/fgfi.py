@@ -65,10 +65,10 @@ def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
     for s, mask in zip(batch.student, fgfi_masks(batch, config), strict=True):
         score = batch.score(s) if config.fgfi.soft else None
         layer = batch.adapters["fgfi"][s][0]
-        if "adapter" in defects:  # an optimizer leaves a parameter without a gradient as it is
-            layer = [part.detach() for part in layer]  # type: ignore[union-attr]  # has a bias
         if "level" in defects and s > min(batch.student):
             continue
+        if "adapter" in defects:  # an optimizer leaves a parameter without a gradient as it is
+            layer = (layer[0].detach(), layer[1].detach())  # type: ignore[union-attr]  # has a bias
         terms.append(imitation(batch.student[s], batch.teacher[s], mask, *layer, score))  # type: ignore[arg-type]  # has a bias
     return torch.stack(terms).sum()
 
