@@ -335,7 +335,7 @@ def _counterparts(student: nn.Module, teacher: nn.Module, own: Wiring, theirs: W
 def require_family(student: nn.Module, teacher: nn.Module) -> None:
     """Raise ModelError unless two detection models have the same layers, whatever their width and repeats."""
     for model in (student, teacher):
-        require_anchor_free(model.yaml)
+        require_yolo(model.yaml)
     layers = list(zip(student.model, teacher.model, strict=False))
     if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
         raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
@@ -343,10 +343,12 @@ def require_family(student: nn.Module, teacher: nn.Module) -> None:
         raise ModelError("inherit: got a teacher whose batch norms are folded, expected one as training has left it")
 
 
-def require_anchor_free(layout: Mapping[str, Any]) -> None:
-    """Raise ModelError for the model yaml of a classic YOLOv5."""
+def require_yolo(layout: Mapping[str, Any]) -> None:
+    """Raise ModelError for the model yaml of a classic YOLOv5 or an RT-DETR."""
     if classic.is_classic_yaml(layout):
         raise ModelError("inherit: got a classic YOLOv5, expected an anchor-free model: others inherit no weights yet")
+    if layout["head"][-1][2] == "RTDETRDecoder":
+        raise ModelError("inherit: got an RT-DETR, expected a model with a Detect head: others inherit no weights yet")
 
 
 def _alike(own: nn.Module, other: nn.Module) -> bool:

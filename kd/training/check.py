@@ -17,6 +17,7 @@ from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
 from kd.training.classic import require_for_classic
 from kd.training.record import Checked, config_json
+from kd.training.rtdetr import require_for_rtdetr
 from kd.training.start import require_source
 from kd.training.taught import require_askable
 from kd.ultra import models, session
@@ -56,6 +57,7 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
         require_askable(config, data)
     require_pretrained(config, student.model)
     require_for_classic(config, student.model)
+    require_for_rtdetr(config, student.model)
     require_trainable(config, len(student.model.model))
     return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
 

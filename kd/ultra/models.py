@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ultralytics import RTDETR, YOLO
 from ultralytics.nn.modules.head import Detect
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 from ultralytics.utils import ROOT
 from ultralytics.utils.checks import check_yolov5u_filename
 
@@ -48,7 +48,7 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
         source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
     try:
         with session.silence():
-            by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
+            by_name = suffix != ".pt" and is_rtdetr(spec)  # of a checkpoint YOLO sees it for itself
             make = classic.ClassicYOLO if classic.is_classic(spec) else RTDETR if by_name else YOLO
             yolo = make(source)
     except ModelError:
@@ -65,19 +65,30 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
 
 
 def require_student(yolo: YOLO, spec: str) -> None:
-    """Raise ModelError unless the seam can train this detector: a plain or classic one with a Detect head.
+    """Raise ModelError unless the seam can train this detector: a plain or classic one with a Detect head, an RT-DETR.
 
     Of a checkpoint the module must be what its yaml makes, since Ultralytics' trainer builds that.
     """
     head = yolo.model.model[-1]
-    if type(yolo.model) not in (DetectionModel, classic.Model) or not isinstance(head, Detect):
+    plain = type(yolo.model) in (DetectionModel, classic.Model) and isinstance(head, Detect)
+    if not plain and type(yolo.model) is not RTDETRDetectionModel:
         raise ModelError(
             f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
-            f"YOLO detector with a Detect head, from yolov3 to yolo26"
+            f"YOLO detector with a Detect head, from yolov3 to yolo26, or an RT-DETR, whose yaml has rtdetr in its name"
         )
     if Path(spec).suffix.lower() == ".pt":
         with session.silence():
             model_files.require_unchanged(yolo.model, spec)
+
+
+def is_rtdetr(spec: str) -> bool:
+    """Whether a model is an RT-DETR: a checkpoint by what it holds, an architecture by its name, as Ultralytics has it.
+
+    Raises ModelError for a checkpoint that holds no detector.
+    """
+    if Path(spec).suffix.lower() == ".pt":
+        return isinstance(load_model(spec).model, RTDETRDetectionModel)
+    return "rtdetr" in Path(spec).stem
 
 
 def grid_px(yolo: YOLO) -> int:
