@@ -20,7 +20,7 @@ from kd.distillation.outputs import by_level, joined, resized, student_branches
 from kd.distillation.soft_labels import SoftLabels
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
 from kd.errors import DistillationError
-from kd.methods.batch import Batch, Prediction
+from kd.methods.batch import Batch, Prediction, Queries
 from kd.methods.registry import METHODS
 from kd.show import named_weights
 from kd.ultra import session
@@ -132,14 +132,17 @@ class Distillation:
         inputs = []
         for link in self.links:
             levels, (features, outputs) = link.levels, link.teacher(images)
-            heads = {
-                "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
-                "teacher_heads": [
-                    {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
-                    for head in outputs
-                ],
-                "classes": matching_classes(self.model.names, link.teacher.names),
-            }
+            heads: dict[str, Any] = {}
+            if isinstance(outputs, Queries):
+                heads = {"student_queries": Queries(**branches[0]["queries"]), "teacher_queries": outputs}
+            elif outputs:
+                heads = {
+                    "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
+                    "teacher_heads": [
+                        {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
+                        for head in outputs
+                    ],
+                }
             inputs.append(
                 Batch(
                     student={s: student[s] for s in levels},
@@ -147,8 +150,9 @@ class Distillation:
                     adapters=link.adapters.layers(),
                     boxes_xyxy=boxes_xyxy,
                     image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
+                    classes=matching_classes(self.model.names, link.teacher.names),
                     priors=getattr(self.model.model[-1], "priors", None),
-                    **(heads if outputs else {}),
+                    **heads,
                 )
             )
         return inputs

@@ -17,7 +17,7 @@ from kd.config import GRID_PX, TrainConfig, require_side
 from kd.distillation.teacher import Teacher, probe_levels
 from kd.errors import DistillationError
 from kd.methods.adapters import Adapters
-from kd.methods.facts import FACTS, HEADLESS
+from kd.methods.facts import FACTS, HEADLESS, NEEDS_QUERIES
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def link_teachers(
     own = probe_levels(student)
     links = []
     for spec, share in zip(config.teachers, config.shares, strict=True):
-        teacher = Teacher(spec, device, with_head=config.needs_head or config.chooses, ratio=ratio)
+        head = {"with_head": config.needs_head or config.chooses, "with_queries": bool(methods & NEEDS_QUERIES)}
+        teacher = Teacher(spec, device, ratio=ratio, **head)
         if config.teacher_imgsz:
             require_side("teacher-imgsz", config.teacher_imgsz, max(GRID_PX, *teacher.levels))
         require_comparable(teacher, methods, names, getattr(student.model[-1], "reg_max", 0))

@@ -27,13 +27,21 @@ class RTDETRDistillation(Distillation):
     def forward(self, images: Tensor) -> dict[str, Any]:
         """The inputs of the student's decoder and its queries in training, by the names of `inputs`."""
         self.model(images)
-        return self.__dict__.pop("_seen")
+        return self._taken()
 
     def _see(self, decoder: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-        self._seen = {"feats": inputs[0]}
+        boxes, logits, _, _, denoising = outputs  # [L, B, N, .], those for denoising before the others
+        first = denoising["dn_num_split"][0] if denoising else 0
+        queries = {"logits": logits[:, :, first:].transpose(0, 1), "boxes": boxes[:, :, first:].transpose(0, 1)}
+        self._seen = {"feats": inputs[0], "queries": queries}
+
+    def _taken(self) -> dict[str, Any]:
+        """What the decoder was seen to read and say, and no longer kept: a step's graph hangs on it."""
+        seen, self._seen = self._seen, {}
+        return seen
 
     def _append(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """The loss and items of a batch with the terms; what comes of images alone stays as it is."""
         if not isinstance(inputs[0], Mapping):
             return output
-        return self.append(self.__dict__.pop("_seen"), inputs[0], *output, scale=1)  # its loss is a mean already
+        return self.append(self._taken(), inputs[0], *output, scale=1)  # its loss is a mean already

@@ -27,6 +27,7 @@ from kd.inheritance.places import draw, seen
 from kd.inheritance.regression import solve, telling_columns
 from kd.inheritance.wiring import Segment, Wiring, convolutions, wiring
 from kd.ultra import classic
+from kd.ultra.model_files import has_decoder
 
 RIDGE = 3e-3  # of the mean variance of a convolution's inputs
 PLACES = 12_000  # drawn per convolution, over all images
@@ -347,7 +348,7 @@ def require_yolo(layout: Mapping[str, Any]) -> None:
     """Raise ModelError for the model yaml of a classic YOLOv5 or an RT-DETR."""
     if classic.is_classic_yaml(layout):
         raise ModelError("inherit: got a classic YOLOv5, expected an anchor-free model: others inherit no weights yet")
-    if layout["head"][-1][2] == "RTDETRDecoder":
+    if has_decoder(layout):
         raise ModelError("inherit: got an RT-DETR, expected a model with a Detect head: others inherit no weights yet")
 
 

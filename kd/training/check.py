@@ -51,13 +51,13 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
     student = models.load_model(config.student)
     models.require_student(student, config.student)
     require_side("imgsz", config.imgsz, models.grid_px(student))
+    require_for_rtdetr(config, student.model)
     if config.inherit:
         require_source(config, student.model)
     if config.cached:
         require_askable(config, data)
     require_pretrained(config, student.model)
     require_for_classic(config, student.model)
-    require_for_rtdetr(config, student.model)
     require_trainable(config, len(student.model.model))
     return Checked(config_json(config, data, student.model, names), data, student.overrides["model"], found, shared)
 

@@ -1,4 +1,4 @@
-"""The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
+"""The seam into Ultralytics: its trainers, with distillation terms in the criterion and adapters on the model.
 
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
 files, plus `last.kd.pt` beside `last.pt` (kd/training/checkpoints.py).

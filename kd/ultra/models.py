@@ -19,6 +19,7 @@ from ultralytics.utils.checks import check_yolov5u_filename
 from kd.config import CLASSIC, GRID_PX
 from kd.errors import ModelError
 from kd.ultra import classic, model_files, session
+from schemas.strict import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "models"  # model yamls of our own
 
@@ -74,7 +75,7 @@ def require_student(yolo: YOLO, spec: str) -> None:
     if not plain and type(yolo.model) is not RTDETRDetectionModel:
         raise ModelError(
             f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
-            f"YOLO detector with a Detect head, from yolov3 to yolo26, or an RT-DETR, whose yaml has rtdetr in its name"
+            f"YOLO detector with a Detect head, from yolov3 to yolo26, or an RT-DETR"
         )
     if Path(spec).suffix.lower() == ".pt":
         with session.silence():
@@ -82,13 +83,16 @@ def require_student(yolo: YOLO, spec: str) -> None:
 
 
 def is_rtdetr(spec: str) -> bool:
-    """Whether a model is an RT-DETR: a checkpoint by what it holds, an architecture by its name, as Ultralytics has it.
+    """Whether this is an RT-DETR: a file by what it holds, one of Ultralytics' architectures by its name.
 
-    Raises ModelError for a checkpoint that holds no detector.
+    Raises ModelError for a checkpoint that holds no detector, StrictError for a damaged yaml.
     """
-    if Path(spec).suffix.lower() == ".pt":
+    path = Path(spec)
+    if path.suffix.lower() == ".pt":
         return isinstance(load_model(spec).model, RTDETRDetectionModel)
-    return "rtdetr" in Path(spec).stem
+    if path.suffix.lower() in {".yaml", ".yml"} and model_files.is_there(path):
+        return model_files.has_decoder(read_yaml(path))
+    return "rtdetr" in path.stem
 
 
 def grid_px(yolo: YOLO) -> int:
