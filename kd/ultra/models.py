@@ -5,6 +5,7 @@ Invariant: a checkpoint goes through a restricted unpickler, a yaml is read with
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -85,13 +86,14 @@ def require_student(yolo: YOLO, spec: str) -> None:
 def is_rtdetr(spec: str) -> bool:
     """Whether this is an RT-DETR: a file by what it holds, one of Ultralytics' architectures by its name.
 
-    Raises ModelError for a checkpoint that holds no detector, StrictError for a damaged yaml.
+    Raises ModelError for a checkpoint that holds no detector.
     """
     path = Path(spec)
     if path.suffix.lower() == ".pt":
         return isinstance(load_model(spec).model, RTDETRDetectionModel)
     if path.suffix.lower() in {".yaml", ".yml"} and model_files.is_there(path):
-        return model_files.has_decoder(read_yaml(path))
+        with contextlib.suppress(OSError, ValueError):  # StrictError is one
+            return model_files.has_decoder(read_yaml(path))
     return "rtdetr" in path.stem
 
 

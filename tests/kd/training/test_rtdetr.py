@@ -284,6 +284,8 @@ def test_an_architecture_is_known_by_its_name_and_a_yaml_by_its_head(tmp_path):
     assert type(models.load_model(str(other)).model) is RTDETRDetectionModel
     models.require_student(models.load_model(str(other)), str(other))
     assert models.is_rtdetr(str(other))
+    other.write_text("head: [[")
+    assert not models.is_rtdetr(str(other))  # what it is then is said where it is loaded
     assert [models.is_rtdetr(spec) for spec in (STUDENT, "rtdetr-l", "yolov8n-rtdetr", "yolov8n")] == [True] * 3 + [
         False
     ]
