@@ -13,7 +13,7 @@ import gc
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any
@@ -22,76 +22,52 @@ import torch
 
 from kd.config import BATCH_SHARE, GRID_PX, NUMBERS, TrainConfig
 from kd.errors import RunError
+from kd.files import write_all
+from kd.inheritance.weights import checkpoint
 from kd.training.build import build_trainer, translated
 from kd.training.step import one_step
 from kd.training.trainer import Trainer
-from kd.ultra import memory, session
+from kd.ultra import classic, memory, models, session
 
 FIRST = (1, 2, 4, 8)  # batches that the line is drawn through
-#: Settings that are left out while it is measured: of batches of unequal shape the squares count, and images are read
-#: here and now.
+#: Settings that measuring goes without: images are read here and now, and square ones, at their largest, take the most.
 LEFT_OUT = frozenset({"rect", "multi_scale", "workers", "cache"})
 
 
-@dataclass(frozen=True)
-class Sized:
-    """A batch, and how it was found: ``measured`` are batches and bytes, None where memory ran out."""
+def size_batch(
+    config: TrainConfig, model: str, device: torch.device, tell: Callable[[str], None]
+) -> tuple[int, dict[str, Any]]:
+    """The batch that fills the share ``config.batch_auto`` of the memory, and the account of it for run.json.
 
-    batch: int
-    share: float
-    memory_bytes: int | None
-    measured: list[tuple[int, int | None]]
-
-    def to_json(self) -> dict[str, Any]:
-        """The account as run.json has it."""
-        return {
-            "share": self.share,
-            "memory_bytes": self.memory_bytes,
-            "measured": [list(pair) for pair in self.measured],
-        }
-
-
-def size_batch(config: TrainConfig, model: str, device: torch.device, tell: Callable[[str], None]) -> Sized:
-    """The batch for ``config.batch_auto`` of the memory that there is; on a CPU the one that it has, and ``tell`` says
-    so.
-
-    ``model`` is what Ultralytics builds the student from. Raises RunError where there is no room for any.
+    On a CPU it is the one that ``config`` has, and ``tell`` gets a line that says so. ``model`` is what Ultralytics
+    builds the student from. Raises RunError where there is no room for a single image.
     """
     meter, share = memory.meter_of(device), config.batch_auto or BATCH_SHARE
     if meter is None:
-        tell(
-            f"--batch auto: got {device.type}, expected a GPU whose memory can be measured: the batch is {config.batch}"
-        )
-        return Sized(config.batch, share, None, [])
+        tell(f"--batch auto: got {device.type}, expected a GPU, whose memory it measures: the batch is {config.batch}")
+        return config.batch, {"share": share, "memory_bytes": None, "measured": []}
     available = meter.available()
     budget = int(share * available)
     try:
-        measured = translated(lambda: _measure(config, model, meter, budget), Path(config.out).resolve())
+        tried = translated(lambda: _measure(config, model, meter, budget), Path(config.out).resolve())
     finally:
         gc.collect()  # a trainer is a circle
         torch.cuda.empty_cache()
         torch.set_num_threads(session.TORCH_THREADS)
-    fits = [size for size, peak in measured if peak is not None and peak <= budget]
-    if not fits:
+    fitting = [batch for batch, peak in tried if peak is not None and peak <= budget]
+    if not fitting:
         raise RunError(
-            f"--batch auto: got {_gb(measured[0][1])} for one image of {config.imgsz} px, expected at most "
-            f"{_gb(budget)} of the {_gb(available)} that are free: choose a smaller --imgsz, student or teacher"
+            f"--batch auto: got {_gb(tried[0][1])} for one image of {config.imgsz} px, expected at most {_gb(budget)} "
+            f"of the {_gb(available)} that are free: choose a smaller --imgsz, student or teacher"
         )
-    return Sized(max(fits), share, available, measured)
-
-
-def _measure(config: TrainConfig, model: str, meter: memory.Meter, budget: int) -> list[tuple[int, int | None]]:
-    with tempfile.TemporaryDirectory(prefix="kd-batch-") as scratch, session.silence():
-        steps = Steps(_trainer(config, model, Path(scratch)))
-        most = min(len(steps.dataset), NUMBERS["batch"][1])
-        return largest(lambda size: meter.peak(lambda: steps(size)), budget, most)
+    return max(fitting), {"share": share, "memory_bytes": available, "measured": [list(pair) for pair in tried]}
 
 
 def largest(peak: Callable[[int], int | None], budget: int, most: int) -> list[tuple[int, int | None]]:
     """Batches with their peaks in bytes, as tried; the largest one within the budget is the answer.
 
-    A line through small batches says how many there is room for, and that number, rounded down, is tried, then lower
-    ones until one fits. ``peak`` gives None where memory runs out.
+    A line through small batches says how many images there is room for; that number, rounded down, is tried, then
+    lower ones until one fits. ``peak`` gives None where memory runs out.
 
     >>> largest(lambda batch: 100 + 10 * batch, budget=510, most=1000)
     [(1, 110), (2, 120), (4, 140), (8, 180), (40, 500)]
@@ -99,35 +75,46 @@ def largest(peak: Callable[[int], int | None], budget: int, most: int) -> list[t
     tried: list[tuple[int, int | None]] = []
     fitting: list[tuple[int, int]] = []
 
-    def fits(size: int) -> bool:
-        found = peak(size)
-        tried.append((size, found))
-        if found is None or found > budget:
+    def fits(batch: int) -> bool:
+        bytes_taken = peak(batch)
+        tried.append((batch, bytes_taken))
+        if bytes_taken is None or bytes_taken > budget:
             return False
-        fitting.append((size, found))
+        fitting.append((batch, bytes_taken))
         return True
 
-    for size in (size for size in FIRST if size <= most):
-        if not fits(size):
-            most = size - 1
+    for batch in FIRST:
+        if batch > most or not fits(batch):
+            most = min(most, batch - 1)
             break
     if len(fitting) < 2:
         return tried
     slope, base = linear_regression(*zip(*fitting, strict=True))
-    size = rounded(min(most, int((budget - base) / slope)) if slope > 0 else most)
-    while size > FIRST[len(fitting) - 1] and not fits(size):
-        size = rounded(size - 1)
+    batch = rounded(min(most, int((budget - base) / slope)) if slope > 0 else most)
+    while batch > fitting[-1][0] and not fits(batch):
+        batch = rounded(batch - 1)
     return tried
 
 
 def rounded(number: int) -> int:
-    """A number of images with its three leading binary digits: at most a fifth is lost.
+    """A number of images with no more than three binary digits before its zeros: at most a fifth is lost.
 
     >>> [rounded(number) for number in (3, 7, 9, 13, 31, 33, 100)]
     [3, 7, 8, 12, 28, 32, 96]
     """
     unit = 2 ** max(0, number.bit_length() - 3)
     return number // unit * unit
+
+
+def write_untrained(config: TrainConfig, path: Path) -> None:
+    """Write the checkpoint that a run would begin with: it takes the memory of a trained one."""
+    with tempfile.TemporaryDirectory(prefix="kd-batch-") as scratch, session.silence():
+        source = models.load_model(config.student).overrides["model"]
+        trainer = build_trainer(replace(config, device="cpu", batch_auto=None), source, Path(scratch))
+        trainer.setup_model()
+        trainer.set_model_attributes()
+    with classic.official_names():
+        write_all({path: checkpoint(trainer.model, config.imgsz)})
 
 
 class Steps:
@@ -137,15 +124,20 @@ class Steps:
         self.trainer, self.dataset = trainer, trainer.train_loader.dataset
         labels = self.dataset.labels
         self._order = sorted(range(len(labels)), key=lambda index: -len(labels[index]["cls"]))
-        self._images: list[Any] = []  # augmented
 
-    def __call__(self, size: int) -> None:
+    def __call__(self, batch: int) -> None:
         """Two steps: the optimizer's state comes with the first one."""
-        self._images += [self.dataset[index] for index in self._order[len(self._images) : size]]
-        batch = self.trainer.train_loader.collate_fn(self._images[:size])
+        images = self.trainer.train_loader.collate_fn([self.dataset[index] for index in self._order[:batch]])
         self.trainer.optimizer.zero_grad()  # of a step that memory ran out in
         for _ in range(2):
-            one_step(self.trainer, batch)
+            one_step(self.trainer, images)
+
+
+def _measure(config: TrainConfig, model: str, meter: memory.Meter, budget: int) -> list[tuple[int, int | None]]:
+    with tempfile.TemporaryDirectory(prefix="kd-batch-") as scratch, session.silence():
+        steps = Steps(_trainer(config, model, Path(scratch)))
+        most = min(len(steps.dataset), NUMBERS["batch"][1])
+        return largest(lambda batch: meter.peak(lambda: steps(batch)), budget, most)
 
 
 def _trainer(config: TrainConfig, model: str, out: Path) -> Trainer:

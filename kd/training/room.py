@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd.config import TrainConfig
-from kd.ultra.memory import enough_memory
+from kd.ultra.memory import enough_memory, fewer
 
 
 @contextlib.contextmanager
@@ -21,11 +21,11 @@ def room_for(config: TrainConfig) -> Iterator[None]:
 def _advice(config: TrainConfig, out: Path) -> str:
     """What to do: the batch of a run stays what it is, for its twins have the same."""
     gpus = len((config.device or "").split(","))
-    fewer = config.batch // 2 // gpus * gpus
-    ways = [f"--batch {fewer}"] if fewer else ["a smaller --imgsz"]
+    advice = fewer(config.batch, gpus)
     if gpus == 1 and config.device != "cpu":
-        ways.append("--batch auto")
-    advice = f"try {', or '.join(ways)}"
+        advice += ", or --batch auto"
     if not (out / "weights" / "last.pt").exists():
         return advice
-    return f"{advice} with --overwrite, or go on from the last whole epoch by --resume, once more memory is free"
+    return (
+        f"{advice}, anew with --overwrite; or free some, and --resume goes on with this batch from the last whole epoch"
+    )

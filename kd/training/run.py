@@ -99,10 +99,10 @@ def train(
         else:
             with room_for(config):
                 checked = _with_worths(config, checked, allow_weak_teacher)
-        if dry_run:
-            sized = _size(Job(untaught(config), checked, out, device, started, resume, logs, quiet, tell))
-            return plan(replace(config, batch=sized.config.batch), sized.checked)
         job = Job(config, checked, out, device, started, resume, logs, quiet, tell)
+        if dry_run:
+            job = _size(replace(job, config=untaught(config)))
+            return plan(replace(config, batch=job.config.batch, batch_auto=None), job.checked)
         with replacing(out, tell) if overwrite else contextlib.nullcontext():
             return _carry_out(job)
 
@@ -210,9 +210,9 @@ def _size(job: Job) -> Job:
     """The job with its batch measured, where that is still to be done. Raises RunError."""
     if job.config.batch_auto is None:
         return job
-    sized = size_batch(job.config, job.checked.model, job.device, job.tell)
-    config = replace(job.config, batch=sized.batch, batch_auto=None)
-    return replace(job, config=config, checked=job.checked.with_batch(sized.batch, sized.to_json()))
+    batch, account = size_batch(job.config, job.checked.model, job.device, job.tell)
+    config = replace(job.config, batch=batch, batch_auto=None)
+    return replace(job, config=config, checked=job.checked.with_batch(batch, account))
 
 
 def _fit(job: Job) -> float:

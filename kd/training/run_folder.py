@@ -175,7 +175,7 @@ def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_own_batch(config: TrainConfig, out: Path) -> TrainConfig:
-    """The configuration with the batch that the run in ``out`` has measured, where one is asked for. Raises RunError."""
+    """The configuration with the batch that the run in ``out`` has measured, if it was to. Raises RunError."""
     before = read_record(out)
     if config.batch_auto is None or "batch_auto" not in before:
         return config

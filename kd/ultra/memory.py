@@ -49,6 +49,16 @@ def enough_memory(where: object, batch: int, imgsz: int, advice: Callable[[], st
         ) from error
 
 
+def fewer(batch: int, gpus: int = 1) -> str:
+    """What to try where a batch has no room: half of it, a multiple of the number of GPUs.
+
+    >>> fewer(16), fewer(1)
+    ('try --batch 8', 'try a smaller --imgsz')
+    """
+    half = batch // 2 // gpus * gpus
+    return f"try --batch {half}" if half else "try a smaller --imgsz"
+
+
 class Meter(Protocol):
     """What tells how much memory work takes of a device."""
 
