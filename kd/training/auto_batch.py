@@ -128,7 +128,6 @@ class Steps:
     def __call__(self, batch: int) -> None:
         """Two steps: the optimizer's state comes with the first one."""
         images = self.trainer.train_loader.collate_fn([self.dataset[index] for index in self._order[:batch]])
-        self.trainer.optimizer.zero_grad()  # of a step that memory ran out in
         for _ in range(2):
             one_step(self.trainer, images)
 
