@@ -44,7 +44,7 @@ def size_batch(
     """
     meter, share = memory.meter_of(device), config.batch_auto or BATCH_SHARE
     if meter is None:
-        tell(f"--batch auto: got {device.type}, expected a GPU, whose memory it measures: the batch is {config.batch}")
+        tell(f"--batch auto: got {device.type}, expected a GPU, whose memory it measures: it keeps {config.batch}")
         return config.batch, {"share": share, "memory_bytes": None, "measured": []}
     available = meter.available()
     budget = int(share * available)

@@ -156,7 +156,7 @@ def test_no_room_for_one_image_is_one_line_and_leaves_nothing(tmp_path, data, gp
 def test_a_cpu_keeps_what_it_has_and_says_so(data, tmp_path):
     said = []
     found = train(tiny_config(data, tmp_path / "run", batch=3, batch_auto=0.8), dry_run=True, tell=said.append)
-    assert said == ["--batch auto: got cpu, expected a GPU, whose memory it measures: the batch is 3"]
+    assert said == ["--batch auto: got cpu, expected a GPU, whose memory it measures: it keeps 3"]
     assert found["config"]["batch"] == 3
     assert found["batch_auto"] == {"share": 0.8, "memory_bytes": None, "measured": []}
 
