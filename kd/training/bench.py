@@ -36,6 +36,7 @@ from kd.methods.masks import Grid, imitation_masks
 from kd.training import rtdetr
 from kd.training.classic import require_methods
 from kd.training.record import versions
+from kd.training.step import one_step
 from kd.training.trainer import trainer_class
 from kd.ultra import classic, models, session
 
@@ -191,17 +192,9 @@ def draw_batch(folder: Path, names: dict[int, str], *, side: int, images: int) -
 
 
 def training_step(trainer: DetectionTrainer) -> Step:
-    """A step as `BaseTrainer._do_train` does it, on the batch of the trainer's loader."""
+    """A step on the batch of the trainer's loader."""
     batch = next(iter(trainer.train_loader))
-    amp = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
-
-    def step() -> None:
-        with autocast(amp, device=trainer.device.type):
-            loss, _ = trainer.model(trainer.preprocess_batch(dict(batch)))
-        trainer.scaler.scale(loss.sum()).backward()
-        trainer.optimizer_step()
-
-    return step
+    return lambda: one_step(trainer, batch)
 
 
 def in_turns(arms: dict[str, Step], rounds: int, device: torch.device, quiet: bool = False) -> dict[str, float]:

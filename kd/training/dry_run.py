@@ -26,11 +26,7 @@ from kd.ultra import session
 
 def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
     """What config.json would hold, the steps of an epoch, the optimizer, and the terms on the first batch."""
-    alone = replace(config, device=config.one_device)
-    if config.cached and not (config.teacher_cache and config.cache_file.exists()):  # the teacher is not asked here
-        alone = replace(
-            alone, teachers=(), methods=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=()
-        )
+    alone = replace(untaught(config), device=config.one_device)
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, session.silence():
         trainer = build_trainer(alone, checked.model, Path(scratch))
         translated(trainer._setup_train, Path(scratch))
@@ -45,6 +41,15 @@ def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
             found["first_batch"] = _first_batch(trainer)
     torch.set_num_threads(session.TORCH_THREADS)
     return found
+
+
+def untaught(config: TrainConfig) -> TrainConfig:
+    """The configuration without a teacher that is yet to be asked about the images: that is not done here."""
+    if not config.cached or (config.teacher_cache and config.cache_file.exists()):
+        return config
+    return replace(
+        config, teachers=(), methods=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=()
+    )
 
 
 def _first_batch(trainer: Trainer) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from kd.schedule import Progress, factor, turn
 from kd.training import ranks
 from kd.training.classic import fit_anchors, starting_point
 from kd.training.resume import ResumableTrainer
+from kd.training.room import room_for
 from kd.ultra import classic, models, session
 from kd.ultra.backbone import load_backbone
 from kd.ultra.data import resolve_data, ultralytics_view
@@ -67,7 +68,7 @@ class Trainer(ResumableTrainer):
 
     def train(self) -> None:
         """Train here, or in several processes: those that Ultralytics starts from this class, or torchrun's."""
-        with ranks.launching(self) if self.ddp else ranks.ranked(self):
+        with ranks.launching(self) if self.ddp else ranks.ranked(self), room_for(self.config):
             ranks.train_as_first(self) if ranks.leads() else super().train()
 
     def _setup_ddp(self) -> None:

@@ -243,6 +243,17 @@ def test_nan_recovery_loads_strictly_and_then_the_checkpoint_state():
     assert code.index("model.load_state_dict(ema_state)") < code.index("self._load_checkpoint_state(ckpt)")
 
 
+def test_a_batch_is_halved_until_three_retries_are_counted_and_an_epoch_that_ends_counts_them_anew():
+    code = source(BaseTrainer._do_train)
+    assert "if epoch > self.start_epoch or self._oom_retries >= 3 or RANK != -1:\n                        raise" in code
+    assert_in_order(code, 'self.run_callbacks("on_train_epoch_start")', "self._oom_retries >= 3")
+    assert_in_order(code, "self._oom_retries = 0  # reset OOM", "if self._oom_retries and not self.stop:")
+
+
+def test_images_of_a_batch_are_collated_by_the_loaders_function():
+    assert 'collate_fn=getattr(dataset, "collate_fn", None)' in source(build_dataloader)
+
+
 def assert_in_order(code, *parts):
     assert sorted(parts, key=code.index) == list(parts)
 
