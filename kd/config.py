@@ -291,7 +291,7 @@ class TrainConfig:
 
     @property
     def needs_head(self) -> bool:
-        """Whether a method needs what the teachers' heads put out, not their features alone."""
+        """Whether a method needs what the teachers' heads put out in cells, not their features alone."""
         names = {name for name, _ in self.methods}
         return bool(names & NEEDS_HEAD) or ("fgfi" in names and self.fgfi.soft)
 

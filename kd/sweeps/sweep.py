@@ -294,6 +294,7 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     from kd.distillation.unlabeled import check_unlabeled
     from kd.training.check import require_pretrained, require_trainable
     from kd.training.classic import require_for_classic
+    from kd.training.rtdetr import require_for_rtdetr
     from kd.ultra import data, models
 
     kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
@@ -316,6 +317,7 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
                     require_pretrained(config, model.model)
                     weights.add(pretrained)
                 require_for_classic(config, model.model)
+                require_for_rtdetr(config, model.model)
                 if config.unlabeled and config.unlabeled not in folders:
                     check_unlabeled(config.unlabeled, data.resolve_data(config.data))
                     folders.add(config.unlabeled)

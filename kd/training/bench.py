@@ -28,11 +28,12 @@ from ultralytics.utils.torch_utils import autocast
 
 from kd.config import CACHE, TrainConfig, require_number, require_side
 from kd.distillation.cache_file import Detections, TeacherCache, image_sha256
-from kd.distillation.teacher import Teacher, load_detector, require_branches
+from kd.distillation.teacher import Teacher, load_detector, probe_levels, require_branches
 from kd.errors import DistillationError
 from kd.files import sha256
 from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS, SOFT_LABELS, WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
+from kd.training import rtdetr
 from kd.training.classic import require_methods
 from kd.training.record import versions
 from kd.training.step import one_step
@@ -154,6 +155,7 @@ class Pair:
             distilled["teacher_cache"] = str(self.folder / CACHE)
         config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **distilled)
         require_methods(config, classic.is_classic(self.student))
+        rtdetr.require_methods(config, models.is_rtdetr(self.student))
         if arm == BUILT_IN:
             trainer = DetectionTrainer(overrides={**overrides, "distill_model": self.teacher})
         else:
@@ -251,7 +253,7 @@ def _masks(pair: Pair, plain: DetectionTrainer) -> Step:
     centre, side = (batch["bboxes"] * pair.imgsz).split(2, 1)
     boxes, index = torch.cat((centre - side / 2, centre + side / 2), 1), batch["batch_idx"].long()
     levels = Teacher(pair.teacher, plain.device).levels
-    strides = [int(stride) for stride in plain.model.stride if int(stride) in levels]
+    strides = [stride for stride in probe_levels(plain.model) if stride in levels]
     grids = [Grid(stride, pair.imgsz // stride, pair.imgsz // stride) for stride in strides]
     return lambda: imitation_masks(boxes, index, pair.batch, grids)
 

@@ -62,7 +62,8 @@ def _first_batch(trainer: Trainer) -> dict[str, Any]:
         ((name, weight),) = config.methods
         return {"boxes": len(batch["bboxes"]), "terms": {name: float(items["kd_loss"]) / weight}}
     with torch.no_grad():
-        inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
+        trainer.model.train()
+        inputs = distillation.inputs(distillation.forward(batch["img"]), batch)
         batches = distillation.weighted_batches(inputs)
         terms = {name: float(term(name, batches, config)) for name, _ in config.methods}
     plan = {"boxes": len(batch["bboxes"]), "terms": terms, "shares": [round(share, 4) for share, _ in batches]}
