@@ -26,6 +26,7 @@ from kd.show import named_weights
 from kd.ultra import session
 
 PATIENCE = 20  # steps that a term may be zero or not finite
+LOUD = 3  # times the task loss: with terms above it a student learned less than without them (docs/results)
 
 
 class Distillation:
@@ -67,9 +68,10 @@ class Distillation:
         DistillationError when a term was exactly zero or not finite for 20 steps with boxes and a factor.
         """
         if self.factor:
-            terms = self._terms(preds, batch, loss.sum() / scale)
+            task = loss.sum() / scale
+            terms = self._terms(preds, batch, task)
             if len(batch["bboxes"]):
-                self._guard(terms, loss)
+                self._guard(terms, task)
             terms = {name: self.factor * value for name, value in terms.items()}
         else:
             terms = {name: loss.new_zeros(()) for name, _ in self.config.methods}
@@ -165,15 +167,17 @@ class Distillation:
         images = [(best == i).nonzero()[:, 0] for i in range(len(inputs))]
         return [(len(i) / len(best), batch.select(i)) for i, batch in zip(images, inputs, strict=True)]
 
-    def _guard(self, terms: dict[str, Tensor], loss: Tensor) -> None:
+    def _guard(self, terms: dict[str, Tensor], task: Tensor) -> None:
         """Raise when a term has done nothing for long; where the student's loss diverges, Ultralytics recovers."""
-        healthy = loss.detach().isfinite().all()
+        healthy = task.detach().isfinite()
         for name, term in terms.items():
             off = (term.detach() == 0) | (~term.detach().isfinite() & healthy)
             self._off[name] = (self._off.get(name, torch.zeros((), device=term.device)) + 1) * off
         self._steps += 1
         if self._steps % PATIENCE:
             return  # looking at the counters waits for the device
+        if self._steps == PATIENCE:
+            _warn_of_weight(sum(float(term.detach()) for term in terms.values()), float(task.detach()))
         for name, count in self._off.items():
             if count >= PATIENCE:
                 raise DistillationError(
@@ -212,3 +216,11 @@ class Distillation:
 def term(method: str, batches: list[tuple[float, Batch]], config: TrainConfig) -> Tensor:
     """A method's unweighted term: the sum over teachers' batches by their shares, without those of share 0."""
     return torch.stack([share * METHODS[method](batch, config) for share, batch in batches if share]).sum()
+
+
+def _warn_of_weight(terms: float, task: float) -> None:
+    if terms > LOUD * task > 0:
+        session.LOGGER.warning(
+            f"kd: the methods' terms are {terms / task:.3g} times the task loss after {PATIENCE} steps: they may drown "
+            f"it: lower the weight, or choose it by --balance 0.1"
+        )

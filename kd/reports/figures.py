@@ -112,7 +112,7 @@ def _axes(axes: Any, widths: Sequence[float], split: str) -> None:
         axes.set_xticks([tick for tick in TICKS if low / 2 <= tick <= high * 2], minor=False)
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlim(low / 1.6, high * 1.6)
+        axes.set_xlim(low / 2, high * 2)
     else:
         reach = max(0.35 * (high - low), 0.25 * high)
         axes.set_xlim(max(0, low - reach), high + reach)
