@@ -30,6 +30,7 @@ KEY = "kd"  # of the metadata
 EXTRA = "pip install 'dtld-kd[device]'"
 IN_EXTRA = frozenset({"onnx", "onnxruntime", "onnxslim", "openvino"})
 SUFFIXES = dict(zip(export_formats()["Argument"], export_formats()["Suffix"], strict=True))
+ENDINGS = tuple(suffix for suffix in SUFFIXES.values() if suffix != ".pt")
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,19 @@ def load_detector(spec: str, device: str | None = None, tell: Callable[[str], No
 
 
 def is_exported(spec: str) -> bool:
-    """Whether this is a file or folder by whose name Ultralytics takes it for an export.
+    """Whether this is the name of an export, as Ultralytics tells formats apart.
 
-    >>> is_exported("yolov5n")
-    False
+    >>> is_exported("best.onnx"), is_exported("best_openvino_model/"), is_exported("best.pt")
+    (True, True, False)
     """
-    path = Path(spec)
-    there = model_files.is_there(path) or model_files.is_there(path, folder=True)
-    return there and path.name.lower().endswith(tuple(SUFFIXES.values())) and path.suffix.lower() != ".pt"
+    return Path(spec).name.lower().endswith(ENDINGS)
 
 
 def load_exported(spec: str, device: str | None = None) -> Exported:
     """An exported file that has run on a blank image. Raises ModelError, and KdError where its runtime is missing."""
     path = Path(spec).resolve()
+    if not model_files.is_there(path) and not model_files.is_there(path, folder=True):
+        raise ModelError(f"{spec}: no such file or folder, expected one that kd export wrote")
     metadata = BaseBackend.read_metadata(path)
     if not isinstance(metadata, dict) or not metadata.get("names"):
         raise ModelError(

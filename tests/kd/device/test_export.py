@@ -314,6 +314,8 @@ def test_a_text_is_no_export(tmp_path, data):
     for name in ("a.onnx", "a_openvino_model"):
         with pytest.raises(ModelError, match=f"{name}: got an export without class names"):
             evaluate(data, tmp_path / name, device="cpu")
+    with pytest.raises(ModelError, match=r"nowhere\.onnx: no such file or folder"):
+        evaluate(data, "nowhere.onnx", device="cpu")
 
 
 def test_a_file_that_differs_from_its_checkpoint_leaves_nothing(exported, own, checkpoint, data, monkeypatch):
