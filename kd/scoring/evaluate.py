@@ -18,7 +18,7 @@ from kd.config import NUMBERS, SINGLE_CLASS, require_number, require_side
 from kd.errors import DataError, ModelError
 from kd.ultra import model_files
 from kd.ultra.data import SPLITS, image_files, resolve_data, write_data
-from kd.ultra.exported import Exported, load_detector, require_side_of
+from kd.ultra.exported import Exported, load_runnable, require_side_of
 from kd.ultra.labels import check_splits
 from kd.ultra.models import grid_px
 from kd.ultra.session import TORCH_THREADS, check_device, silence
@@ -49,7 +49,7 @@ def evaluate(
     """
     check_device(device)
     require_number("batch", batch)
-    yolo = load_detector(str(model), device, tell)
+    yolo = load_runnable(str(model), device, tell)
     imgsz = image_size(yolo, imgsz)
     content = resolve_data(data, split)
     images_of(content, data, split)

@@ -20,7 +20,7 @@ from kd.scoring.detection_metrics import SIZES, Detections, Outcome, box_iou, ju
 from kd.scoring.evaluate import image_size, images_of, require_same_channels, require_same_classes, validate
 from kd.scoring.frames import Frame, View, read_frames, require_names_of_report
 from kd.ultra.data import resolve_data
-from kd.ultra.exported import load_detector
+from kd.ultra.exported import load_runnable
 from kd.ultra.labels import check_splits
 from kd.ultra.session import check_device
 
@@ -50,7 +50,7 @@ def evaluate_frames(
     """
     check_device(device)
     require_number("batch", batch)
-    yolo = load_detector(str(model), device, tell)
+    yolo = load_runnable(str(model), device, tell)
     imgsz = image_size(yolo, imgsz)
     content = resolve_data(data, split)
     images = images_of(content, data, split)

@@ -24,7 +24,7 @@ from kd.errors import DataError, UsageError
 from kd.files import require_no_input, write_all
 from kd.scoring.evaluate import image_size
 from kd.ultra import model_files
-from kd.ultra.exported import Exported, load_detector
+from kd.ultra.exported import Exported, load_runnable
 from kd.ultra.session import TORCH_THREADS, check_device, device_name, silence
 from schemas.text import one_line
 
@@ -158,7 +158,7 @@ def detect(
     quiet: bool = False,
 ) -> Column:
     """Run one model over BGR pictures [H, W, 3]: once to find (and to warm up), once more to time."""
-    yolo = load_detector(str(model), device, tell)
+    yolo = load_runnable(str(model), device, tell)
     params = None
     if not isinstance(yolo, Exported):
         model_files.require_names(yolo.model, str(model))

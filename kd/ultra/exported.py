@@ -62,7 +62,7 @@ class Exported(YOLO):
         return (RTDETR if self.card.is_rtdetr else YOLO).task_map.fget(self)
 
 
-def load_detector(spec: str, device: str | None = None, tell: Callable[[str], None] = lambda line: None) -> YOLO:
+def load_runnable(spec: str, device: str | None = None, tell: Callable[[str], None] = lambda line: None) -> YOLO:
     """What ``spec`` names, as `kd.ultra.models.load_model` has it, or an exported file, tried on the device.
 
     ``tell`` gets a line where the checkpoint of an export is another one by now. Raises ModelError, and KdError where
