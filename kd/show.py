@@ -68,6 +68,9 @@ def print_run(out: Path, record: dict[str, Any]) -> None:
     """What `kd train` made: scores per split, weights that were measured, time, and where the student is."""
     for split, scores in record["metrics"]["last"].items():
         print_scores(f"{split}, last epoch", scores)
+    if measured := record.get("batch_auto", {}).get("measured"):
+        peak, memory = dict(measured)[record["config"]["batch"]] / 1e9, record["batch_auto"]["memory_bytes"] / 1e9
+        say(f"batch: {record['config']['batch']}, measured to take {peak:.1f} of {memory:.1f} GB")
     if balanced := (record["kd"] or {}).get("balanced_weights"):
         say(f"balanced weights: {named_weights(balanced)}")
     say(f"{out}: {count(record['epochs'], 'epoch')} in {record['wall_time_s']:.0f} s on {record['device']}")

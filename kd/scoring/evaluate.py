@@ -20,6 +20,7 @@ from kd.ultra import model_files
 from kd.ultra.data import SPLITS, image_files, resolve_data, write_data
 from kd.ultra.exported import Exported, load_runnable, require_side_of
 from kd.ultra.labels import check_splits
+from kd.ultra.memory import enough_memory, fewer
 from kd.ultra.models import grid_px
 from kd.ultra.session import TORCH_THREADS, check_device, silence
 
@@ -58,7 +59,8 @@ def evaluate(
     merged = bool(yolo.overrides.get("single_cls"))
     options = {"skip_bad": skip_bad_labels, "single_cls": merged, "tell": tell, "quiet": quiet}
     check_splits(data, content, [split], needed=[split], **options)
-    metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
+    with enough_memory(model, batch, imgsz, lambda: fewer(batch)):
+        metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
     return {"model": str(model), "data": str(data), "split": split, "imgsz": imgsz, **metrics}
 
 

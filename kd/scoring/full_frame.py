@@ -22,6 +22,7 @@ from kd.scoring.frames import Frame, View, read_frames, require_names_of_report
 from kd.ultra.data import resolve_data
 from kd.ultra.exported import load_runnable
 from kd.ultra.labels import check_splits
+from kd.ultra.memory import enough_memory, fewer
 from kd.ultra.session import check_device
 
 EDGE_PX = 2.0  # pixels of a tile: a box that ends this near to a tile's inner edge may go on beyond it
@@ -64,7 +65,8 @@ def evaluate_frames(
         )
     check_splits(data, content, [split], needed=(), tell=tell, quiet=quiet)
     views = [view for frame in frames for view in frame.views]
-    on_tiles = detect(yolo, views, content, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
+    with enough_memory(model, batch, imgsz, lambda: fewer(batch)):
+        on_tiles = detect(yolo, views, content, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
     on_frames, merged = [], 0
     for frame in frames:
         found = [on_tiles.pop(view.image) for view in frame.views]
