@@ -97,6 +97,18 @@ def print_cached(found: dict[str, Any]) -> None:
     say(f"{found['out']}: {each:.0f} bytes an image, {found['seconds']:.0f} s; go on with kd train --teacher-cache")
 
 
+def print_exported(found: dict[str, Any]) -> None:
+    """What `kd export` has written, and how near it is to the checkpoint."""
+    metadata, checked = found["metadata"], found["checked"]
+    say(f"{found['out']}: {found['format']}, {found['imgsz']} px, {found['bytes'] / 1e6:.1f} MB")
+    if checked:
+        images = count(checked["images"], "training image") if checked["data"] else "an image of noise"
+        px, score = f"{checked['max_px']:.2g} px, on average {checked['mean_px']:.2g} px", f"{checked['max_score']:.2g}"
+        say(f"checked on {images}: boxes differ by up to {px}, scores by up to {score}")
+        say(f"allowed for this format: {checked['tolerance']}")
+    say(f"in its metadata: {', '.join(f'{key} {value}' for key, value in metadata.items())}")
+
+
 def print_predictions(out: Path, found: dict[str, Any]) -> None:
     """A line for each model of `kd predict`, and the picture."""
     for row in found["models"]:
