@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from kd.predict_options import TiledOptions
 from kd.show import (
     count,
     print_bench,
@@ -21,6 +22,7 @@ from kd.show import (
     print_run,
     print_scores,
     print_sweep,
+    print_tiled,
     say,
     warn,
 )
@@ -202,26 +204,63 @@ def evaluate(
 @app.command(
     epilog="Example: kd predict tiles/images/test --model plain/weights/best.pt --model kd/weights/best.pt --out a1.png"
 )
+@grouped
 def predict(
     context: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images, or folders of images; with --tiled also videos.", show_default=False),
+    ],
     model: Annotated[
         list[Path], typer.Option(help="A trained detector; give it twice to compare.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="The picture to write (.png).", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="The picture to write (.png), with --tiled a new folder for several frames.")
+    ] = None,
     imgsz: SizeOption = None,
     conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
-    limit: Annotated[int, typer.Option(min=1, help="Images taken from a folder.")] = 6,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Images taken from a folder.  [default: 6, with --tiled all]")
+    ] = None,
     device: DeviceOption = None,
+    *,
+    tiles: TiledOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw detections, of two models side by side, with mean inference times."""
-    from kd.scoring.predict import predict as draw
+    """Draw detections, of two models side by side, with mean inference times; or with --tiled, find them in frames."""
+    from kd.errors import UsageError
 
-    found = draw(
-        images, model, out, imgsz=imgsz, conf=conf, device=device, limit=limit, quiet=_quiet(context) or as_json
+    common: dict[str, Any] = {"imgsz": imgsz, "conf": conf, "device": device, "quiet": _quiet(context) or as_json}
+    if not tiles.tiled:
+        from kd.scoring.predict import predict as draw
+
+        for name in vars(tiles):
+            if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE":
+                raise UsageError(f"--{name.replace('_', '-')}: got it without --tiled, expected both")
+        if out is None:
+            raise UsageError("--out: got none, expected the picture to write (.png)")
+        found = draw(images, model, out, **common, limit=limit or 6)
+        print_json(found) if as_json else print_predictions(out, found)
+        return
+    from kd.scoring.tiled import predict_frames
+    from kd.scoring.tiles import Grid
+
+    if len(model) > 1:
+        raise UsageError(f"--model: got {len(model)} models with --tiled, expected one")
+    found = predict_frames(
+        images,
+        model[0],
+        **common,
+        grid=Grid(tiles.tile_size, tiles.overlap),
+        batch=tiles.batch,
+        sparse=tiles.sparse,
+        limit=limit,
+        out=out,
+        save_txt=tiles.save_txt,
+        coco=tiles.coco,
+        tell=warn,
     )
-    print_json(found) if as_json else print_predictions(out, found)
+    print_json(found) if as_json else print_tiled(found)
 
 
 @app.command(epilog="Example: kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu")

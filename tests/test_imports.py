@@ -25,6 +25,7 @@ LAYERS = {
             "locks",
             "show",
             "options",
+            "predict_options",
             "train_options",
             "methods",
         },
