@@ -21,6 +21,6 @@ class TiledOptions:
     tile_size: Annotated[int, Option("Side of a tile in pixels.")] = 640
     overlap: Annotated[float, Option("Least overlap of neighbouring tiles.")] = 0.2
     batch: Batch = 16
-    sparse: Annotated[bool, Option("Skip tiles where the frame before and a first look show nothing.")] = False
+    sparse: Annotated[bool, Option("Skip tiles where the frame before showed nothing.")] = False
     save_txt: Annotated[Path | None, Option("A new folder for YOLO labels with confidences.", metavar="DIR")] = None
     coco: Annotated[Path | None, Option("COCO results to write (.json).", metavar="FILE")] = None

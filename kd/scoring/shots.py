@@ -6,7 +6,6 @@ Invariant: one frame is in memory at a time, whatever the number of files and th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +90,11 @@ def _frames_of(file: Path, tell: Callable[[str], None]) -> Iterator[Shot]:
 
 
 def _opened(file: Path) -> cv2.VideoCapture:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own lines on stderr; ours says what is wrong
-    video = cv2.VideoCapture(str(file))
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # gives the level before
+    try:
+        video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if not video.isOpened():
         raise DataError(f"{file}: got no video that OpenCV can read, expected one such as .mp4: convert it")
     return video
