@@ -17,8 +17,8 @@ from kd.scoring.full_frame import EDGE_PX
 from kd.scoring.shots import Shot
 
 EVERY = 8  # frames within which each window has its turn, an eighth of them in each: no frame takes longer for it
-FAINT = 0.2  # of the least confidence: a box that was too faint to be told may be sure in the next frame
-MARGIN = 1 / 6  # of a tile's side: how far a light may move or grow from one frame to the next
+FAINT = 0.6  # of the least confidence: a box that was too faint to be told may be sure in the next frame
+MARGIN = 1 / 8  # of a tile's side: how far a light may move or grow from one frame to the next
 
 
 class Attention:

@@ -162,7 +162,7 @@ def test_predict_tiled_finds_boxes_and_says_how_fast(kd, data, model):
     assert code == 0
     assert (err.count("\n"), "tiles of 640 px are seen at 96 px" in err) == (1, True)
     found = json.loads(out)
-    assert (found["frames"], found["tiles"], found["looked_at"], found["detections"]) == (2, 2, 2, 0)
+    assert (found["frames"], found["tiles"], found["detections"]) == (2, 2, 0)
     assert (found["save_txt"], found["coco"], found["out"]) == ("t", None, None)
     code, out, err = kd(*command, "--tile-size", 96, "--coco", "c.json")
     assert (code, err) == (0, "")
