@@ -81,25 +81,28 @@ def inspect(
 @grouped
 def convert(
     context: typer.Context,
-    labels: options.Labels,
+    labels: options.Sources,
     root: options.Root,
     out: options.Out,
     *,
     rules: options.Rules = None,
-    image_format: options.Format = "jpg",
+    image_format: options.Format = None,
     splits: options.LabelSplitting,
     frames: options.Frames,
     work: options.StrictWork,
     follow_symlinks: options.Symlinks = False,
     as_json: options.Json = False,
 ) -> None:
-    """Decode raw frames and write them, whole, as a YOLO dataset."""
+    """Decode raw frames and write them, whole, as a YOLO dataset; or import a dataset of others.
+
+    An import keeps the images' bytes, and its own splits unless an option of splits is given.
+    """
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.convert(
         frames.selection(labels, root, rules, follow_symlinks),
         out,
-        splits.spec(),
+        splits.given(context),
         image_format=image_format,
         seed=work.seed,
         run=work.run(context),
@@ -167,13 +170,13 @@ def split(
 @grouped
 def prepare(
     context: typer.Context,
-    labels: options.Labels,
+    labels: options.Sources,
     root: options.Root,
     out: options.Out,
     *,
     preset: options.Preset = None,
     rules: options.Rules = None,
-    image_format: options.Format = "jpg",
+    image_format: options.Format = None,
     splits: options.LabelSplitting,
     frames: options.Frames,
     tiles: options.Tiles,
@@ -189,7 +192,7 @@ def prepare(
     report = pipeline.prepare(
         frames.selection(labels, root, rules, follow_symlinks),
         out,
-        splits.spec(),
+        splits.given(context),
         tiles.spec(),
         copies.spec(augment_splits),
         **tiles.kept(),
