@@ -5,22 +5,25 @@ Invariant: every annotation is a light of its image, or stands there as dropped 
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+import orjson
 
 from dtld_tools.errors import DatasetError
 from dtld_tools.importing.imported import Classes, Crowd, Imported, Sequences, is_plain, refuse_names
 from dtld_tools.labels.documents import short
 from dtld_tools.types import Box, Dropped, Frame, Light, Split, numbered
-from schemas.strict import StrictError, read_json
+from schemas.strict import load_json
 
 #: What folders of a split are called: valid by Roboflow, val2017 by COCO.
 SPLIT_NAMES: dict[Split, re.Pattern[str]] = {
@@ -29,9 +32,13 @@ SPLIT_NAMES: dict[Split, re.Pattern[str]] = {
     "test": re.compile(r"test(ing)?(20[0-9]{2})?", re.IGNORECASE),
 }
 
+MAX_NUMBER = 1e15  # beyond any coordinate; keeps box arithmetic finite
+EXPECTED = {"bbox": "[x, y, w, h], 4 finite numbers of pixels", "iscrowd": "0 or 1"}
+
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-_Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]  # beyond any coordinate; keeps box arithmetic finite
+_Number = Annotated[float, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+_Bbox = Annotated[list[_Number], msgspec.Meta(max_length=4)]
 
 
 class CocoCategory(msgspec.Struct, gc=False):
@@ -56,14 +63,16 @@ class CocoImage(msgspec.Struct, gc=False):
 
 
 class CocoAnnotation(msgspec.Struct, gc=False):
-    """An annotation of the file; ``corners`` are in files of ours, where bbox misses them by the last bit."""
+    """An annotation of the file; ``corners`` are in files of ours, where bbox misses them by the last bit.
+
+    Its polygons are read only where it has no ``bbox``: as ``corners``.
+    """
 
     image_id: _Id | str
     category_id: _Id
     id: _Id | None = None
-    bbox: list[_Number] | None = None
-    segmentation: Any = None
-    iscrowd: bool | int | None = None
+    bbox: _Bbox | None = None
+    iscrowd: Literal[0, 1] | None = None
     corners: Any = None
 
 
@@ -71,6 +80,15 @@ class _Document(msgspec.Struct, gc=False):
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
     categories: list[CocoCategory]
+    licenses: Any = None
+
+
+class _Outline(msgspec.Struct, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Outlines(msgspec.Struct, gc=False):
+    annotations: list[_Outline]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,48 +103,83 @@ class Coco:
 
 def read_coco(path: Path) -> Coco:
     """A COCO file. Raises DatasetError that names the place."""
-    try:
-        content = read_json(path)
-        document = msgspec.convert(content, _Document)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a COCO JSON file") from error
-    except StrictError as error:
-        raise DatasetError(f"{path}: {error}; expected a whole COCO JSON file") from error
-    except msgspec.ValidationError as error:
-        raise _wrong(path, content, error) from error
+    document = _read(path)
     categories = sorted(document.categories, key=attrgetter("id"))
     _refuse_repeated(f"{path}: categories", [category.id for category in document.categories])
     _refuse_repeated(f"{path}: images", [image.id for image in document.images])
     names = tuple(category.name for category in categories)
     refuse_names(names, f"{path}: categories")
     class_of = {category.id: number for number, category in enumerate(categories)}
-    known = {image.id for image in document.images}
-    for index, annotation in enumerate(document.annotations):
-        place = f"{path}: annotations[{index}] (id {annotation.id})"
-        if annotation.image_id not in known:
-            raise DatasetError(
-                f"{place}.image_id: got {annotation.image_id!r}, expected the id of an image of the file"
-            )
-        if annotation.category_id not in class_of:
-            listed = short(sorted(class_of))
-            raise DatasetError(f"{place}.category_id: got {annotation.category_id}, expected one of {listed}")
-        if annotation.iscrowd not in (0, 1, None):
-            raise DatasetError(f"{place}.iscrowd: got {annotation.iscrowd}, expected 0 or 1")
-        if annotation.bbox and len(annotation.bbox) != 4:
-            raise DatasetError(f"{place}.bbox: got {short(annotation.bbox)}, expected [x, y, w, h] in pixels")
+    listed = f"one of {short(list(class_of))}"
+    _refuse_strangers(path, document, "image_id", {image.id for image in document.images}, "the id of an image there")
+    _refuse_strangers(path, document, "category_id", set(class_of), listed)
     return Coco(names, class_of, document.images, document.annotations)
+
+
+def _read(path: Path) -> _Document:
+    """The file at msgspec's speed: what is not used of it is skipped, not built."""
+    try:
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        if b"\0" in text or not (text.isascii() or text.decode()):
+            load_json(text)  # refuses it by name
+        document = msgspec.json.decode(text, type=_Document)
+        for index, annotation in enumerate(document.annotations):
+            if annotation.bbox and len(annotation.bbox) < 4:
+                raise msgspec.ValidationError(f"Expected `list` - at `$.annotations[{index}].bbox`")
+        _refuse_repeated_keys(text, document)
+        if any(not annotation.bbox for annotation in document.annotations):
+            outlines = msgspec.json.decode(text, type=_Outlines).annotations
+            for annotation, outline in zip(document.annotations, outlines, strict=True):
+                if not annotation.bbox:
+                    annotation.corners = _around(orjson.loads(outline.segmentation))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected a COCO JSON file") from error
+    except msgspec.ValidationError as error:
+        raise _wrong(path, json.loads(text), error) from error
+    except (ValueError, RecursionError) as error:  # ValueError: also what msgspec, orjson and schemas.strict raise
+        raise DatasetError(f"{path}: {error}; expected a whole COCO JSON file") from error
+    return document
+
+
+def _refuse_repeated_keys(text: bytes, document: _Document) -> None:
+    """Raise StrictError for a key that an object has twice, of which one would be lost without a word.
+
+    To find out takes longer than to read the file: only where a key stands more often than there are objects for it.
+    """
+    images, annotations, categories = len(document.images), len(document.annotations), len(document.categories)
+    licenses = document.licenses if isinstance(document.licenses, list) else []
+    at_most: dict[str, int] = dict.fromkeys(("images", "annotations", "categories"), 1)
+    at_most |= dict.fromkeys(("file_name", "width", "height"), images)
+    at_most |= dict.fromkeys(("image_id", "category_id"), annotations) | {"name": categories + len(licenses)}
+    at_most["id"] = images + categories + len(licenses)
+    for key in ("id", "bbox", "iscrowd", "corners"):
+        there = sum(getattr(annotation, key) is not None for annotation in document.annotations)
+        at_most[key] = at_most.get(key, 0) + there
+    if any(text.count(b'"%b"' % key.encode()) > count for key, count in at_most.items()):
+        load_json(text)
+
+
+def _refuse_strangers(path: Path, document: _Document, key: str, known: Collection[int | str], expected: str) -> None:
+    """Raise DatasetError for an annotation that refers to nothing in its file."""
+    if not {getattr(annotation, key) for annotation in document.annotations} - set(known):
+        return
+    for index, annotation in enumerate(document.annotations):
+        if (got := getattr(annotation, key)) not in known:
+            place = f"{path}: annotations[{index}].{key}"
+            raise DatasetError(f"{place}: got {short(got)}, expected {expected} (annotation {annotation.id})")
 
 
 def box_of(annotation: CocoAnnotation) -> Box | None:
     """The corners of an annotation's box, else the box around its polygons; None where it has neither."""
     bbox, corners = annotation.bbox, annotation.corners
     if not bbox:
-        return _around(annotation.segmentation)
-    if corners is not None and isinstance(corners, list) and len(corners) == 4 and _are_numbers(corners):
+        return corners if isinstance(corners, Box) else None
+    if corners is not None and _are_four_numbers(corners):
         box = Box(*corners)
         if [box.x1, box.y1, box.width, box.height] == bbox:  # else somebody changed bbox, which is what counts
             return box
-    return Box.from_xywh(*bbox)
+    x, y, w, h = bbox
+    return Box(x, y, x + w, y + h)
 
 
 def split_of(folders: Sequence[str], at: int) -> tuple[Split | None, int]:
@@ -160,40 +213,39 @@ def import_coco(path: Path, sequence_of: Sequences, crowd: Crowd) -> Imported:
     coco = read_coco(path)
     classes = Classes(coco.names)
     attributes = classes.attributes()
-    of_image: dict[int | str, list[tuple[int, CocoAnnotation]]] = {image.id: [] for image in coco.images}
-    for index, annotation in enumerate(coco.annotations):
-        number = index if annotation.id is None else annotation.id
-        of_image[annotation.image_id].append((number, annotation))
+    lights: dict[int | str, list[Light]] = {image.id: [] for image in coco.images}
+    dropped: dict[int | str, list[Dropped]] = {}
+    treated: Counter[str] = Counter()
+    ids = numbered([n if each.id is None else each.id for n, each in enumerate(coco.annotations)])
+    coco.annotations.reverse()
+    for light_id in ids:
+        annotation = coco.annotations.pop()  # what has become a light makes room for the next
+        box, class_id = box_of(annotation), coco.class_of[annotation.category_id]
+        if annotation.iscrowd and crowd == "drop":
+            dropped.setdefault(annotation.image_id, []).append(Dropped(light_id, "crowd", class_id, box))
+        elif box is None:
+            dropped.setdefault(annotation.image_id, []).append(Dropped(light_id, "no_box", class_id))
+        else:
+            treated["crowds"] += bool(annotation.iscrowd)
+            treated["polygons"] += not annotation.bbox
+            lights[annotation.image_id].append(Light(box, attributes[class_id], light_id, ""))
     frames: dict[str, Frame] = {}
     splits: dict[str, tuple[Split]] = {}
-    treated: Counter[str] = Counter()
     for index, image in enumerate(coco.images):
         name = path_of(image, f"{path}: images[{index}].")
         if (text := name.as_posix()) in frames:
             raise DatasetError(f"{path}: images[{index}].file_name: got {text} a second time, expected it once")
-        own = of_image[image.id]
-        lights: list[Light] = []
-        dropped: list[Dropped] = []
-        for light_id, (_, annotation) in zip(numbered([number for number, _ in own]), own, strict=True):
-            box, class_id = box_of(annotation), coco.class_of[annotation.category_id]
-            if annotation.iscrowd and crowd == "drop":
-                dropped.append(Dropped(light_id, "crowd", class_id, box))
-            elif box is None:
-                dropped.append(Dropped(light_id, "no_box", class_id))
-            else:
-                treated["crowds"] += bool(annotation.iscrowd)
-                treated["polygons"] += not annotation.bbox
-                lights.append(Light(box, attributes[class_id], light_id, ""))
-        frames[text] = Frame(text, sequence_of(text), None, tuple(lights), tuple(dropped), image.size_wh)
+        own, out = tuple(lights[image.id]), tuple(dropped.get(image.id, ()))
+        frames[text] = Frame(text, sequence_of(text), None, own, out, image.size_wh)
         folders = name.parts[:-1] if "images" in name.parts[:-1] else ("images", *name.parts[:-1])
         split, _ = split_of(folders, max(at for at, folder in enumerate(folders) if folder == "images"))
         if split:
             splits[text] = (split,)
     if not frames:
         raise DatasetError(f"{path}: images: got none, expected at least one")
-    if coco.annotations and not any(frame.lights for frame in frames.values()):
+    if ids and not any(lights.values()):
         raise DatasetError(
-            f"{path}: annotations: got {len(coco.annotations)} crowds or annotations without a box and no other, "
+            f"{path}: annotations: got {len(ids)} crowds or annotations without a box and no other, "
             "expected some; pass --crowd keep to take crowds as objects"
         )
     notes = []
@@ -213,28 +265,38 @@ def _around(segmentation: Any) -> Box | None:
     """The box around the points of COCO's polygons [[x, y, x, y, ...], ...]; a run-length mask has none."""
     polygons = segmentation if isinstance(segmentation, list) else []
     points = list(chain.from_iterable(polygon for polygon in polygons if isinstance(polygon, list)))
-    if not points or len(points) % 2 or not _are_numbers(points):
+    if not points or len(points) % 2 or not all(map(_is_number, points)):
         return None
     xs, ys = points[::2], points[1::2]
     return Box(min(xs), min(ys), max(xs), max(ys))
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(type(value) in (int, float) and abs(value) <= 1e15 for value in values)
+def _are_four_numbers(values: Any) -> bool:
+    return isinstance(values, list) and len(values) == 4 and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= MAX_NUMBER
 
 
 def _refuse_repeated(where: str, ids: Sequence[int | str]) -> None:
     if len(set(ids)) < len(ids):
-        number, times = Counter(ids).most_common(1)[0]
-        raise DatasetError(f"{where}: got the id {number!r} {times} times, expected each once")
+        number = Counter(ids).most_common(1)[0][0]
+        index = len(ids) - 1 - ids[::-1].index(number)
+        raise DatasetError(f"{where}[{index}].id: got {number!r} a second time, expected each id once")
 
 
 def _wrong(path: Path, content: Any, error: msgspec.ValidationError) -> DatasetError:
     """What msgspec found, with the value that it is about."""
     reason, _, place = str(error).replace("`", "").partition(" - at $")
+    key = next((key for key in EXPECTED if f".{key}" in place), "")
+    if key:
+        place = place.partition(f".{key}")[0] + f".{key}"  # not a number in it alone
     for part in re.findall(r"\w+", place):
         content = content[int(part)] if isinstance(content, list) else content[part]
-    reason = reason[0].lower() + reason[1:]
-    return DatasetError(
-        f"{path}: {place.lstrip('.') or 'the file'}: got {short(content)}, {reason}, as in COCO's files"
-    )
+    place = place.lstrip(".")
+    if missing := re.fullmatch("Object missing required field (.+)", reason):
+        where = ".".join(filter(None, (place, missing[1])))
+        return DatasetError(f"{path}: {where}: is missing, expected it as in COCO's instances files")
+    expected = EXPECTED.get(key, reason.removeprefix("Expected ").partition(", got")[0].replace("array", "list"))
+    return DatasetError(f"{path}: {f'{place}: ' if place else ''}got {short(content)}, expected {expected}")
