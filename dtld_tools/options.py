@@ -41,8 +41,8 @@ Root = Annotated[
 Out = Annotated[Path, typer.Option(help="The folder to write the dataset into.", show_default=False)]
 Rules = Annotated[Path | None, typer.Option(help="A rule table (JSON or YAML) in place of the two classes.")]
 Format = Annotated[
-    Literal["jpg", "png"] | None,
-    typer.Option(help="JPEG (quality 95) or PNG (lossless).  [default: jpg; an import's own]"),
+    Literal["jpg", "png"],
+    typer.Option(help="JPEG (quality 95) or PNG (lossless); an import keeps its own unless this is given."),
 ]
 Symlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Allow links that lead out of --root.")]
 AugmentSplits = Annotated[str, typer.Option(metavar="train[,val]", help="Splits that get copies.")]
@@ -143,8 +143,7 @@ class LabelSplitting(Splitting):
 
     def given(self, context: typer.Context) -> SplitSpec | None:
         """`spec`, or None where none of the options is given. Raises UsageError."""
-        sources = [context.get_parameter_source(option.name) for option in fields(self)]
-        return self.spec() if any(source and source.name != "DEFAULT" for source in sources) else None
+        return self.spec() if any(is_given(context, option.name) for option in fields(self)) else None
 
 
 @dataclass(frozen=True)
@@ -252,6 +251,12 @@ def split_names(texts: list[str] | None) -> tuple[Split, ...]:
     if not chosen or not set(chosen) <= set(SPLITS):
         raise UsageError(f"--split: got {', '.join(chosen) or 'nothing'}, expected some of {', '.join(SPLITS)}")
     return tuple(split for split in SPLITS if split in chosen)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter has its value from the line, or from a preset, and not by default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def refuse_without(needed: str, context: typer.Context, *names: str) -> None:

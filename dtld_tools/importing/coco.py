@@ -131,7 +131,7 @@ def _read(path: Path) -> _Document:
             outlines = msgspec.json.decode(text, type=_Outlines).annotations
             for annotation, outline in zip(document.annotations, outlines, strict=True):
                 if not annotation.bbox:
-                    annotation.corners = _around(orjson.loads(outline.segmentation))
+                    annotation.corners = _around(orjson.loads(bytes(outline.segmentation)))
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a COCO JSON file") from error
     except msgspec.ValidationError as error:

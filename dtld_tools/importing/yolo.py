@@ -86,7 +86,7 @@ def _class_names(document: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         listed = [names[number] for number in range(len(names))]
     if not isinstance(listed, list) or any(type(name) not in (str, int) for name in listed):
         raise DatasetError(
-            f"{path}: names: got {short(names)}, expected texts as a list or as a mapping from 0, 1, ..."
+            f"{path}: names: got {short(names)}, expected texts, in quotes if need be, as a list or as a mapping"
         )
     if count is not None and count != len(listed):
         raise DatasetError(f"{path}: nc: got {short(count)} with {len(listed)} names, expected as many; correct either")
@@ -113,7 +113,7 @@ def _images(document: Mapping[str, Any], path: Path, root: Path) -> tuple[dict[s
     for split in SPLITS:
         key = next((key for key in (split, *OTHER_NAMES[split]) if document.get(key)), split)
         entries = document.get(key) or []
-        for entry in [entries] if isinstance(entries, str) else entries:
+        for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, str) or not entry.strip() or "\0" in entry:
                 raise DatasetError(f"{path}: {key}: got {short(entry)}, expected a path or a list of paths")
             place = _place(base, entry)
