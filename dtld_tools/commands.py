@@ -56,14 +56,14 @@ def inspect(
     The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
     """
     from dtld_tools.files import refuse_inputs
-    from dtld_tools.labels.collapse import load_rules
+    from dtld_tools.labels.collapse import load_rules, rules_file
     from dtld_tools.labels.parse import read_labels
     from dtld_tools.labels.stats import frames_called, inspect_labels, plot_labels
 
     if anchors is None:
         options.refuse_without("--anchors", context, *vars(tiling))
     if plot:
-        refuse_inputs(plot, [*labels, rules], option="--plot")
+        refuse_inputs(plot, [*labels, rules_file(rules)], option="--plot")
     parsed, table = read_labels(labels), load_rules(rules)
     if plot and root:
         refuse_inputs(plot, frames_called(plot.name, parsed, root), option="--plot")

@@ -39,7 +39,13 @@ Root = Annotated[
     typer.Option(help="The folder that holds City/Route/Sequence/..., or an import's images.", show_default=False),
 ]
 Out = Annotated[Path, typer.Option(help="The folder to write the dataset into.", show_default=False)]
-Rules = Annotated[Path | None, typer.Option(help="A rule table (JSON or YAML) in place of the two classes.")]
+Rules = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="paper|states|states-and-pictograms|FILE",
+        help="Which lights are which class: a table by name (paper without the option), or your own in JSON or YAML.",
+    ),
+]
 Format = Annotated[
     Literal["jpg", "png"],
     typer.Option(help="JPEG (quality 95) or PNG (lossless); an import keeps its own unless this is given."),

@@ -25,7 +25,7 @@ from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.files import refuse_inputs, told_when_full
 from dtld_tools.importing.imported import Crowd
 from dtld_tools.importing.reading import form_of, read_import
-from dtld_tools.labels.collapse import load_rules
+from dtld_tools.labels.collapse import load_rules, rules_file
 from dtld_tools.labels.parse import Labels, read_labels
 from dtld_tools.pipeline.render import Render
 from dtld_tools.pipeline.workers import Executor, Map
@@ -219,7 +219,7 @@ class _Given:
 
 def _read_labels(selection: Selection, out: Path, split: SplitSpec, cut: Cut) -> _Given:
     """The label files of DTLD."""
-    files = [*selection.labels, selection.rules, split.split_file, *split.val_labels, *split.test_labels]
+    files = [*selection.labels, rules_file(selection.rules), split.split_file, *split.val_labels, *split.test_labels]
     # In ROOT it may lie: frames are only looked for by name.
     refuse_inputs(out, [*files, selection.root], inside=False)
     for option, is_given in (("--sequence-from", selection.sequence_from), ("--crowd", selection.crowd != "drop")):
