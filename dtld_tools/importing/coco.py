@@ -135,7 +135,7 @@ def _read(path: Path) -> _Document:
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a COCO JSON file") from error
     except msgspec.ValidationError as error:
-        raise _wrong(path, json.loads(text), error) from error
+        raise _wrong(path, text, error) from error
     except (ValueError, RecursionError) as error:  # ValueError: also what msgspec, orjson and schemas.strict raise
         raise DatasetError(f"{path}: {error}; expected a whole COCO JSON file") from error
     return document
@@ -286,8 +286,12 @@ def _refuse_repeated(where: str, ids: Sequence[int | str]) -> None:
         raise DatasetError(f"{where}[{index}].id: got {number!r} a second time, expected each id once")
 
 
-def _wrong(path: Path, content: Any, error: msgspec.ValidationError) -> DatasetError:
+def _wrong(path: Path, text: bytes, error: msgspec.ValidationError) -> DatasetError:
     """What msgspec found, with the value that it is about."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as worse:  # behind the place that msgspec has come to
+        return DatasetError(f"{path}: {worse}; expected a whole COCO JSON file")
     reason, _, place = str(error).replace("`", "").partition(" - at $")
     key = next((key for key in EXPECTED if f".{key}" in place), "")
     if key:

@@ -35,12 +35,12 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
     document = read_data_yaml(path)
     names = _class_names(document, path)
     classes = Classes(names)
-    lines = _Lines(classes, _keypoint_columns(document, path))
+    label_files = LabelFiles(classes, _keypoint_columns(document, path))
     splits, folders = _images(document, path, root)
     labels = {name: Path(label_of(str(root.absolute() / name))) for name in splits}
     frames, without = [], 0
     for name, label in labels.items():
-        found = lines.read(label) if label.is_file() else None
+        found = label_files.read(label) if label.is_file() else None
         without += found is None
         frames.append(Frame(name, sequence_of(name), None, found or (), in_shares=True))
     notes = [f"{without} images have no label file: they are frames without objects"] if without else []
@@ -49,7 +49,7 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
         for label in _labels_without_image(folder, set(labels.values())):
             name = _image_of(label, folder, root)
             try:
-                frames.append(Frame(name, sequence_of(name), None, lines.read(label), in_shares=True))
+                frames.append(Frame(name, sequence_of(name), None, label_files.read(label), in_shares=True))
                 splits[name] = [split]
             except DatasetError:  # a list of classes, say
                 others.append(label)
@@ -170,7 +170,7 @@ def _below(image: Path, root: Path, where: str) -> str:
 # --- label files -----------------------------------------------------------------------------------------
 
 
-class _Lines:
+class LabelFiles:
     """Reads label files: ``class xc yc w h``, or a polygon ``class x y x y x y ...``, in shares of the image's size."""
 
     def __init__(self, classes: Classes, keypoint_columns: int) -> None:

@@ -246,7 +246,9 @@ def test_a_coco_image_of_another_size_is_left_out(tmp_path):
     draw(root / "a.jpg")
     draw(root / "b.jpg", (64, 48), 6)
     images = [{"id": n, "file_name": name, "width": 64, "height": 48} for n, name in enumerate(("a.jpg", "b.jpg"))]
-    annotations = [{"image_id": n, "category_id": 1, "bbox": [1, 1, 5, 5]} for n in (0, 1)]
+    annotations = [
+        {"image_id": n, "category_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": c} for n, c in ((0, 0), (1, 0), (1, 1))
+    ]
     path = root / "coco.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}))
     report = pipeline.convert(Selection((path,), root), tmp_path / "out", pipeline.SplitSpec(0, 0))
@@ -254,7 +256,7 @@ def test_a_coco_image_of_another_size_is_left_out(tmp_path):
         {
             "frame": "b.jpg",
             "reason": "unreadable: got 48 x 64 pixels as Orientation 6 shows it, expected 64 x 48 as its labels say",
-            "lights": 1,
+            "lights": 2,
         }
     ]
 

@@ -2,10 +2,12 @@
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.importing.imported import Sequences
-from dtld_tools.importing.yolo import import_yolo, label_of
+from dtld_tools.importing.imported import Classes, Sequences
+from dtld_tools.importing.yolo import LabelFiles, import_yolo, label_of
 from dtld_tools.types import Box
 
 
@@ -145,6 +147,26 @@ def test_a_wrong_line_is_named(root, line, expected):
     with pytest.raises(DatasetError) as error:
         read(root, train="images/train")
     assert str(error.value).startswith(f"{path}: line 2: {expected}")
+
+
+NUMBER = st.one_of(
+    st.integers(-2, 3).map(str), st.floats(width=16).map(str), st.sampled_from(["", "x", "1e999", "0x1"])
+)
+
+
+@given(st.lists(st.lists(NUMBER, max_size=9).map(" ".join), max_size=4))
+def test_every_line_of_any_text_is_a_light_or_an_error(tmp_path_factory, lines):
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_text("\n".join(lines))
+    try:
+        lights = LabelFiles(Classes(("go", "stop")), 0).read(path)
+    except DatasetError as error:
+        message = str(error)
+    else:
+        message = f"{path}: line "
+        assert [light.unique_id for light in lights] == [n for n, line in enumerate(lines, 1) if line.strip()]
+        assert all(abs(corner) <= 3 for light in lights for corner in light.box)
+    assert message.startswith(f"{path}: line ")
 
 
 def test_a_label_file_that_is_no_text_is_named(root):
