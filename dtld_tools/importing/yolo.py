@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,31 +33,29 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
     A light's id is the number of its line in the label file, from 1.
     """
     document = read_data_yaml(path)
-    names = _class_names(document, path)
-    classes = Classes(names)
+    classes = Classes(_class_names(document, path))
     label_files = LabelFiles(classes, _keypoint_columns(document, path))
     splits, folders = _images(document, path, root)
     labels = {name: Path(label_of(str(root.absolute() / name))) for name in splits}
-    frames, without = [], 0
-    for name, label in labels.items():
-        found = label_files.read(label) if label.is_file() else None
-        without += found is None
-        frames.append(Frame(name, sequence_of(name), None, found or (), in_shares=True))
+    lights = {name: label_files.read(label) if label.is_file() else None for name, label in labels.items()}
+    without = sum(found is None for found in lights.values())
     notes = [f"{without} images have no label file: they are frames without objects"] if without else []
-    others: list[Path] = []
+    known, others = set(labels.values()), []
     for folder, split in folders.items():
-        for label in _labels_without_image(folder, set(labels.values())):
-            name = _image_of(label, folder, root)
+        for label in _labels_beside(folder, known):
+            known.add(label)
             try:
-                frames.append(Frame(name, sequence_of(name), None, label_files.read(label), in_shares=True))
-                splits[name] = [split]
+                found = label_files.read(label)
             except DatasetError:  # a list of classes, say
                 others.append(label)
+                continue
+            name = _image_of(label, folder, root)
+            lights[name], splits[name] = found, [split]
     if others:
         notes.append(
             f"{len(others)} texts among the label files are neither an image's nor labels, such as {others[0]}"
         )
-    frames.sort(key=lambda frame: frame.image_path)
+    frames = [Frame(name, sequence_of(name), None, lights[name] or (), in_shares=True) for name in sorted(lights)]
     is_divided = len({split for named in splits.values() for split in named}) > 1
     return Imported("yolo", classes, tuple(frames), splits if is_divided else {}, tuple(notes))
 
@@ -217,13 +215,13 @@ class LabelFiles:
         return int(class_id), Box(xc - w / 2, yc - h / 2, xc + w / 2, yc + h / 2)
 
 
-def _labels_without_image(folder: Path, known: set[Path]) -> Iterator[Path]:
-    """The label files of a folder of images that are no image's."""
+def _labels_beside(folder: Path, known: Collection[Path]) -> Iterator[Path]:
+    """The label files of a folder of images that are not known as those of an image."""
     labels = Path(label_of(f"{folder.absolute()}/x.jpg")).parent
     if labels == folder.absolute():  # beside the images lie other texts, too
         return
     found = map(Path, glob.iglob(f"{glob.escape(str(labels))}/**/*.txt", recursive=True))
-    yield from sorted(label for label in found if label not in known)
+    yield from sorted(set(found).difference(known))
 
 
 def _image_of(label: Path, folder: Path, root: Path) -> str:

@@ -98,10 +98,10 @@ def test_an_image_in_two_splits_is_remembered_as_such(root):
 def test_label_files_without_an_image_are_frames_that_are_missing(root):
     (root / "labels/train/lost.txt").write_text("0 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.1 0.1\n")
     (root / "labels/train/classes.txt").write_text("go\nstop\n")
-    found = read(root, train="images/train", val="images/val")
+    found = read(root, train=["images/train", "images"], val="images/val")
     (lost,) = (frame for frame in found.frames if frame.image_path == "images/train/lost.jpg")
     assert len(lost.lights) == 2
-    assert found.notes[0].startswith("1 texts among the label files are neither an image's nor labels, such as ")
+    assert found.notes[-1].startswith("1 texts among the label files are neither an image's nor labels, such as ")
 
 
 @pytest.mark.parametrize(
