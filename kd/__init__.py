@@ -14,6 +14,7 @@ prepare()
 
 if TYPE_CHECKING:
     from kd.config import TrainConfig as TrainConfig
+    from kd.device.export import export as export
     from kd.errors import KdError as KdError
     from kd.methods.fgfi_config import FgfiConfig as FgfiConfig
     from kd.reports.report import report as report
@@ -35,6 +36,7 @@ _MODULE_OF = {
     "compare": "kd.runs.compare",
     "evaluate": "kd.scoring.evaluate",
     "evaluate_frames": "kd.scoring.full_frame",
+    "export": "kd.device.export",
     "predict": "kd.scoring.predict",
     "report": "kd.reports.report",
     "sweep": "kd.sweeps.sweep",

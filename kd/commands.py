@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from kd.device_commands import app as device
+from kd.shared_options import DataOption, DeviceOption, JsonOption, RayAddressOption, SizeOption
+from kd.shared_options import is_quiet as _quiet
 from kd.show import (
     count,
     print_bench,
@@ -36,16 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-DataOption = Annotated[Path, typer.Option(help="A YOLO dataset's data.yaml.", show_default=False)]
-DeviceOption = Annotated[str | None, typer.Option(metavar="cpu|0", help="Processor or GPU.  [default: a GPU if any]")]
-SizeOption = Annotated[
-    int | None, typer.Option("--imgsz", help="Image size in pixels, a multiple of 32.  [default: as trained]")
-]
-RayAddressOption = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="A running cluster, such as auto.  [default: this machine]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command(epilog="Example: kd train --data tiles/data.yaml --student yolov5n --teacher teacher/weights/best.pt")
@@ -160,7 +153,7 @@ def cache(
 def evaluate(
     context: typer.Context,
     data: DataOption,
-    model: Annotated[Path, typer.Option(help="A trained detector (.pt).", show_default=False)],
+    model: Annotated[Path, typer.Option(help="A trained detector (.pt), or an exported file.", show_default=False)],
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "test",
     imgsz: SizeOption = None,
     batch: Batch = 16,
@@ -206,7 +199,7 @@ def predict(
     context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
     model: Annotated[
-        list[Path], typer.Option(help="A trained detector; give it twice to compare.", show_default=False)
+        list[Path], typer.Option(help="A trained detector, or an exported file; twice to compare.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="The picture to write (.png).", show_default=False)],
     imgsz: SizeOption = None,
@@ -219,7 +212,15 @@ def predict(
     from kd.scoring.predict import predict as draw
 
     found = draw(
-        images, model, out, imgsz=imgsz, conf=conf, device=device, limit=limit, quiet=_quiet(context) or as_json
+        images,
+        model,
+        out,
+        imgsz=imgsz,
+        conf=conf,
+        device=device,
+        limit=limit,
+        tell=warn,
+        quiet=_quiet(context) or as_json,
     )
     print_json(found) if as_json else print_predictions(out, found)
 
@@ -418,5 +419,4 @@ def _require_ray(executor: str, **options: Any) -> None:
         raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
 
 
-def _quiet(context: typer.Context) -> bool:
-    return (context.obj or {}).get("quiet", False)
+app.add_typer(device)  # without a name: its commands are kd's own

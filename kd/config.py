@@ -34,6 +34,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
 
 CACHE = "teacher.npz"  # in a run's folder, unless --teacher-cache names another place
 MOST_WHOLE = 2**53  # in settings: what every reader of JSON gives back as it is
+BATCH_SHARE = 0.8  # of a GPU's free memory, which `--batch auto` fills; the rest is for what was not measured
 WEIGHT = (1e-6, 1e6)  # least and most of weights and ratios: terms are about 1, and float32 keeps seven digits
 
 CLASSIC = "classic/"  # begins the names of anchor-based models: classic/yolov5n
@@ -56,7 +57,8 @@ class TrainConfig:
     ``balance``, a gradient ratio, sets the weights in place of those in ``methods`` (kd/distillation/balance.py);
     ``unlabeled`` is a folder of images that the terms alone see (kd/distillation/unlabeled.py); ``skip_bad_labels``
     leaves out images that cannot be used (kd/ultra/labels.py); ``inherit`` is the teacher that the first weights come
-    from (kd/inheritance). Raises UsageError when made.
+    from (kd/inheritance); ``batch_auto`` is the share of a GPU's free memory that ``batch`` is measured for
+    (kd/training/auto_batch.py), None where that is given or has been measured. Raises UsageError when made.
     """
 
     data: str
@@ -67,6 +69,7 @@ class TrainConfig:
     epochs: int = 30
     imgsz: int = 640
     batch: int = 16
+    batch_auto: float | None = None
     device: str | None = None
     seed: int = 0
     freeze: int = 0
@@ -88,6 +91,8 @@ class TrainConfig:
         for name in ("epochs", "batch", "seed", "freeze", "every"):
             require_number(name, getattr(self, name))
         require_side("imgsz", self.imgsz)
+        if self.batch_auto is not None and not 0 < self.batch_auto <= 1:
+            raise UsageError(f"--batch: got auto:{self.batch_auto:g}, expected a share of the memory above 0, up to 1")
         for key, value in self.settings:
             for number in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(number, int) and abs(number) > MOST_WHOLE:
@@ -217,6 +222,11 @@ class TrainConfig:
         devices = (self.device or "").split(",")
         if len(set(devices)) < len(devices):
             raise UsageError(f"--device: got {self.device}, expected each GPU once, such as 0,1")
+        if self.batch_auto is not None and len(devices) > 1:
+            raise UsageError(
+                f"--batch: got auto on {len(devices)} GPUs, expected a multiple of their number, for it is measured on "
+                f"one: --device {devices[0]} --batch auto --dry-run says what that has room for"
+            )
         if self.batch % len(devices):
             raise UsageError(f"--batch: got {self.batch} on {len(devices)} GPUs, expected a multiple of their number")
         if len(devices) > 1 and dict(self.settings).get("rect"):
@@ -281,7 +291,7 @@ class TrainConfig:
 
     @property
     def needs_head(self) -> bool:
-        """Whether a method needs what the teachers' heads put out, not their features alone."""
+        """Whether a method needs what the teachers' heads put out in cells, not their features alone."""
         names = {name for name, _ in self.methods}
         return bool(names & NEEDS_HEAD) or ("fgfi" in names and self.fgfi.soft)
 
@@ -344,6 +354,7 @@ class TrainConfig:
         absent |= {"fgfi"} if not (self.distils or (self.fgfi.priors and self.may_be_classic)) else set()
         absent |= {"every"} if self.every == 1 else set()
         absent |= {"teacher_weights", "combine"} if len(self.teachers) < 2 else set()
+        absent |= {"batch_auto"} if self.batch_auto is None else set()
         absent |= {"teacher_imgsz"} if self.teacher_imgsz is None else set()
         return {key: value for key, value in values.items() if key not in absent}
 

@@ -8,13 +8,14 @@ Invariant: what the command line refuses, a plan refuses, and in the same words;
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from kd.config import TrainConfig
+from kd.config import BATCH_SHARE, TrainConfig
 from kd.errors import DataError, UsageError
 from kd.methods.facts import WEIGHTS
 from kd.methods.fgfi_config import FgfiConfig, Priors, are_priors
@@ -82,6 +83,8 @@ def train_values(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[s
         field = key.replace("-", "_")
         if field in TrainConfig.__dataclass_fields__ and key not in several:
             values[field] = str(value) if TYPES[key] is str else value
+    if "batch" in given:
+        values |= parse_batch(given["batch"])
     if "teacher" in given:
         values["teachers"], values["teacher_weights"] = parse_teachers(several["teacher"])
     if given.keys() & {"method", "weight", "balance"}:
@@ -103,7 +106,7 @@ def _require_type(key: str, value: Any) -> None:
         near = get_close_matches(key, OPTIONS, n=1) or sorted(OPTIONS)
         raise UsageError(f"got {key}, expected an option of kd train such as {', '.join(near)}")
     expected, accepts = _TAKES[TYPES[key]]
-    if not accepts(value) and not (key == "device" and type(value) is int):  # a plan's `device: 0`
+    if not accepts(value) and not (key in ("device", "batch") and type(value) is int):  # a plan's `device: 0`
         raise UsageError(f"--{key}: got {str(value)[:60]}, expected {expected}")
 
 
@@ -200,6 +203,24 @@ def parse_fgfi(texts: Iterable[str], priors: Priors | None = None) -> FgfiConfig
     if "defects" in values:
         values["defects"] = tuple(part.strip() for part in values["defects"].split(","))
     return FgfiConfig(**values, priors=priors)
+
+
+def parse_batch(text: str | int) -> dict[str, Any]:
+    """The value of `--batch`: a number, or ``auto`` with a share of the memory. Raises UsageError.
+
+    >>> parse_batch("8"), parse_batch("auto"), parse_batch("auto:0.5")
+    ({'batch': 8, 'batch_auto': None}, {'batch': 16, 'batch_auto': 0.8}, {'batch': 16, 'batch_auto': 0.5})
+    """
+    word, colon, share = str(text).partition(":")
+    with contextlib.suppress(ValueError):
+        if word == "auto":
+            return {"batch": TrainConfig.batch, "batch_auto": float(share) if colon else BATCH_SHARE}
+        if int(text) > 0:
+            return {"batch": int(text), "batch_auto": None}
+    raise UsageError(
+        f"--batch: got {str(text)[:60]!r}, expected a number of images such as 16, auto, or auto:{BATCH_SHARE}, "
+        f"which is a share of the GPU's memory"
+    )
 
 
 def parse_teachers(texts: Iterable[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:

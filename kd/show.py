@@ -68,6 +68,9 @@ def print_run(out: Path, record: dict[str, Any]) -> None:
     """What `kd train` made: scores per split, weights that were measured, time, and where the student is."""
     for split, scores in record["metrics"]["last"].items():
         print_scores(f"{split}, last epoch", scores)
+    if measured := record.get("batch_auto", {}).get("measured"):
+        peak, memory = dict(measured)[record["config"]["batch"]] / 1e9, record["batch_auto"]["memory_bytes"] / 1e9
+        say(f"batch: {record['config']['batch']}, measured to take {peak:.1f} of {memory:.1f} GB")
     if balanced := (record["kd"] or {}).get("balanced_weights"):
         say(f"balanced weights: {named_weights(balanced)}")
     say(f"{out}: {count(record['epochs'], 'epoch')} in {record['wall_time_s']:.0f} s on {record['device']}")
@@ -92,6 +95,18 @@ def print_cached(found: dict[str, Any]) -> None:
     images, each = count(found["images"], "image"), found["bytes"] / found["images"]
     say(f"{found['teacher']} at {found['imgsz']} px: {count(found['rows'], 'detection')} in {images}")
     say(f"{found['out']}: {each:.0f} bytes an image, {found['seconds']:.0f} s; go on with kd train --teacher-cache")
+
+
+def print_exported(found: dict[str, Any]) -> None:
+    """What `kd export` has written, and how near it is to the checkpoint."""
+    metadata, checked = found["metadata"], found["checked"]
+    say(f"{found['out']}: {found['format']}, {found['imgsz']} px, {found['bytes'] / 1e6:.1f} MB")
+    if checked:
+        images = count(checked["images"], "training image") if checked["data"] else "an image of noise"
+        px, score = f"{checked['max_px']:.2g} px, on average {checked['mean_px']:.2g} px", f"{checked['max_score']:.2g}"
+        say(f"checked on {images}: boxes differ by up to {px}, scores by up to {score}")
+        say(f"allowed for this format: {checked['tolerance']}")
+    say(f"in its metadata: {', '.join(f'{key} {value}' for key, value in metadata.items())}")
 
 
 def print_predictions(out: Path, found: dict[str, Any]) -> None:

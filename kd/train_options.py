@@ -115,7 +115,13 @@ class TrainOptions:
     ] = None
     epochs: Annotated[int, Option("Passes over the training images.")] = TrainConfig.epochs
     imgsz: Annotated[int, Option("Image size in pixels, a multiple of 32.")] = TrainConfig.imgsz
-    batch: Batch = TrainConfig.batch
+    batch: Annotated[
+        str,
+        Option(
+            "Images per step; or auto, the most that a GPU has memory for, or auto:0.5, for a share of it.",
+            metavar="N|auto[:SHARE]",
+        ),
+    ] = str(TrainConfig.batch)
     device: Annotated[
         str | None, Option("Processor, GPU, or several GPUs.  [default: a GPU if any]", metavar="cpu|0|0,1")
     ] = None

@@ -3,6 +3,11 @@ in docs/distilling.md."""
 
 from __future__ import annotations
 
+from kd.methods.facts import DEFAULT_WEIGHTS, NEEDS_QUERIES
+
+# The methods for two models with YOLO's head, with their default weights.
+YOLO_METHODS = {name: weight for name, weight in DEFAULT_WEIGHTS.items() if name not in NEEDS_QUERIES}
+
 # Student -> teachers with the strides they share. Every student has two teachers, every teacher a student.
 PAIRS: dict[str, dict[str, tuple[int, ...]]] = {
     "yolov3-tiny": {"yolov8n-p6": (16, 32), "yolo26n": (16, 32)},
@@ -22,13 +27,14 @@ PAIRS: dict[str, dict[str, tuple[int, ...]]] = {
     "yolo26n-p6": {"yolov5n-p6": (8, 16, 32, 64), "yolo12n": (8, 16, 32)},
     "mobilenet_v2": {"yolov8n": (8, 16, 32), "mobilenet_v3_small": (8, 16, 32)},
     "mobilenet_v3_small": {"yolo11n": (8, 16, 32), "mobilenet_v2": (8, 16, 32)},
+    "rtdetr-p": {"yolov8n": (8, 16, 32), "rtdetr-p": (8, 16, 32)},
 }
 
-# Teachers that no method on heads can learn from: a decoder in the head's place.
-FEATURES_ALONE = frozenset({"rtdetr-l", "yolov8n-rtdetr"})
+# Students and teachers that no method on cells goes with: a decoder in the head's place.
+DECODERS = frozenset({"rtdetr-l", "yolov8n-rtdetr", "rtdetr-p"})
 
 # Architectures that are no students.
-REFUSED = ("yolov8n-seg", "yolo26n-pose", "yolo11n-obb", "yolov8n-cls", "yolov8n-world", "yolov8n-rtdetr", "rtdetr-l")
+REFUSED = ("yolov8n-seg", "yolo26n-pose", "yolo11n-obb", "yolov8n-cls", "yolov8n-world")
 
 
 def table() -> str:

@@ -31,6 +31,7 @@ from kd.errors import DistillationError
 from kd.files import sha256
 from kd.scoring.evaluate import require_same_channels
 from kd.ultra import models, session
+from kd.ultra.memory import enough_memory
 from kd.ultra.overlap import named
 
 LEAST_SCORE = 0.05  # of a detection that is kept: an object that a label names may be one of which it is not sure
@@ -62,9 +63,11 @@ def ask(
     found: dict[Path, Detections] = {}
     read = ahead(lambda file: _read(file, imgsz, channels, stride), images)
     bar = tqdm(read, "ask the teacher", len(images), unit="image", leave=False, disable=quiet or None)
-    for batch in _by_shape(bar, max(1, int(MEGAPIXELS * 1e6 / imgsz**2))):
-        said = detect(model, np.stack([image.pixels for image in batch]), [image.shape for image in batch], device)
-        found |= zip((image.file for image in batch), said, strict=True)
+    most = max(1, int(MEGAPIXELS * 1e6 / imgsz**2))
+    with enough_memory(teacher, most, imgsz, lambda: "free some, or choose a smaller image size"):
+        for batch in _by_shape(bar, most):
+            said = detect(model, np.stack([image.pixels for image in batch]), [image.shape for image in batch], device)
+            found |= zip((image.file for image in batch), said, strict=True)
     by_image = ((image_sha256(file), found[file]) for file in images if file in found)
     cache = TeacherCache.of(sha256(Path(teacher)), imgsz, list(yolo.names.values()), by_image)
     if lost := [file for file in images if file not in found]:

@@ -7,7 +7,7 @@ alone, and a run whose terms do nothing is stopped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,13 @@ from kd.distillation.outputs import by_level, joined, resized, student_branches
 from kd.distillation.soft_labels import SoftLabels
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
 from kd.errors import DistillationError
-from kd.methods.batch import Batch, Prediction
+from kd.methods.batch import Batch, Prediction, Queries
 from kd.methods.registry import METHODS
 from kd.show import named_weights
 from kd.ultra import session
 
 PATIENCE = 20  # steps that a term may be zero or not finite
+LOUD = 3  # times the task loss: with terms above it a student learned less than without them (docs/results)
 
 
 class Distillation:
@@ -51,18 +52,26 @@ class Distillation:
         """Leave the criterion out of every copy of the student."""
 
     def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss items times batch size [T + 1], and the detached items by name, `kd_loss` last.
-
-        Terms are multiplied by the schedule's factor. Where that is 0 they are 0 and nothing is computed for them.
-        Raises DistillationError when a term was exactly zero or not finite for 20 steps with boxes and a factor.
-        """
+        """Loss items times batch size [T + 1], and the detached items by name, as `append` has them."""
         if self.task is None:
             self._take(self.model.init_criterion())
-        loss, items = self.task(preds, batch)
+        return self.append(preds, batch, *self.task(preds, batch), scale=len(batch["img"]))
+
+    def append(
+        self, preds: Any, batch: Mapping[str, Tensor], loss: Tensor, items: dict[str, Tensor], scale: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The task's loss of a batch with the terms behind it [T + 1], and its detached items with theirs.
+
+        ``scale`` is what the task's items are multiplied by to give its loss, and the terms likewise; ``preds`` as
+        `forward` gives them. `kd_loss` comes behind the items, then each term's own where there are several. Terms are
+        multiplied by the schedule's factor. Where that is 0 they are 0 and nothing is computed for them. Raises
+        DistillationError when a term was exactly zero or not finite for 20 steps with boxes and a factor.
+        """
         if self.factor:
-            terms = self._terms(preds, batch, loss)
+            task = loss.sum() / scale
+            terms = self._terms(preds, batch, task)
             if len(batch["bboxes"]):
-                self._guard(terms, loss)
+                self._guard(terms, task)
             terms = {name: self.factor * value for name, value in terms.items()}
         else:
             terms = {name: loss.new_zeros(()) for name, _ in self.config.methods}
@@ -70,17 +79,24 @@ class Distillation:
         items = {**items, "kd_loss": total.detach()}
         if len(terms) > 1:
             items |= {f"kd_{name}_loss": term.detach() for name, term in terms.items()}
-        return torch.cat((loss.reshape(-1), (total * len(batch["img"])).reshape(1))), items
+        return torch.cat((loss.reshape(-1), (total * scale).reshape(1))), items
 
-    def _terms(self, preds: Any, batch: dict[str, Tensor], loss: Tensor) -> dict[str, Tensor]:
-        """The weighted terms, not yet scheduled, of a batch and as many unlabelled images where there are any."""
+    def forward(self, images: Tensor) -> Any:
+        """The student's training output of images [B, 3, H, W] as `inputs` reads it, without any loss."""
+        return self.model(images)
+
+    def _terms(self, preds: Any, batch: Mapping[str, Tensor], task: Tensor) -> dict[str, Tensor]:
+        """The weighted terms, not yet scheduled, of a batch and as many unlabelled images where there are any.
+
+        ``task`` is the student's own loss, a scalar of the terms' scale.
+        """
         if self.soft_labels:
             return {name: weight * self.soft_labels(self.task, preds, batch) for name, weight in self.config.methods}
-        parts, images = [preds], len(batch["img"])
+        parts = [preds]
         if self.unlabeled:
             extra = self.unlabeled.draw(batch["img"])
             with statistics_kept(self.model):
-                parts.append(self.model(extra))
+                parts.append(self.forward(extra))
             preds, batch = joined(*parts), {**batch, "img": torch.cat((batch["img"], extra))}
         batches = self.weighted_batches(self.inputs(preds, batch))
         terms = {name: term(name, batches, self.config) for name, _ in self.config.methods}
@@ -88,7 +104,7 @@ class Distillation:
         if self.balance:
             if not self.balance.settled:
                 read = [features for part in parts for features in student_branches(part)[0]["feats"]]
-                self._measure(loss.sum() / images, terms, read)
+                self._measure(task, terms, read)
             weights = self.balance.weights()
         return {name: weights[name] * value for name, value in terms.items()}
 
@@ -102,29 +118,33 @@ class Distillation:
         if self.balance.settled:
             session.LOGGER.info(f"kd: weights from {BATCHES} batches: {named_weights(self.balance.weights())}")
 
-    def inputs(self, preds: Any, batch: dict[str, Tensor]) -> list[Batch]:
+    def inputs(self, preds: Any, batch: Mapping[str, Tensor]) -> list[Batch]:
         """The methods' view of each teacher, from the student's training output and Ultralytics' batch.
 
         A teacher's level with another grid of cells than the student's is resized to it.
         """
         images = batch["img"]
         branches = student_branches(preds)
-        own = [int(stride) for stride in self.model.stride]
-        student = dict(zip(own, branches[0]["feats"], strict=True))  # dual heads: the branch that trains the neck
+        read = branches[0]["feats"]  # dual heads: by the branch that trains the neck
+        own = [images.shape[3] // features.shape[3] for features in read]
+        student = dict(zip(own, read, strict=True))
         height, width = images.shape[2:]
         centre, side = (batch["bboxes"].to(images.device) * images.new_tensor([width, height] * 2)).split(2, 1)
         boxes_xyxy = torch.cat((centre - side / 2, centre + side / 2), 1)
         inputs = []
         for link in self.links:
             levels, (features, outputs) = link.levels, link.teacher(images)
-            heads = {
-                "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
-                "teacher_heads": [
-                    {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
-                    for head in outputs
-                ],
-                "classes": matching_classes(self.model.names, link.teacher.names),
-            }
+            heads: dict[str, Any] = {}
+            if isinstance(outputs, Queries):
+                heads = {"student_queries": Queries(**branches[0]["queries"]), "teacher_queries": outputs}
+            elif outputs:
+                heads = {
+                    "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
+                    "teacher_heads": [
+                        {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
+                        for head in outputs
+                    ],
+                }
             inputs.append(
                 Batch(
                     student={s: student[s] for s in levels},
@@ -132,8 +152,9 @@ class Distillation:
                     adapters=link.adapters.layers(),
                     boxes_xyxy=boxes_xyxy,
                     image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
+                    classes=matching_classes(self.model.names, link.teacher.names),
                     priors=getattr(self.model.model[-1], "priors", None),
-                    **(heads if outputs else {}),
+                    **heads,
                 )
             )
         return inputs
@@ -146,15 +167,17 @@ class Distillation:
         images = [(best == i).nonzero()[:, 0] for i in range(len(inputs))]
         return [(len(i) / len(best), batch.select(i)) for i, batch in zip(images, inputs, strict=True)]
 
-    def _guard(self, terms: dict[str, Tensor], loss: Tensor) -> None:
+    def _guard(self, terms: dict[str, Tensor], task: Tensor) -> None:
         """Raise when a term has done nothing for long; where the student's loss diverges, Ultralytics recovers."""
-        healthy = loss.detach().isfinite().all()
+        healthy = task.detach().isfinite()
         for name, term in terms.items():
             off = (term.detach() == 0) | (~term.detach().isfinite() & healthy)
             self._off[name] = (self._off.get(name, torch.zeros((), device=term.device)) + 1) * off
         self._steps += 1
         if self._steps % PATIENCE:
             return  # looking at the counters waits for the device
+        if self._steps == PATIENCE:
+            _warn_of_weight(sum(float(term.detach()) for term in terms.values()), float(task.detach()))
         for name, count in self._off.items():
             if count >= PATIENCE:
                 raise DistillationError(
@@ -169,10 +192,11 @@ class Distillation:
             self.soft_labels.watch(task)
 
     def adopt(self, model: nn.Module) -> None:
-        """Make this the model's criterion again, around the one that Ultralytics has put in its place."""
-        if model.criterion is not self:
-            self._take(model.criterion)
-            model.criterion = self
+        """Make this the student's criterion, around the one that resuming has given it for a dual head's schedule."""
+        there = getattr(model, "criterion", None)
+        if there is not None and there is not self:
+            self._take(there)
+        model.criterion = self
 
     def update(self) -> None:
         """Pass the end of an epoch on to a dual head's schedule."""
@@ -192,3 +216,11 @@ class Distillation:
 def term(method: str, batches: list[tuple[float, Batch]], config: TrainConfig) -> Tensor:
     """A method's unweighted term: the sum over teachers' batches by their shares, without those of share 0."""
     return torch.stack([share * METHODS[method](batch, config) for share, batch in batches if share]).sum()
+
+
+def _warn_of_weight(terms: float, task: float) -> None:
+    if terms > LOUD * task > 0:
+        session.LOGGER.warning(
+            f"kd: the methods' terms are {terms / task:.3g} times the task loss after {PATIENCE} steps: they may drown "
+            f"it: lower the weight, or choose it by --balance 0.1"
+        )

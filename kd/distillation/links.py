@@ -17,7 +17,7 @@ from kd.config import GRID_PX, TrainConfig, require_side
 from kd.distillation.teacher import Teacher, probe_levels
 from kd.errors import DistillationError
 from kd.methods.adapters import Adapters
-from kd.methods.facts import FACTS, HEADLESS
+from kd.methods.facts import FACTS, HEADLESS, NEEDS_QUERIES
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ def link_teachers(
     own = probe_levels(student)
     links = []
     for spec, share in zip(config.teachers, config.shares, strict=True):
-        teacher = Teacher(spec, device, with_head=config.needs_head or config.chooses, ratio=ratio)
+        head = {"with_head": config.needs_head or config.chooses, "with_queries": bool(methods & NEEDS_QUERIES)}
+        teacher = Teacher(spec, device, ratio=ratio, **head)
         if config.teacher_imgsz:
             require_side("teacher-imgsz", config.teacher_imgsz, max(GRID_PX, *teacher.levels))
-        require_comparable(teacher, methods, names, student.model[-1].reg_max)
+        require_comparable(teacher, methods, names, getattr(student.model[-1], "reg_max", 0))
         levels = match_levels(own, teacher.levels, spec, ratio)
         if config.needs_head:
             require_equal_grids(config, own, teacher.levels, spec)
@@ -71,7 +72,7 @@ def matching_classes(student: Mapping[int, str], teacher: Mapping[int, str]) -> 
 def require_comparable(teacher: Teacher, methods: Collection[str], names: Mapping[int, str], reg_max: int) -> None:
     """Raise DistillationError unless the teacher's head can be compared with the student's as the methods do.
 
-    ``names`` are the student's classes, ``reg_max`` the bins of its box distributions.
+    ``names`` are the student's classes, ``reg_max`` the bins of its box distributions, 0 for a head without.
     """
     for facts in (facts for name, facts in FACTS.items() if name in methods):
         if facts.same_classes and matching_classes(names, teacher.names) is None:

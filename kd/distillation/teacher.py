@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics import YOLO
-from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.modules.head import Detect, RTDETRDecoder, v10Detect
 from ultralytics.nn.tasks import DetectionModel, PoseModel, RTDETRDetectionModel, SegmentationModel
 
 from kd.config import GRID_PX
 from kd.errors import DistillationError, ModelError
-from kd.methods.batch import Prediction
-from kd.methods.facts import HEADLESS, NEEDS_HEAD, SOFT_LABELS
+from kd.methods.batch import Prediction, Queries
+from kd.methods.facts import HEADLESS, NEEDS_HEAD, NEEDS_QUERIES, SOFT_LABELS, either
 from kd.ultra import classic, models, session
 
 
@@ -53,6 +53,16 @@ def require_branches(model: nn.Module, spec: str) -> None:
         )
 
 
+def require_decoder(model: nn.Module, spec: str) -> None:
+    """Raise DistillationError for a teacher that is no RT-DETR, whose queries some methods read."""
+    head = model.model[-1]
+    if not isinstance(head, RTDETRDecoder):
+        raise DistillationError(
+            f"{spec}: teacher: got a {type(head).__name__} head without queries, expected an RT-DETR for "
+            f"{either(sorted(NEEDS_QUERIES))}: choose {HEADLESS}"
+        )
+
+
 class Tap(nn.Module):
     """Stands in a head's place: gives the features that the head would read and, ``with_head``, its raw outputs.
 
@@ -81,6 +91,20 @@ class Tap(nn.Module):
         return features, outputs
 
 
+class DecoderTap(nn.Module):
+    """Stands in the place of an RT-DETR's decoder: gives the features that it reads and its last layer's queries."""
+
+    def __init__(self, head: RTDETRDecoder) -> None:
+        """Take over where the head reads from (``f``) and which layer it is (``i``)."""
+        super().__init__()
+        self.f, self.i, self.head = head.f, head.i, head
+
+    def forward(self, features: list[Tensor], *_: Any) -> tuple[list[Tensor], Queries]:
+        """The levels [B, C, H, W] as they came, and the queries [B, N, .]."""
+        _, (boxes, logits, *_) = self.head(features)  # [1, B, N, .], of the one layer that runs to its end
+        return features, Queries(logits[-1], boxes[-1])
+
+
 def probe_levels(model: nn.Module) -> dict[int, int]:
     """Stride in pixels -> channels of each level that the model's head reads, finest first as the head has them.
 
@@ -102,37 +126,50 @@ def probe_levels(model: nn.Module) -> dict[int, int]:
 
 
 class Teacher:
-    """A frozen detector that gives its neck's features; its head runs only ``with_head``."""
+    """A frozen detector that gives its neck's features; its head runs only ``with_head`` or ``with_queries``."""
 
-    def __init__(self, spec: str, device: torch.device, with_head: bool = False, ratio: float = 1.0) -> None:
+    def __init__(
+        self,
+        spec: str,
+        device: torch.device,
+        with_head: bool = False,
+        ratio: float = 1.0,
+        with_queries: bool = False,
+    ) -> None:
         """Load ``spec`` (see `load_detector`), tap, fold batch norms into convolutions, freeze, move.
 
-        ``with_head``: keep the head's convolutions; ``ratio``: how much larger than given it sees images. Raises
-        DistillationError for a head that is not of YOLO's form, where it is kept.
+        ``with_head``: keep the head's convolutions, ``with_queries``: an RT-DETR's decoder; ``ratio``: how much larger
+        than given it sees images. Raises DistillationError for a head of another form than the one that is to be kept.
         """
         yolo = load_detector(spec)
         model, head = yolo.model, yolo.model.model[-1]
         if with_head:
             require_branches(model, spec)
+        if with_queries:
+            require_decoder(model, spec)
         self.spec, self.ratio = spec, ratio
         self.names: dict[int, str] = dict(yolo.names)
         self.reg_max: int | None = getattr(head, "reg_max", None)
-        model.model[-1] = Tap(head, with_head)
+        model.model[-1] = DecoderTap(head) if with_queries else Tap(head, with_head)
         with session.silence():
             self.model = model.fuse(verbose=False).eval().requires_grad_(False)
         self.model.to(device, memory_format=torch.channels_last)  # a fifth less time, on a CPU too
         self.levels = probe_levels(self.model)
 
-    def __call__(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[dict[int, Prediction], ...]]:
+    def __call__(self, images: Tensor) -> tuple[dict[int, Tensor], tuple[dict[int, Prediction], ...] | Queries]:
         """Features [B, C, H, W] by stride for ``images`` [B, 3, H, W] in 0..1, and predictions by branch and stride.
 
         Strides are in pixels of the image that the teacher sees: ``ratio`` times as large, the sides rounded to
-        multiples of its largest stride. The one-to-many branch comes first; none without ``with_head``.
+        multiples of its largest stride. The one-to-many branch comes first; none without ``with_head``. In the place of
+        predictions come the queries [B, N, .] ``with_queries``.
         """
         with torch.inference_mode():
             features, outputs = self.model(self._resized(images))
+        levels = dict(zip(self.levels, features, strict=True))
+        if isinstance(outputs, Queries):
+            return levels, outputs
         heads = tuple(dict(zip(self.levels, (Prediction(*p) for p in branch), strict=True)) for branch in outputs)
-        return dict(zip(self.levels, features, strict=True)), heads
+        return levels, heads
 
     def _resized(self, images: Tensor) -> Tensor:
         step = max(GRID_PX, *self.levels)

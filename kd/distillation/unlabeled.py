@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from ultralytics.data.augment import Format, v8_transforms
+from ultralytics.models.rtdetr.val import RTDETRDataset
 from ultralytics.utils.instance import Instances
 from ultralytics.utils.patches import imread
 
@@ -141,6 +142,7 @@ class _Images(Dataset):
         unmixed = copy(args)
         vars(unmixed).update(dict.fromkeys(MIXING, 0.0))
         self.files, self.size_px, self.flag = files, args.imgsz, labelled.cv2_flag
+        self.squares = isinstance(labelled, RTDETRDataset)  # which are stretched, not padded
         self.transforms = v8_transforms(labelled, args.imgsz, unmixed)
         self.transforms.append(Format(bgr=args.bgr))
 
@@ -154,6 +156,8 @@ class _Images(Dataset):
             return str(self.files[index])  # an error raised in a worker would come with its traceback as text
         scale = self.size_px / max(image.shape[:2])
         width, height = (min(round(side * scale), self.size_px) or 1 for side in image.shape[1::-1])
+        if self.squares:
+            width = height = self.size_px
         image = cv2.resize(image, (width, height)).reshape(height, width, -1)
         nothing = Instances(np.zeros((0, 4), np.float32), np.zeros((0, 1000, 2), np.float32))
         labels = {"img": image, "cls": np.zeros((0, 1), np.float32), "instances": nothing}

@@ -27,6 +27,7 @@ from kd.inheritance.places import draw, seen
 from kd.inheritance.regression import solve, telling_columns
 from kd.inheritance.wiring import Segment, Wiring, convolutions, wiring
 from kd.ultra import classic
+from kd.ultra.model_files import has_decoder
 
 RIDGE = 3e-3  # of the mean variance of a convolution's inputs
 PLACES = 12_000  # drawn per convolution, over all images
@@ -335,7 +336,7 @@ def _counterparts(student: nn.Module, teacher: nn.Module, own: Wiring, theirs: W
 def require_family(student: nn.Module, teacher: nn.Module) -> None:
     """Raise ModelError unless two detection models have the same layers, whatever their width and repeats."""
     for model in (student, teacher):
-        require_anchor_free(model.yaml)
+        require_yolo(model.yaml)
     layers = list(zip(student.model, teacher.model, strict=False))
     if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
         raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
@@ -343,10 +344,12 @@ def require_family(student: nn.Module, teacher: nn.Module) -> None:
         raise ModelError("inherit: got a teacher whose batch norms are folded, expected one as training has left it")
 
 
-def require_anchor_free(layout: Mapping[str, Any]) -> None:
-    """Raise ModelError for the model yaml of a classic YOLOv5."""
+def require_yolo(layout: Mapping[str, Any]) -> None:
+    """Raise ModelError for the model yaml of a classic YOLOv5 or an RT-DETR."""
     if classic.is_classic_yaml(layout):
         raise ModelError("inherit: got a classic YOLOv5, expected an anchor-free model: others inherit no weights yet")
+    if has_decoder(layout):
+        raise ModelError("inherit: got an RT-DETR, expected a model with a Detect head: others inherit no weights yet")
 
 
 def _alike(own: nn.Module, other: nn.Module) -> bool:

@@ -24,7 +24,7 @@ from kd.distillation.teacher import load_detector
 from kd.errors import DataError, ModelError, UsageError
 from kd.files import require_no_input, require_writable, sha256, write_all
 from kd.inheritance.images import training_images
-from kd.inheritance.inherit import inherit, require_anchor_free
+from kd.inheritance.inherit import inherit, require_yolo
 from kd.scoring.evaluate import image_size, require_same_channels, score
 from kd.ultra import models, session
 from kd.ultra.data import image_files, resolve_data
@@ -175,7 +175,7 @@ def _layout(of_teacher: dict[str, Any], architecture: str | Scale) -> dict[str, 
 
 def fresh_student(layout: dict[str, Any], names: dict[int, str], seed: int) -> DetectionModel:
     """A model of this layout with fresh weights and these classes, in evaluation mode. Raises ModelError."""
-    require_anchor_free(layout)
+    require_yolo(layout)
     try:
         with session.silence(), torch.random.fork_rng():
             torch.manual_seed(seed)

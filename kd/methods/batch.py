@@ -30,6 +30,16 @@ class Prediction(NamedTuple):
     boxes: Tensor
 
 
+class Queries(NamedTuple):
+    """A decoder's output: ``logits`` [B, ..., N, K] of classes, ``boxes`` [B, ..., N, 4] of N queries.
+
+    Boxes are centre, width and height as shares of the image. Behind B comes the decoder's layer, where there are some.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
 class Cells(NamedTuple):
     """The N cells of all shared levels that count for one branch of the heads.
 
@@ -50,8 +60,9 @@ class Batch:
     channels to the teacher's, per method that has some; ``boxes_xyxy`` [N, 4] in pixels of the network's input,
     ``image_index`` [N] in 0..B-1. ``student_heads`` and ``teacher_heads``, only where the teacher has its head: the
     one-to-many branch, then a dual head's one-to-one branch; ``classes`` the teacher's class for each of the student's,
-    or None where the teacher lacks one of them. ``priors`` are the student's own anchors by stride, (width, height) in
-    pixels, where its head has some.
+    or None where the teacher lacks one of them. ``student_queries`` are those of every layer of an RT-DETR's decoder,
+    [B, L, N, .], ``teacher_queries`` those of the last one, [B, M, .], only where the teacher has its decoder.
+    ``priors`` are the student's own anchors by stride, (width, height) in pixels, where its head has some.
     """
 
     student: Mapping[int, Tensor]
@@ -62,6 +73,8 @@ class Batch:
     student_heads: Sequence[Mapping[int, Prediction]] = ()
     teacher_heads: Sequence[Mapping[int, Prediction]] = ()
     classes: list[int] | None = None
+    student_queries: Queries | None = None
+    teacher_queries: Queries | None = None
     priors: Mapping[int, Sequence[tuple[float, float]]] | None = None
 
     @cached_property

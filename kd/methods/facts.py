@@ -24,6 +24,7 @@ class Facts:
     ``needs_head``: the teacher's head runs, not its features alone. ``boxes_only``: it looks near ground-truth boxes
     alone, so at no unlabelled image. ``adapter`` is None for a method that compares head outputs. ``same_classes``:
     the teacher needs each of the student's classes, by name; ``same_bins``: box distributions of as many bins.
+    ``queries``: it compares the queries of two RT-DETRs, where others that need a head compare cells of YOLO's.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Facts:
     adapter: Adapter | None = None
     same_classes: bool = False
     same_bins: bool = False
+    queries: bool = False
 
 
 # A default weight starts kd_loss near 1, with a box_loss near 6, unless the method's source says otherwise. In brackets
@@ -72,6 +74,11 @@ _ROWS = (
         "features weighted by the teacher's class score", "Ultralytics' built-in term, equal to it in a test",
         needs_head=True, adapter=Adapter(convolutions=2),
     ),
+    Facts(
+        "queries", 0.2,  # (5.1, of which classes are most: one rtdetr-p from another, 160 px, giou_loss 1.8)
+        "queries of a decoder, matched: classes and boxes by the teacher's confidence",
+        "after Chang et al., ICCV 2023, and Wang et al., CVPR 2024", needs_head=True, same_classes=True, queries=True,
+    ),
 )  # fmt: skip
 
 FACTS: dict[str, Facts] = {facts.name: facts for facts in _ROWS}
@@ -81,7 +88,8 @@ BUILT_IN = "built-in"  # no term of ours: Ultralytics' own distillation, the ref
 SOFT_LABELS = "soft-labels"  # the teacher's detections, asked for once and cached (kd/distillation/soft_labels.py)
 WEIGHTS = {**DEFAULT_WEIGHTS, BUILT_IN: 6.0, SOFT_LABELS: 0.5}  # all that --method takes
 
-NEEDS_HEAD = frozenset(facts.name for facts in _ROWS if facts.needs_head)
+NEEDS_HEAD = frozenset(facts.name for facts in _ROWS if facts.needs_head and not facts.queries)  # of YOLO's form
+NEEDS_QUERIES = frozenset(facts.name for facts in _ROWS if facts.queries)
 BOXES_ONLY = frozenset(facts.name for facts in _ROWS if facts.boxes_only)
 ON_FEATURES = tuple(facts.name for facts in _ROWS if facts.adapter)
 ON_HEADS = tuple(facts.name for facts in _ROWS if not facts.adapter)

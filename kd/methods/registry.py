@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kd.methods import features, fgfi, heads
+from kd.methods import features, fgfi, heads, queries
 from kd.methods.batch import Method
 
-METHODS: dict[str, Method] = {**fgfi.METHODS, **features.METHODS, **heads.METHODS}
+METHODS: dict[str, Method] = {**fgfi.METHODS, **features.METHODS, **heads.METHODS, **queries.METHODS}

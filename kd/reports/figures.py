@@ -92,7 +92,8 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     groups: dict[tuple, list[Arm]] = {}
     for arm in sorted(arms, key=lambda arm: arm[0].record["gflops"]):
         run = arm[0]
-        asked = [run.config[key] for key in ("settings", "freeze", "imgsz", "batch")] + [run.config.get("fgfi")]
+        settings = {key: value for key, value in run.config["settings"].items() if key != "pretrained"}  # a size's own
+        asked = [settings, *(run.config[key] for key in ("freeze", "imgsz", "batch")), run.config.get("fgfi")]
         epochs = epochs_of(arm)
         name = _plain(f"{run.method} from {run.teacher}") if run.taught else "without distillation"
         name += f", {' to '.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs" if vary else ""
@@ -111,7 +112,7 @@ def _axes(axes: Any, widths: Sequence[float], split: str) -> None:
         axes.set_xticks([tick for tick in TICKS if low / 2 <= tick <= high * 2], minor=False)
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlim(low / 1.6, high * 1.6)
+        axes.set_xlim(low / 2, high * 2)
     else:
         reach = max(0.35 * (high - low), 0.25 * high)
         axes.set_xlim(max(0, low - reach), high + reach)

@@ -18,8 +18,10 @@ from kd.config import NUMBERS, SINGLE_CLASS, require_number, require_side
 from kd.errors import DataError, ModelError
 from kd.ultra import model_files
 from kd.ultra.data import SPLITS, image_files, resolve_data, write_data
+from kd.ultra.exported import Exported, load_runnable, require_side_of
 from kd.ultra.labels import check_splits
-from kd.ultra.models import grid_px, load_model
+from kd.ultra.memory import enough_memory, fewer
+from kd.ultra.models import grid_px
 from kd.ultra.session import TORCH_THREADS, check_device, silence
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def evaluate(
     tell: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
 ) -> dict:
-    """Score a checkpoint on a split: what ``kd evaluate`` prints.
+    """Score a checkpoint or an exported file on a split: what ``kd evaluate`` prints.
 
     ``imgsz`` (pixels of the longer side) is by default the one that the model was trained at; ``skip_bad_labels``
     leaves out what cannot be used, and ``tell`` gets a line about it. Returns ``{model, data, split, imgsz, images,
@@ -48,7 +50,7 @@ def evaluate(
     """
     check_device(device)
     require_number("batch", batch)
-    yolo = load_model(str(model))
+    yolo = load_runnable(str(model), device, tell)
     imgsz = image_size(yolo, imgsz)
     content = resolve_data(data, split)
     images_of(content, data, split)
@@ -57,7 +59,8 @@ def evaluate(
     merged = bool(yolo.overrides.get("single_cls"))
     options = {"skip_bad": skip_bad_labels, "single_cls": merged, "tell": tell, "quiet": quiet}
     check_splits(data, content, [split], needed=[split], **options)
-    metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
+    with enough_memory(model, batch, imgsz, lambda: fewer(batch)):
+        metrics = score(yolo, data, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
     return {"model": str(model), "data": str(data), "split": split, "imgsz": imgsz, **metrics}
 
 
@@ -113,7 +116,8 @@ def validate(
     that decide which objects there are. What Ultralytics reads is a data.yaml of kd's own. Raises ModelError for
     classes without a name.
     """
-    model_files.require_names(yolo.model, yolo.model_name or "model")
+    if not isinstance(yolo, Exported):
+        model_files.require_names(yolo.model, yolo.model_name or "model")
     make = validator or yolo.task_map[yolo.task]["validator"]
     with (
         silence(),
@@ -160,6 +164,8 @@ def require_known_classes(
 
 def channels_of(yolo: YOLO) -> int:
     """The image channels that a model takes: those of its first convolution."""
+    if isinstance(yolo, Exported):
+        return yolo.card.channels
     return next(part.in_channels for part in yolo.model.modules() if isinstance(part, torch.nn.Conv2d))
 
 
@@ -187,10 +193,13 @@ def require_same_classes(yolo: YOLO, names: Mapping[int, str], data: str | Path)
 
 
 def image_size(yolo: YOLO, imgsz: int | None = None) -> int:
-    """The longer image side in pixels at which a model is run: the given one, else as it was trained.
+    """The longer image side in pixels at which a model is run: the given one, else as it was trained or exported.
 
-    Raises UsageError for a side that is no multiple of the model's largest stride, which Ultralytics would round up.
+    Raises UsageError for a side that is no multiple of the model's largest stride, which Ultralytics would round up,
+    and for one that an exported file does not take.
     """
+    if isinstance(yolo, Exported):
+        require_side_of(yolo.card, imgsz or yolo.card.imgsz)
     if imgsz is not None:
         require_side("imgsz", imgsz, grid_px(yolo))
         return imgsz
@@ -198,11 +207,11 @@ def image_size(yolo: YOLO, imgsz: int | None = None) -> int:
 
 
 def trained_imgsz(yolo: YOLO) -> int:
-    """The image size a checkpoint was trained at, in pixels; 640 where it names none.
+    """The image size a checkpoint was trained at, or a file exported for, in pixels; 640 where it names none.
 
     Raises ModelError for what is no size.
     """
-    imgsz = yolo.overrides.get("imgsz", 640)
+    imgsz = yolo.card.imgsz if isinstance(yolo, Exported) else yolo.overrides.get("imgsz", 640)
     sides = imgsz if isinstance(imgsz, (list, tuple)) and imgsz else [imgsz]
     if not all(type(side) is int and 1 <= side <= NUMBERS["imgsz"][1] for side in sides):
         raise ModelError(

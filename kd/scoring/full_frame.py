@@ -20,8 +20,9 @@ from kd.scoring.detection_metrics import SIZES, Detections, Outcome, box_iou, ju
 from kd.scoring.evaluate import image_size, images_of, require_same_channels, require_same_classes, validate
 from kd.scoring.frames import Frame, View, read_frames, require_names_of_report
 from kd.ultra.data import resolve_data
+from kd.ultra.exported import load_runnable
 from kd.ultra.labels import check_splits
-from kd.ultra.models import load_model
+from kd.ultra.memory import enough_memory, fewer
 from kd.ultra.session import check_device
 
 EDGE_PX = 2.0  # pixels of a tile: a box that ends this near to a tile's inner edge may go on beyond it
@@ -39,7 +40,7 @@ def evaluate_frames(
     tell: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
 ) -> dict:
-    """Score a checkpoint on the whole frames of a split: what ``kd evaluate --full-frame`` prints.
+    """Score a checkpoint or an exported file on the whole frames of a split: what ``kd evaluate --full-frame`` prints.
 
     Truth is every light in ``lights`` of frames.jsonl, whole. Lights dropped because they are too small or cut off
     (`kd.scoring.frames.UNSEEN`) are ignored: finding them is neither right nor wrong. Returns ``{model, data, split,
@@ -50,7 +51,7 @@ def evaluate_frames(
     """
     check_device(device)
     require_number("batch", batch)
-    yolo = load_model(str(model))
+    yolo = load_runnable(str(model), device, tell)
     imgsz = image_size(yolo, imgsz)
     content = resolve_data(data, split)
     images = images_of(content, data, split)
@@ -64,7 +65,8 @@ def evaluate_frames(
         )
     check_splits(data, content, [split], needed=(), tell=tell, quiet=quiet)
     views = [view for frame in frames for view in frame.views]
-    on_tiles = detect(yolo, views, content, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
+    with enough_memory(model, batch, imgsz, lambda: fewer(batch)):
+        on_tiles = detect(yolo, views, content, imgsz=imgsz, batch=batch, device=device, quiet=quiet)
     on_frames, merged = [], 0
     for frame in frames:
         found = [on_tiles.pop(view.image) for view in frame.views]

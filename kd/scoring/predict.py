@@ -7,7 +7,7 @@ Invariant: the boxes in the picture are exactly the detections counted in the di
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +24,11 @@ from kd.errors import DataError, UsageError
 from kd.files import require_no_input, write_all
 from kd.scoring.evaluate import image_size
 from kd.ultra import model_files
-from kd.ultra.models import load_model
+from kd.ultra.exported import Exported, load_runnable
 from kd.ultra.session import TORCH_THREADS, check_device, device_name, silence
 from schemas.text import one_line
 
+CONFIDENCE = 0.25  # from which on a detection is drawn
 TEXT, NAME = 120, 40  # characters of a title or a caption, of a class
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -48,10 +49,13 @@ class Detection:
 
 @dataclass(frozen=True)
 class Column:
-    """What one model made of the images: a list of detections per image, milliseconds per image."""
+    """What one model made of the images: a list of detections per image, milliseconds per image.
+
+    An exported file does not tell its parameters.
+    """
 
     name: str
-    params: int
+    params: int | None
     class_names: tuple[str, ...]
     imgsz: int
     device: str
@@ -65,16 +69,18 @@ def predict(
     out: str | Path,
     *,
     imgsz: int | None = None,
-    conf: float = 0.25,
+    conf: float = CONFIDENCE,
     device: str | None = None,
     limit: int = 6,
+    tell: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
 ) -> dict:
     """Draw what one or two models find in the images, and time them.
 
     A folder stands for its first ``limit`` images in sorted order. ``imgsz`` is by default each model's own.
     Every image runs twice at batch 1: the first pass warms up and finds the boxes, the second is timed (the
-    network's forward pass alone, without reading, resizing and non-maximum suppression).
+    network's forward pass alone, without reading, resizing and non-maximum suppression). ``tell`` gets a line about an
+    exported file whose checkpoint has changed.
     Returns ``{models: [{name, params, mean_ms, median_ms, detections}], images: n, device, out}``.
     Raises DataError for what is no 8-bit image, ModelError for what is no detector, UsageError for other options.
     """
@@ -88,7 +94,8 @@ def predict(
     inside = [path for given in map(Path, images) if given.is_dir() for path in given.iterdir()]
     require_no_input("--out", [out], [*paths, *inside, *map(Path, models)])
     pictures = [read_image(path) for path in paths]
-    columns = [detect(model, pictures, imgsz=imgsz, conf=conf, device=device, quiet=quiet) for model in models]
+    options = {"imgsz": imgsz, "conf": conf, "device": device, "tell": tell, "quiet": quiet}
+    columns = [detect(model, pictures, **options) for model in models]
     png = io.BytesIO()
     draw(columns, pictures, [path.name for path in paths], conf).save(png, format="PNG")
     write_all({out: png.getvalue()})
@@ -145,15 +152,18 @@ def detect(
     pictures: Sequence[np.ndarray],
     *,
     imgsz: int | None = None,
-    conf: float = 0.25,
+    conf: float = CONFIDENCE,
     device: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
 ) -> Column:
     """Run one model over BGR pictures [H, W, 3]: once to find (and to warm up), once more to time."""
-    yolo = load_model(str(model))
-    model_files.require_names(yolo.model, str(model))
+    yolo = load_runnable(str(model), device, tell)
+    params = None
+    if not isinstance(yolo, Exported):
+        model_files.require_names(yolo.model, str(model))
+        params = sum(weight.numel() for weight in yolo.model.parameters())
     imgsz = image_size(yolo, imgsz)
-    params = sum(weight.numel() for weight in yolo.model.parameters())
     with silence(), tqdm(total=2 * len(pictures), desc=model_title(model), leave=False, disable=quiet or None) as bar:
 
         def run(picture: np.ndarray) -> object:
@@ -216,9 +226,8 @@ def draw(
 
     for i, column in enumerate(columns):
         left = margin + i * (width + gap)
-        subtitle = (
-            f"{_million(column.params)} parameters  \N{MIDDLE DOT}  {_milliseconds(fmean(column.times_ms))} per image"
-        )
+        size = "exported" if column.params is None else f"{_million(column.params)} parameters"
+        subtitle = f"{size}  \N{MIDDLE DOT}  {_milliseconds(fmean(column.times_ms))} per image"
         name = one_line(column.name, TEXT)
         pen.text((left, margin), name, INK, _fit(name, 22 * unit, width, bold=True))
         pen.text((left, margin + 30 * unit), subtitle, GREY, _fit(subtitle, 16 * unit, width))

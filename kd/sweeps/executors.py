@@ -171,6 +171,16 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def reason_of(log: Path, code: int) -> str:
+    """Why a process ended, as one line: its error line, else its last one."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{ended}: {lines[-1]}" if lines else ended
+
+
 # ---------------------------------------------------------------- Ray
 
 

@@ -29,6 +29,7 @@ from schemas import strict
 from schemas.text import one_line
 
 SHIPPED = Path(__file__).parent / "plans"
+RUNS = "runs/"  # begins the names of what is compared; before them come teachers/
 PLAIN = "plain"  # the arm that the others are held against
 DECIDED = frozenset({"data", "student", "teacher", "inherit", "seed"})  # options of kd train that the sweep gives
 MOST_RUNS = 10_000  # a week of runs of a minute each
@@ -95,7 +96,7 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
     jobs, taught = [], {}
     for name, teacher in plan.get("teachers", {}).items():
         if "plain" in teacher:
-            taught[name] = f"runs/{student_name(teacher['plain'])}/{PLAIN}/seed{first}"
+            taught[name] = f"{RUNS}{student_name(teacher['plain'])}/{PLAIN}/seed{first}"
         elif "student" in teacher:
             taught[name] = f"teachers/{name}"
             options = {**data, **_merged(_settings(plan, teacher["student"]), teacher), "student": teacher["student"]}
@@ -117,9 +118,9 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
                         options[key] = plan["teachers"][name]["weights"]
                 longer = own.get("wall_time_of")
                 times = (
-                    (f"runs/{student}/{longer}/seed{seed}", f"runs/{student}/{PLAIN}/seed{seed}") if longer else None
+                    (f"{RUNS}{student}/{longer}/seed{seed}", f"{RUNS}{student}/{PLAIN}/seed{seed}") if longer else None
                 )
-                jobs.append(Job(f"runs/{student}/{arm}/seed{seed}", options, models, times))
+                jobs.append(Job(f"{RUNS}{student}/{arm}/seed{seed}", options, models, times))
     order = {name: i for i, name in enumerate(_in_order(jobs))}
     return sorted(jobs, key=lambda job: order[job.name])
 

@@ -27,7 +27,8 @@ from kd.errors import PlanError, RunError, UsageError
 from kd.files import write_all
 from kd.locks import LOCK, hold
 from kd.runs.record import CONFIG, OPTIMIZER, RUN, epochs_done, optimizer_settings, read_config, read_run
-from kd.sweeps.executors import POLL_S, Cluster, Executor, LostError, Run, started
+from kd.sweeps.batches import with_batches
+from kd.sweeps.executors import POLL_S, Cluster, Executor, LostError, Run, reason_of, started
 from kd.sweeps.job import Job
 from kd.sweeps.plan import MODELS, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
 from schemas.strict import StrictError
@@ -71,6 +72,7 @@ def sweep(
         with started(cluster, at_once, devices, tell) as executor:
             write_all({out / "plan.yaml": to_yaml(content)})
             (out / "failures.json").unlink(missing_ok=True)
+            scheduler.jobs = with_batches(jobs, out, executor, tell)
             scheduler.work(executor, quiet or not sys.stderr.isatty())
     return scheduler.summary()
 
@@ -219,7 +221,7 @@ class Scheduler:
             if code is None:
                 return
             if code or not self.finished(job.name):
-                raise RunError(_reason(self._log(job.name), code))
+                raise RunError(reason_of(self._log(job.name), code))
             record = self._record(job.name)
         except LostError as error:
             self._repeat(job, str(error), bar)
@@ -292,6 +294,7 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
     from kd.distillation.unlabeled import check_unlabeled
     from kd.training.check import require_pretrained, require_trainable
     from kd.training.classic import require_for_classic
+    from kd.training.rtdetr import require_for_rtdetr
     from kd.ultra import data, models
 
     kinds = list({job.kind: job for job in reversed(jobs)}.values())[::-1]  # the first seed of each says it all
@@ -314,6 +317,7 @@ def _require_models(jobs: Sequence[Job], plan: str | Path) -> None:
                     require_pretrained(config, model.model)
                     weights.add(pretrained)
                 require_for_classic(config, model.model)
+                require_for_rtdetr(config, model.model)
                 if config.unlabeled and config.unlabeled not in folders:
                     check_unlabeled(config.unlabeled, data.resolve_data(config.data))
                     folders.add(config.unlabeled)
@@ -330,16 +334,6 @@ def _begun(folder: Path) -> dict[str, Any]:
     raise RunError(
         f"{folder / CONFIG}: {reason}, expected what kd train wrote: remove the folder to start this run again"
     )
-
-
-def _reason(log: Path, code: int) -> str:
-    """Why a process ended, as one line: its error line, else its last one."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if errors:
-        return errors[-1]
-    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{ended}: {lines[-1]}" if lines else ended
 
 
 def _epochs(job: Job) -> int:

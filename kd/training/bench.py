@@ -28,13 +28,15 @@ from ultralytics.utils.torch_utils import autocast
 
 from kd.config import CACHE, TrainConfig, require_number, require_side
 from kd.distillation.cache_file import Detections, TeacherCache, image_sha256
-from kd.distillation.teacher import Teacher, load_detector, require_branches
+from kd.distillation.teacher import Teacher, load_detector, probe_levels, require_branches
 from kd.errors import DistillationError
 from kd.files import sha256
 from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS, SOFT_LABELS, WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
+from kd.training import rtdetr
 from kd.training.classic import require_methods
 from kd.training.record import versions
+from kd.training.step import one_step
 from kd.training.trainer import trainer_class
 from kd.ultra import classic, models, session
 
@@ -153,6 +155,7 @@ class Pair:
             distilled["teacher_cache"] = str(self.folder / CACHE)
         config = TrainConfig(data=overrides["data"], student=self.student, out=overrides["save_dir"], **distilled)
         require_methods(config, classic.is_classic(self.student))
+        rtdetr.require_methods(config, models.is_rtdetr(self.student))
         if arm == BUILT_IN:
             trainer = DetectionTrainer(overrides={**overrides, "distill_model": self.teacher})
         else:
@@ -189,17 +192,9 @@ def draw_batch(folder: Path, names: dict[int, str], *, side: int, images: int) -
 
 
 def training_step(trainer: DetectionTrainer) -> Step:
-    """A step as `BaseTrainer._do_train` does it, on the batch of the trainer's loader."""
+    """A step on the batch of the trainer's loader."""
     batch = next(iter(trainer.train_loader))
-    amp = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
-
-    def step() -> None:
-        with autocast(amp, device=trainer.device.type):
-            loss, _ = trainer.model(trainer.preprocess_batch(dict(batch)))
-        trainer.scaler.scale(loss.sum()).backward()
-        trainer.optimizer_step()
-
-    return step
+    return lambda: one_step(trainer, batch)
 
 
 def in_turns(arms: dict[str, Step], rounds: int, device: torch.device, quiet: bool = False) -> dict[str, float]:
@@ -258,7 +253,7 @@ def _masks(pair: Pair, plain: DetectionTrainer) -> Step:
     centre, side = (batch["bboxes"] * pair.imgsz).split(2, 1)
     boxes, index = torch.cat((centre - side / 2, centre + side / 2), 1), batch["batch_idx"].long()
     levels = Teacher(pair.teacher, plain.device).levels
-    strides = [int(stride) for stride in plain.model.stride if int(stride) in levels]
+    strides = [stride for stride in probe_levels(plain.model) if stride in levels]
     grids = [Grid(stride, pair.imgsz // stride, pair.imgsz // stride) for stride in strides]
     return lambda: imitation_masks(boxes, index, pair.batch, grids)
 

@@ -17,6 +17,7 @@ from kd.errors import RunError, UsageError
 from kd.methods.facts import ON_FEATURES, ON_HEADS
 from kd.training.classic import require_for_classic
 from kd.training.record import Checked, config_json
+from kd.training.rtdetr import require_for_rtdetr
 from kd.training.start import require_source
 from kd.training.taught import require_askable
 from kd.ultra import models, session
@@ -50,6 +51,7 @@ def check(config: TrainConfig, allow_overlap: bool, tell: Callable[[str], None],
     student = models.load_model(config.student)
     models.require_student(student, config.student)
     require_side("imgsz", config.imgsz, models.grid_px(student))
+    require_for_rtdetr(config, student.model)
     if config.inherit:
         require_source(config, student.model)
     if config.cached:

@@ -26,11 +26,7 @@ from kd.ultra import session
 
 def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
     """What config.json would hold, the steps of an epoch, the optimizer, and the terms on the first batch."""
-    alone = replace(config, device=config.one_device)
-    if config.cached and not (config.teacher_cache and config.cache_file.exists()):  # the teacher is not asked here
-        alone = replace(
-            alone, teachers=(), methods=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=()
-        )
+    alone = replace(untaught(config), device=config.one_device)
     with tempfile.TemporaryDirectory(prefix="kd-plan-") as scratch, session.silence():
         trainer = build_trainer(alone, checked.model, Path(scratch))
         translated(trainer._setup_train, Path(scratch))
@@ -47,6 +43,15 @@ def plan(config: TrainConfig, checked: Checked) -> dict[str, Any]:
     return found
 
 
+def untaught(config: TrainConfig) -> TrainConfig:
+    """The configuration without a teacher that is yet to be asked about the images: that is not done here."""
+    if not config.cached or (config.teacher_cache and config.cache_file.exists()):
+        return config
+    return replace(
+        config, teachers=(), methods=(), teacher_weights=(), teacher_cache=None, teacher_imgsz=None, schedules=()
+    )
+
+
 def _first_batch(trainer: Trainer) -> dict[str, Any]:
     """Boxes, mask shares by stride, unweighted terms and the teachers' shares of the first training batch."""
     distillation, config = trainer.distillation, trainer.config
@@ -57,7 +62,8 @@ def _first_batch(trainer: Trainer) -> dict[str, Any]:
         ((name, weight),) = config.methods
         return {"boxes": len(batch["bboxes"]), "terms": {name: float(items["kd_loss"]) / weight}}
     with torch.no_grad():
-        inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
+        trainer.model.train()
+        inputs = distillation.inputs(distillation.forward(batch["img"]), batch)
         batches = distillation.weighted_batches(inputs)
         terms = {name: float(term(name, batches, config)) for name, _ in config.methods}
     plan = {"boxes": len(batch["bboxes"]), "terms": terms, "shares": [round(share, 4) for share, _ in batches]}

@@ -62,6 +62,8 @@ def require_world(config: TrainConfig, dry_run: bool = False) -> None:
             f"RANK: got {os.environ.get('RANK')} of {size} processes, expected none, or those of torchrun: torchrun "
             f"--nnodes 2 --nproc-per-node 1 ... --no-python kd train ..."
         )
+    if config.batch_auto is not None:
+        raise UsageError(f"--batch: got auto under torchrun, expected a multiple of {size}: it is measured on one GPU")
     if dry_run:
         raise UsageError("--dry-run: got it under torchrun, expected a process of its own")
     here = int(os.environ["LOCAL_WORLD_SIZE"])

@@ -56,9 +56,15 @@ class Checked:
         """The same with an account of the teacher's cached detections."""
         return replace(self, record={**self.record, "kd": {**self.record["kd"], "cache": account}})
 
+    def with_batch(self, batch: int, account: dict[str, Any]) -> Checked:
+        """The same with the batch that was measured, and how: from here on it is a number as if it had been given."""
+        config = {key: value for key, value in self.record["config"].items() if key != "batch_auto"}
+        return replace(self, record={**self.record, "config": {**config, "batch": batch}, "batch_auto": account})
+
     def as_before(self, record: dict[str, Any]) -> Checked:
-        """The same with what the run's config.json says of its teachers: they are not looked at again."""
+        """The same with what the run's config.json says of its teachers and batch: they are not looked at again."""
         kept = {key: record[key] for key in ("kd", "inherited") if key in self.record}
+        kept |= {key: record[key] for key in ("batch_auto",) if key in record}
         return replace(self, record={**self.record, **kept})
 
 

@@ -29,6 +29,8 @@ from kd.training.checkpoints import FORMAT, load_sidecar, partial_of, sidecar_of
 from kd.training.disk import write_text, writing
 from kd.ultra.classic import Model, is_classic_yaml, official_names
 
+OOM_RETRIES = 3  # after so many halved batches Ultralytics lets an error pass
+
 
 class ResumableTrainer(DetectionTrainer):
     """Ultralytics' trainer for detectors, whose killed runs end like uninterrupted ones.
@@ -88,13 +90,13 @@ class ResumableTrainer(DetectionTrainer):
         super()._setup_train()
 
     def _build_train_pipeline(self) -> None:
-        """Build it anew, with a smaller batch, when memory ran out: gradients are dropped, counting starts again."""
-        self._shift = 0
+        """Build it, and count batches from the first epoch that there is to do."""
         super()._build_train_pipeline()
         self._waiting = self.start_epoch * len(self.train_loader)
 
     def _begin_epoch(self) -> None:
         """Seed the epoch; in the first one after a resume, take over what the killed process had at hand."""
+        self._oom_retries = OOM_RETRIES  # a run has the batch that it says: its twins, and who resumes it, have it too
         # Python, numpy and torch, CUDA's generators too; an epoch that is done again after a NaN draws other images.
         sequence = np.random.SeedSequence((self.args.seed, self.epoch, self.nan_recovery_attempts, RANK + 1))
         seed = int(sequence.generate_state(1)[0])

@@ -25,13 +25,15 @@ from kd.locks import hold
 from kd.reports.model_card import model_card
 from kd.runs.record import epochs_done
 from kd.training import ranks
+from kd.training.auto_batch import size_batch
 from kd.training.build import build_trainer, translated
 from kd.training.check import check, check_options, require_outside
 from kd.training.checkpoints import epoch_of, finish, load_sidecar, settle, sidecar_of, strip
 from kd.training.defaults import choose
 from kd.training.disk import write_text
-from kd.training.dry_run import plan
+from kd.training.dry_run import plan, untaught
 from kd.training.record import Checked, run_json
+from kd.training.room import room_for
 from kd.training.run_folder import (
     CONFIG,
     RUN,
@@ -41,6 +43,7 @@ from kd.training.run_folder import (
     require_same,
     require_unfinished,
     settle_earlier,
+    with_own_batch,
 )
 from kd.training.start import INHERITED, inherit_start
 from kd.training.taught import require_unchanged, taught
@@ -85,6 +88,7 @@ def train(
     with contextlib.nullcontext() if dry_run else _hold(out):
         if resume:
             require_unfinished(out)
+            config = with_own_batch(config, out)
         elif not dry_run:
             require_free(out, overwrite)
         checked = check(config, allow_overlap or resume, tell, quiet)  # a run resumes with the data it began with
@@ -93,10 +97,12 @@ def train(
         if resume:
             checked = checked.as_before(require_same(out, checked.record))
         else:
-            checked = _with_worths(config, checked, allow_weak_teacher)
+            with room_for(config):
+                checked = _with_worths(config, checked, allow_weak_teacher)
+        job = Job(config, checked, out, device, started, resume, logs, quiet, tell)
         if dry_run:
-            return plan(config, checked)
-        job = Job(config, checked, out, device, started, resume, logs, quiet)
+            job = _size(replace(job, config=untaught(config)))
+            return plan(replace(config, batch=job.config.batch, batch_auto=None), job.checked)
         with replacing(out, tell) if overwrite else contextlib.nullcontext():
             return _carry_out(job)
 
@@ -122,6 +128,7 @@ class Job:
     resume: bool
     logs: tuple[str, ...]
     quiet: bool
+    tell: Callable[[str], None]
 
     @property
     def last(self) -> Path:
@@ -152,15 +159,19 @@ def _carry_out(job: Job) -> dict[str, Any]:
         resumed = job.last.exists()
         if not resumed:
             write_text(job.out / CONFIG, _json(job.checked.record))  # whoever finds the folder knows what it is
-        if job.config.inherit and not resumed:
-            job = _inherit(job)
-        if job.config.cached:
-            job = _ask(job)
+        with room_for(job.config):
+            if job.config.inherit and not resumed:
+                job = _inherit(job)
+            if job.config.cached:
+                job = _ask(job)
+        job = _size(job)
         seconds_before = _fit(job)
         for checkpoint in (job.last, job.best):  # a run that was cut off after its last epoch has this still to do
             strip(checkpoint)
+        with room_for(job.config):
+            found = run_json(job.config, job.checked, job.out, job.quiet)
         result = {
-            **run_json(job.config, job.checked, job.out, job.quiet),
+            **found,
             "device": session.device_name(
                 job.device, max(ranks.world_size(), len((job.config.device or "").split(",")))
             ),
@@ -193,6 +204,15 @@ def _ask(job: Job) -> Job:
     if before:
         require_unchanged(job.config, before, account)
     return replace(job, checked=job.checked.with_cache(account))
+
+
+def _size(job: Job) -> Job:
+    """The job with its batch measured, where that is still to be done. Raises RunError."""
+    if job.config.batch_auto is None:
+        return job
+    batch, account = size_batch(job.config, job.checked.model, job.device, job.tell)
+    config = replace(job.config, batch=batch, batch_auto=None)
+    return replace(job, config=config, checked=job.checked.with_batch(batch, account))
 
 
 def _fit(job: Job) -> float:

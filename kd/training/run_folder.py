@@ -174,6 +174,14 @@ def require_same(out: Path, record: dict[str, Any]) -> dict[str, Any]:
     return before
 
 
+def with_own_batch(config: TrainConfig, out: Path) -> TrainConfig:
+    """The configuration with the batch that the run in ``out`` has measured, if it was to. Raises RunError."""
+    before = read_record(out)
+    if config.batch_auto is None or "batch_auto" not in before:
+        return config
+    return replace(config, batch=before["config"]["batch"], batch_auto=None)
+
+
 def own_config(out: Path, **given: Any) -> TrainConfig:
     """The configuration of the run in ``out``, as it was started but for what is given. Raises RunError, UsageError.
 

@@ -1,4 +1,4 @@
-"""The seam into Ultralytics: its DetectionTrainer, with distillation terms in the criterion and adapters on the model.
+"""The seam into Ultralytics: its trainers, with distillation terms in the criterion and adapters on the model.
 
 In: a TrainConfig as a class attribute, for Ultralytics starts its own processes from the class alone. Out: Ultralytics'
 files, plus `last.kd.pt` beside `last.pt` (kd/training/checkpoints.py).
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import TORCH_2_13, unwrap_model
 
@@ -23,12 +24,14 @@ from kd.distillation.cache_file import TeacherCache
 from kd.distillation.criterion import Distillation
 from kd.distillation.links import link_teachers, require_wired
 from kd.distillation.rows import teach
+from kd.distillation.rtdetr import RTDETRDistillation
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor, turn
 from kd.training import ranks
 from kd.training.classic import fit_anchors, starting_point
 from kd.training.resume import ResumableTrainer
-from kd.ultra import classic, session
+from kd.training.room import room_for
+from kd.ultra import classic, models, session
 from kd.ultra.backbone import load_backbone
 from kd.ultra.data import resolve_data, ultralytics_view
 
@@ -44,6 +47,7 @@ class Trainer(ResumableTrainer):
     """
 
     config: TrainConfig
+    terms: type[Distillation] = Distillation  # how they come to the student's loss
     logs: tuple[str, ...] = ()  # packages that the run is logged to
     distillation: Distillation | None = None
     _step = 0  # batches of this epoch so far
@@ -64,7 +68,7 @@ class Trainer(ResumableTrainer):
 
     def train(self) -> None:
         """Train here, or in several processes: those that Ultralytics starts from this class, or torchrun's."""
-        with ranks.launching(self) if self.ddp else ranks.ranked(self):
+        with ranks.launching(self) if self.ddp else ranks.ranked(self), room_for(self.config):
             ranks.train_as_first(self) if ranks.leads() else super().train()
 
     def _setup_ddp(self) -> None:
@@ -116,7 +120,7 @@ class Trainer(ResumableTrainer):
         return dataset
 
     def set_model_attributes(self) -> None:
-        """Attach the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
+        """Make the terms and adapters as soon as the student is on its device, before EMA and optimizer exist."""
         super().set_model_attributes()
         if isinstance(self.model, classic.Model):
             self.model.args = vars(self.args)  # plain values, which the official repository can load
@@ -124,8 +128,7 @@ class Trainer(ResumableTrainer):
             return
         with torch.random.fork_rng(devices=[]):  # a teacher built from a yaml draws its weights
             links = [] if self.config.cached else link_teachers(self.config, self.model, self.model.names, self.device)
-        self.distillation = Distillation(self.model, links, self.config)
-        self.model.criterion = self.distillation
+        self.distillation = self.terms(self.model, links, self.config)
         self.model.add_module(ADAPTERS, self.distillation.adapters)
 
     def _setup_train(self) -> None:
@@ -140,6 +143,7 @@ class Trainer(ResumableTrainer):
             torch.set_num_threads(session.TORCH_THREADS)  # Ultralytics leaves one core out: half the speed on two
             session.keep_freed_memory()
         if self.distillation:
+            self.distillation.adopt(unwrap_model(self.model))
             require_wired(self.distillation.links, self.optimizer)
             if self.config.unlabeled:
                 self.distillation.unlabeled = Unlabeled(self.config.unlabeled, self.train_loader.dataset, self.args)
@@ -191,12 +195,6 @@ class Trainer(ResumableTrainer):
         self.ema.ema._modules.pop(ADAPTERS, None)
         return super().save_model()
 
-    def resume_training(self, ckpt: dict | None) -> None:
-        """Resume, and put the terms back around the criterion that Ultralytics renews for dual heads."""
-        super().resume_training(ckpt)
-        if self.distillation:
-            self.distillation.adopt(unwrap_model(self.model))
-
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Recover without the adapters in sight: Ultralytics loads the student's state dict strictly."""
         model = unwrap_model(self.model)
@@ -223,6 +221,16 @@ def _record_optimizer(args: Any, optimizer: torch.optim.Optimizer) -> None:
         args.momentum = group["momentum"]
 
 
+class RTDETRStudentTrainer(Trainer, RTDETRTrainer):
+    """The trainer for RT-DETR students: model, square images and validator are those of Ultralytics' own for them."""
+
+    terms = RTDETRDistillation
+
+
 def trainer_class(config: TrainConfig, logs: tuple[str, ...] = ()) -> type[Trainer]:
-    """A Trainer bound to a configuration; a class, because Ultralytics ships nothing else to its worker processes."""
-    return type("Trainer", (Trainer,), {"config": config, "logs": logs})
+    """A Trainer bound to a configuration; a class, because Ultralytics ships nothing else to its worker processes.
+
+    Raises ModelError for a student's checkpoint that holds no detector.
+    """
+    base = RTDETRStudentTrainer if models.is_rtdetr(config.student) else Trainer
+    return type("Trainer", (base,), {"config": config, "logs": logs})

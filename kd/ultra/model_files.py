@@ -114,6 +114,14 @@ def require_model_yaml(spec: str) -> None:
         return  # Ultralytics meets it too, and its words are passed on
 
 
+def has_decoder(layout: Any) -> bool:
+    """Whether a model yaml is that of an RT-DETR."""
+    match layout:
+        case {"head": [*_, [_, _, "RTDETRDecoder", *_]]}:
+            return True
+    return False
+
+
 def meta_model(yaml: dict[str, Any], spec: str, nc: int | None = None) -> BaseModel:
     """The layers of a model yaml without their values, for ``nc`` classes where given; random states stay as they are.
 

@@ -5,6 +5,7 @@ Invariant: a checkpoint goes through a restricted unpickler, a yaml is read with
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -12,13 +13,14 @@ from pathlib import Path
 
 from ultralytics import RTDETR, YOLO
 from ultralytics.nn.modules.head import Detect
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 from ultralytics.utils import ROOT
 from ultralytics.utils.checks import check_yolov5u_filename
 
 from kd.config import CLASSIC, GRID_PX
 from kd.errors import ModelError
 from kd.ultra import classic, model_files, session
+from schemas.strict import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "models"  # model yamls of our own
 
@@ -48,7 +50,7 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
         source, kind = _packaged(spec), "a model yaml of Ultralytics 8"
     try:
         with session.silence():
-            by_name = suffix != ".pt" and "rtdetr" in path.stem  # of a checkpoint YOLO sees it for itself
+            by_name = suffix != ".pt" and is_rtdetr(spec)  # of a checkpoint YOLO sees it for itself
             make = classic.ClassicYOLO if classic.is_classic(spec) else RTDETR if by_name else YOLO
             yolo = make(source)
     except ModelError:
@@ -65,19 +67,34 @@ def load_model(spec: str, tasks: Collection[str] = ("detect",)) -> YOLO:
 
 
 def require_student(yolo: YOLO, spec: str) -> None:
-    """Raise ModelError unless the seam can train this detector: a plain or classic one with a Detect head.
+    """Raise ModelError unless the seam can train this detector: a plain or classic one with a Detect head, an RT-DETR.
 
     Of a checkpoint the module must be what its yaml makes, since Ultralytics' trainer builds that.
     """
     head = yolo.model.model[-1]
-    if type(yolo.model) not in (DetectionModel, classic.Model) or not isinstance(head, Detect):
+    plain = type(yolo.model) in (DetectionModel, classic.Model) and isinstance(head, Detect)
+    if not plain and type(yolo.model) is not RTDETRDetectionModel:
         raise ModelError(
             f"{spec}: student: got a {type(yolo.model).__name__} with a {type(head).__name__} head, expected a "
-            f"YOLO detector with a Detect head, from yolov3 to yolo26"
+            f"YOLO detector with a Detect head, from yolov3 to yolo26, or an RT-DETR"
         )
     if Path(spec).suffix.lower() == ".pt":
         with session.silence():
             model_files.require_unchanged(yolo.model, spec)
+
+
+def is_rtdetr(spec: str) -> bool:
+    """Whether this is an RT-DETR: a file by what it holds, one of Ultralytics' architectures by its name.
+
+    Raises ModelError for a checkpoint that holds no detector.
+    """
+    path = Path(spec)
+    if path.suffix.lower() == ".pt":
+        return isinstance(load_model(spec).model, RTDETRDetectionModel)
+    if path.suffix.lower() in {".yaml", ".yml"} and model_files.is_there(path):
+        with contextlib.suppress(OSError, ValueError):  # StrictError is one
+            return model_files.has_decoder(read_yaml(path))
+    return "rtdetr" in path.stem
 
 
 def grid_px(yolo: YOLO) -> int:

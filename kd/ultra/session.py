@@ -25,10 +25,10 @@ LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # pack
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Hold back Ultralytics' log lines below errors, and with them its progress bars."""
+def silence(below: int = logging.ERROR) -> Iterator[None]:
+    """Hold back Ultralytics' log lines below errors, or another level, and with them its progress bars."""
     level = LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
+    LOGGER.setLevel(below)
     try:
         yield
     finally:

@@ -350,6 +350,13 @@ def test_a_number_beyond_sense_is_wrong_usage_for_train(fails, option, number):
     assert len(line) < 200
 
 
+@pytest.mark.parametrize("batch", ["auto:0", "auto:1.5", "auto:nan", "auto:x", "many", "0.8"])
+def test_a_batch_of_no_form_is_wrong_usage(fails, batch):
+    line = fails("train", "--data", "d.yaml", "--student", "yolov5n", "--batch", batch, code=2)
+    assert line.startswith("error: --batch: got ")
+    assert "share" in line
+
+
 @pytest.mark.parametrize("size", [33, 0, 2**200])
 def test_a_size_that_no_network_sees_is_wrong_usage_at_every_door(fails, tmp_path, size):
     data, model = write_dataset(tmp_path / "data", test=1), save_detector(tmp_path / "m.pt", {0: "red", 1: "green"})

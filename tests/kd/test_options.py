@@ -15,6 +15,7 @@ from kd.options import (
     OF_THE_FOLDER,
     OPTIONS,
     TYPES,
+    parse_batch,
     parse_fgfi,
     parse_methods,
     parse_settings,
@@ -29,15 +30,16 @@ IN_CONFIG = {field.name for field in fields(TrainConfig)}
 
 
 def test_an_option_has_the_default_of_the_configuration_and_none_given_changes_nothing():
-    alike = DEFAULTS.keys() & IN_CONFIG - {"data", "student", "out", "fgfi"}
+    alike = DEFAULTS.keys() & IN_CONFIG - {"data", "student", "out", "fgfi", "batch"}
     assert len(alike) >= 10
     assert {name: DEFAULTS[name] for name in alike} == {name: getattr(TrainConfig, name) for name in alike}
+    assert train_values({"batch": DEFAULTS["batch"]}, {})["batch"] == TrainConfig.batch
     assert train_values({}, {}) == train_values(dict.fromkeys(OPTIONS), {}) == {}
 
 
 def test_every_field_of_the_configuration_comes_from_an_option(tmp_path):
     texts = {"data": "d", "student": "s", "combine": "best", "device": "cpu", "unlabeled": "u", "inherit": "i"}
-    texts["teacher-cache"] = "c.npz"
+    texts |= {"teacher-cache": "c.npz", "batch": "auto"}
     numbers = {name: 2 for name, kind in TYPES.items() if kind in (int, float) and name != "weight"}
     several = {"teacher": "t", "method": "cwd", "schedule": "cosine", "set": "lr0=1", "fgfi": "kernel=3"}
     values = train_values({**texts, **numbers, **several, "skip-bad-labels": True}, {"lr0": 0.01})
@@ -45,10 +47,24 @@ def test_every_field_of_the_configuration_comes_from_an_option(tmp_path):
     assert DEFAULTS.keys() - {name.replace("-", "_") for name in OPTIONS} == OF_THE_FOLDER
 
 
+@pytest.mark.parametrize("text", ["-1", "0", "0.8", "", "auto:", "auto:x", "auto=0.8", "Auto", "9" * 5000, -1])
+def test_a_batch_is_a_number_or_auto(text):
+    with pytest.raises(
+        UsageError, match=r"--batch: got .{1,70}, expected a number of images such as 16, auto, or auto:0"
+    ):
+        parse_batch(text)
+
+
+@pytest.mark.parametrize("batch", [8, "8"])
+def test_a_number_takes_the_place_of_auto(batch):
+    assert train_values({"batch": batch}, {}) == {"batch": 8, "batch_auto": None}
+
+
 @pytest.mark.parametrize(
     ("options", "fields"),
     [
         ({"epochs": 30}, {"epochs"}),
+        ({"batch": "auto:0.5"}, {"batch", "batch_auto"}),
         ({"teacher": ["a.pt"]}, {"teachers", "teacher_weights"}),
         ({"method": "cwd"}, {"methods"}),
         ({"weight": 0.5}, {"methods"}),

@@ -22,7 +22,6 @@ from kd.distillation.teacher import Teacher
 from kd.errors import DistillationError, ModelError, RunError
 from kd.methods.adapters import Adapters
 from kd.methods.batch import Batch, Prediction
-from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.methods.registry import METHODS
 from kd.training.build import build_trainer
 from kd.training.run import train
@@ -30,9 +29,10 @@ from kd.training.run_folder import require_same
 from kd.ultra import models, session
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
+from tests.kd_pairs import YOLO_METHODS
 
 NAMES = {0: "red", 1: "green"}
-ALL = tuple(DEFAULT_WEIGHTS.items())
+ALL = tuple(YOLO_METHODS.items())
 FEATURES = (("fgfi", 0.01), ("cwd", 1.0), ("pkd", 1.0))
 
 
@@ -73,7 +73,7 @@ def terms(data, out, **changes):
     with torch.no_grad():
         inputs = trainer.distillation.inputs(trainer.model.train()(batch["img"]), batch)
         batches = trainer.distillation.weighted_batches(inputs)
-        return {name: float(term(name, batches, trainer.config)) for name in METHODS}
+        return {name: float(term(name, batches, trainer.config)) for name in YOLO_METHODS}
 
 
 # --- several ----------------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ def terms(data, out, **changes):
 def test_teachers_are_averaged_by_their_shares(data, tmp_path, pair):
     a, b = (terms(data, tmp_path / str(i), teachers=(spec,)) for i, spec in enumerate(pair))
     both = terms(data, tmp_path / "both", teachers=pair, teacher_weights=(3.0, 1.0))
-    assert both == pytest.approx({name: 0.75 * a[name] + 0.25 * b[name] for name in METHODS}, rel=1e-5)
-    assert all(a[name] != pytest.approx(b[name], rel=1e-3) for name in METHODS)
+    assert both == pytest.approx({name: 0.75 * a[name] + 0.25 * b[name] for name in YOLO_METHODS}, rel=1e-5)
+    assert all(a[name] != pytest.approx(b[name], rel=1e-3) for name in YOLO_METHODS)
 
 
 @pytest.mark.train
@@ -119,12 +119,12 @@ def test_each_image_learns_from_the_teacher_that_scores_it_highest(data, tmp_pat
     assert (share_a, share_b) == (1 / 3, 2 / 3)
     for got, whole, images in ((of_a, a, [1]), (of_b, b, [0, 2])):
         assert all(torch.equal(got.teacher[s], whole.teacher[s][images]) for s in whole.teacher)
-    for name in METHODS:  # each image counts alike
+    for name in YOLO_METHODS:  # each image counts alike
         parts = [METHODS[name](of, trainer.config) for of in (of_a, of_b)]
         torch.testing.assert_close(term(name, batches, trainer.config), (parts[0] + 2 * parts[1]) / 3)
     batches = trainer.distillation.weighted_batches([a, with_scores(b, [-9.0] * 3)])  # nobody learns from the other one
     assert [share for share, _ in batches] == [1, 0]
-    for name in METHODS:
+    for name in YOLO_METHODS:
         assert torch.equal(term(name, batches, trainer.config), METHODS[name](a, trainer.config))
 
 
@@ -156,13 +156,13 @@ def test_images_are_selected_with_their_boxes():
     empty = synthetic().select(torch.tensor([1]))
     assert len(empty.boxes_xyxy) == 0
     config = tiny_config("d", "o", teachers=("t",), methods=ALL)
-    assert all(METHODS[name](empty, config).isfinite() for name in METHODS)
+    assert all(METHODS[name](empty, config).isfinite() for name in YOLO_METHODS)
 
 
 def test_a_selection_of_all_images_changes_no_term():
     whole, config = synthetic(), tiny_config("d", "o", teachers=("t",), methods=ALL)
     selected = whole.select(torch.arange(3))
-    assert all(torch.equal(METHODS[name](whole, config), METHODS[name](selected, config)) for name in METHODS)
+    assert all(torch.equal(METHODS[name](whole, config), METHODS[name](selected, config)) for name in YOLO_METHODS)
 
 
 def test_an_images_score_is_the_mean_confidence_of_its_cells_that_count():

@@ -12,8 +12,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra kd")
 
-from kd.methods import features, fgfi, heads
-from kd.methods.facts import BOXES_ONLY, BUILT_IN, FACTS, NEEDS_HEAD, ON_FEATURES, WEIGHTS, either
+from kd.methods import features, fgfi, heads, queries
+from kd.methods.facts import (
+    BOXES_ONLY,
+    BUILT_IN,
+    FACTS,
+    HEADLESS,
+    NEEDS_HEAD,
+    NEEDS_QUERIES,
+    ON_FEATURES,
+    WEIGHTS,
+    either,
+)
 from kd.methods.registry import METHODS
 from tests.dtld_data import REPOSITORY
 
@@ -23,7 +33,8 @@ def table() -> str:
     adapters = {0: "none", 1: "1x1", 2: "two layers"}
     lines = []
     for facts in sorted(FACTS.values(), key=lambda facts: facts.adapter is None):
-        names = "; classes matched by name" if facts.same_classes else ""
+        both = "RT-DETR on both sides; " if facts.queries else ""
+        names = f"; {both}classes matched by name" if facts.same_classes else ""
         bins = "; both heads of one reg_max > 1, so not YOLO26" if facts.same_bins else ""
         adapter = adapters[facts.adapter.convolutions if facts.adapter else 0]
         head = "runs" if facts.needs_head else "cut off"
@@ -35,13 +46,16 @@ def table() -> str:
 def test_functions_and_facts_agree():
     assert METHODS.keys() == FACTS.keys()
     assert [facts.name for facts in FACTS.values()] == list(FACTS)
-    assert len(METHODS) == sum(len(module.METHODS) for module in (fgfi, features, heads))  # no name twice
+    assert len(METHODS) == sum(len(module.METHODS) for module in (fgfi, features, heads, queries))  # no name twice
     assert all(FACTS[name].adapter for name in (*fgfi.METHODS, *features.METHODS))
-    assert all(FACTS[name].needs_head and not FACTS[name].adapter for name in heads.METHODS)
+    assert all(FACTS[name].needs_head and not FACTS[name].adapter for name in (*heads.METHODS, *queries.METHODS))
+    assert {name for name in FACTS if FACTS[name].queries} == queries.METHODS.keys()
 
 
 def test_what_derives_from_the_facts():
     assert sorted(NEEDS_HEAD) == ["box", "ld", "logits", "score-l2"]
+    assert list(NEEDS_QUERIES) == ["queries"]
+    assert HEADLESS == "fgfi, cwd or pkd"
     assert list(BOXES_ONLY) == ["fgfi"]
     assert ON_FEATURES == ("fgfi", "cwd", "pkd", "score-l2")
     assert WEIGHTS[BUILT_IN] == WEIGHTS["score-l2"]  # Ultralytics' own default, and the same term
@@ -99,4 +113,6 @@ def test_a_method_is_added_in_two_files(tmp_path):
     assert found["methods"] == [["mse", 3.0]]
     assert found["term"] > 0
     assert found["keys"] == ["mse.8.0.weight", "mse.8.0.bias"]
-    assert found["help"].startswith("What to imitate: mse, fgfi, cwd, pkd or score-l2 (features), logits, box or ld (")
+    assert found["help"].startswith(
+        "What to imitate: mse, fgfi, cwd, pkd or score-l2 (features), logits, box, ld or queries ("
+    )

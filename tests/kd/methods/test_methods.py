@@ -26,11 +26,12 @@ from kd.training.run import train
 from kd.ultra import models, session
 from tests.kd_fixtures import shared_weights, tiny_config, write_dataset
 from tests.kd_models import save_detector
+from tests.kd_pairs import YOLO_METHODS
 
 pytestmark = pytest.mark.train
 
 NAMES = {0: "red", 1: "green"}
-ALL = tuple(DEFAULT_WEIGHTS.items())
+ALL = tuple(YOLO_METHODS.items())
 # Student, teacher: other widths; both heads dual; dual from single; single from dual; other reg_max (no ld).
 PAIRS = [("yolov5n", "yolov8s"), ("yolov10n", "yolov10n"), ("yolov10n", "yolov5n"), ("yolov5n", "yolov10n")]
 DFL_FREE = [("yolo26n", "yolo26n"), ("yolov5n", "yolo26n"), ("yolo26n", "yolov8s")]
@@ -74,7 +75,7 @@ def step(trainer, batch, autocast=False):
     return {key: float(value) for key, value in items.items() if key.startswith("kd_")}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", YOLO_METHODS)
 def test_a_step_trains_student_and_adapters_and_leaves_the_teacher(data, tmp_path, teachers, name):
     trainer, batch = set_up(data, tmp_path, "yolov5n", teachers("yolov8s"), [(name, DEFAULT_WEIGHTS[name])])
     distillation = trainer.distillation
@@ -118,7 +119,7 @@ def test_without_anchors_the_cells_inside_boxes_are_imitated(data, tmp_path, tea
 def test_all_methods_together_whatever_the_heads(data, tmp_path, teachers, student, teacher):
     trainer, batch = set_up(data, tmp_path, student, teachers(teacher), ALL)
     values = step(trainer, batch)
-    assert values.keys() == {"kd_loss", *(f"kd_{name}_loss" for name in METHODS)}
+    assert values.keys() == {"kd_loss", *(f"kd_{name}_loss" for name in YOLO_METHODS)}
     assert all(value > 0 for value in values.values())
     assert values["kd_loss"] == pytest.approx(sum(value for key, value in values.items() if key != "kd_loss"), rel=1e-5)
     empty = {**batch, "bboxes": torch.zeros(0, 4), "cls": torch.zeros(0, 1), "batch_idx": torch.zeros(0)}
@@ -144,7 +145,7 @@ def test_a_methods_adapters_start_alike_whatever_the_others(data):
     state = torch.get_rng_state()
     together = Adapters(channels, tiny_config(data, "o", teachers=("t",), methods=ALL)).state_dict()
     assert torch.equal(torch.get_rng_state(), state)
-    for name in METHODS:
+    for name in YOLO_METHODS:
         alone = Adapters(channels, tiny_config(data, "o", teachers=("t",), methods=((name, 1.0),))).state_dict()
         assert all(torch.equal(value, together[key]) for key, value in alone.items())
     other = Adapters(channels, tiny_config(data, "o", teachers=("t",), methods=ALL, seed=1)).state_dict()

@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import schemas
 from kd.errors import DistillationError, RunError, UsageError
-from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.training import build, ranks
 from kd.training.build import build_trainer
 from kd.training.checkpoints import load_sidecar
@@ -30,12 +29,13 @@ from kd.training.trainer import ADAPTERS
 from kd.ultra import session
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
+from tests.kd_pairs import YOLO_METHODS
 from tests.kd_ranks import gloo_class, two_ranks
 
 pytestmark = pytest.mark.train
 
 NAMES = {0: "red", 1: "green"}
-ALL = tuple(DEFAULT_WEIGHTS.items())
+ALL = tuple(YOLO_METHODS.items())
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,15 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import build_dataloader
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.rtdetr import RTDETRValidator
+from ultralytics.models.rtdetr.train import RTDETRTrainer
+from ultralytics.models.rtdetr.val import RTDETRDataset
+from ultralytics.models.utils.loss import RTDETRDetectionLoss
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules.block import SPPF
 from ultralytics.nn.modules.head import Detect, v10Detect
-from ultralytics.nn.tasks import BaseModel, DetectionModel, _initialize_yolo_model
+from ultralytics.nn.tasks import BaseModel, DetectionModel, RTDETRDetectionModel, _initialize_yolo_model
 from ultralytics.utils import dist, loss, torch_utils
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.instance import Instances
@@ -34,6 +38,7 @@ from ultralytics.utils.tqdm import TQDM
 
 from kd.methods.heads import distances
 from kd.options import DECIDED, OPTION_OF_SETTING
+from kd.training.trainer import RTDETRStudentTrainer, Trainer
 from kd.ultra import models, session
 
 
@@ -238,6 +243,17 @@ def test_nan_recovery_loads_strictly_and_then_the_checkpoint_state():
     assert code.index("model.load_state_dict(ema_state)") < code.index("self._load_checkpoint_state(ckpt)")
 
 
+def test_a_batch_is_halved_until_three_retries_are_counted_and_an_epoch_that_ends_counts_them_anew():
+    code = source(BaseTrainer._do_train)
+    assert "if epoch > self.start_epoch or self._oom_retries >= 3 or RANK != -1:\n                        raise" in code
+    assert_in_order(code, 'self.run_callbacks("on_train_epoch_start")', "self._oom_retries >= 3")
+    assert_in_order(code, "self._oom_retries = 0  # reset OOM", "if self._oom_retries and not self.stop:")
+
+
+def test_images_of_a_batch_are_collated_by_the_loaders_function():
+    assert 'collate_fn=getattr(dataset, "collate_fn", None)' in source(build_dataloader)
+
+
 def assert_in_order(code, *parts):
     assert sorted(parts, key=code.index) == list(parts)
 
@@ -354,6 +370,89 @@ def test_a_head_with_anchors_passes_for_one_of_ultralytics():
     assert 'm.cv2 is not None and getattr(m, "one2one_cv2", None) is not None' in source(BaseModel.is_fused)
     assert isinstance(Detect.anchors, torch.Tensor)  # of the class: register_buffer refuses the name
     assert "self.cv1 = Conv(c1, c_, 1, 1, act=False)" in source(SPPF.__init__)  # SiLU is put back
+
+
+@pytest.fixture(scope="module")
+def decoding():
+    """An RT-DETR in training mode, with the classes that its trainer gives it, and a batch of two images and a box."""
+    model = models.load_model("rtdetr-p").model.train()
+    model.nc = 2
+    batch = {
+        "img": torch.zeros(2, 3, 64, 64), "batch_idx": torch.tensor([0.0]), "cls": torch.tensor([[0.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]),
+    }  # fmt: skip
+    return model, batch
+
+
+def test_the_trainer_of_rtdetr_goes_between_kds_and_that_of_detectors():
+    order = RTDETRStudentTrainer.__mro__
+    assert order.index(Trainer) < order.index(RTDETRTrainer) < order.index(DetectionTrainer)
+    assert {"get_model", "build_dataset", "get_validator"} <= vars(RTDETRTrainer).keys()
+    assert not {"train", "set_model_attributes", "preprocess_batch", "_setup_train"} & vars(RTDETRTrainer).keys()
+    assert "RTDETRDetectionModel(" in source(RTDETRTrainer.get_model)
+
+
+def test_rtdetr_sees_squares_in_training_and_in_validation():
+    assert all("rect=False" in source(maker.build_dataset) for maker in (RTDETRTrainer, RTDETRValidator))
+    assert "rect_mode=False" in source(RTDETRDataset.load_image)
+
+
+def test_a_training_step_calls_the_model_with_the_batch_and_takes_loss_and_items():
+    assert "loss, self.loss_items = self.model(batch)" in source(BaseTrainer._do_train)
+    assert "self.loss = loss.sum()" in source(BaseTrainer._do_train)
+
+
+def test_the_criterion_of_rtdetr_gets_neither_images_nor_features_and_knows_no_gains(decoding):
+    model, batch = decoding
+    seen = {}
+    model.criterion = lambda *given, **named: seen.update(given=given, named=named) or RTDETRDetectionLoss(2)(*given)
+    try:
+        loss, items = model(batch)
+    finally:
+        del model.criterion
+    (boxes, scores), targets = seen["given"]
+    assert (boxes.shape, scores.shape) == ((4, 2, 84, 4), (4, 2, 84, 2))  # the encoder's choice and three layers'
+    assert targets.keys() == {"cls", "bboxes", "batch_idx", "gt_groups"}
+    assert seen["named"].keys() == {"dn_bboxes", "dn_scores", "dn_meta"}
+    assert loss.shape == ()
+    assert list(items) == ["giou_loss", "cls_loss", "l1_loss"]
+    assert not {"args", "hyp", "class_weights"} & set(RTDETRDetectionModel.init_criterion.__code__.co_names)
+
+
+def test_the_loss_of_rtdetr_is_a_mean_and_not_multiplied_by_the_batch_size(decoding):
+    model, batch = decoding
+    model.model[-1].num_denoising, before = 0, model.model[-1].num_denoising
+    twice = {key: torch.cat((batch[key], batch[key])) for key in ("img", "cls", "bboxes")}
+    try:
+        (once, _), (two, _) = model(batch), model({**twice, "batch_idx": torch.tensor([0.0, 2.0])})
+    finally:
+        model.model[-1].num_denoising = before
+    torch.testing.assert_close(two, once)
+
+
+def test_a_decoder_reads_the_features_and_says_queries_those_for_denoising_first(decoding):
+    model, batch = decoding
+    seen = []
+    hook = model.model[-1].register_forward_hook(lambda _, inputs, outputs: seen.append((inputs[0], outputs)))
+    try:
+        model(batch)
+        model(batch["img"])
+        model.eval()(batch["img"])
+    finally:
+        hook.remove()
+        model.train()
+    assert [features.shape[1:] for features in seen[0][0]] == [(64, 8, 8), (64, 4, 4), (64, 2, 2)]
+    boxes, logits, _, _, denoising = seen[0][1]
+    first, own = denoising["dn_num_split"]
+    assert (own, boxes.shape[:3], logits.shape[:3]) == (84, (3, 2, first + 84), (3, 2, first + 84))
+    assert seen[1][1][4] is None  # without labels no denoising
+    assert seen[1][1][0].shape == (3, 2, 84, 4)
+    _, (boxes, logits, *_) = seen[2][1]  # in evaluation the last layer alone
+    assert (boxes.shape, logits.shape) == ((1, 2, 84, 4), (1, 2, 84, 2))
+
+
+def test_rtdetr_knows_no_strides_but_one(decoding):
+    assert decoding[0].stride.tolist() == [32]
 
 
 def test_selecting_the_cpu_sets_torch_threads():

@@ -15,7 +15,6 @@ import jsonschema
 
 import schemas
 from kd.errors import DistillationError, RunError
-from kd.methods.facts import DEFAULT_WEIGHTS
 from kd.methods.registry import METHODS
 from kd.scoring.evaluate import evaluate
 from kd.training import build
@@ -28,6 +27,7 @@ from kd.ultra.data import resolve_data
 from kd.ultra.labels import used_images
 from tests.kd_fixtures import tiny_config, write_dataset
 from tests.kd_models import save_detector
+from tests.kd_pairs import YOLO_METHODS
 
 pytestmark = pytest.mark.train
 
@@ -180,14 +180,14 @@ def test_half_precision_is_off_on_a_cpu_and_bf16_refused_there(data, tmp_path, t
 
 
 def test_terms_of_half_precision_features_are_computed_in_float32(data, tmp_path, teacher):
-    trainer, batch = set_up(data, tmp_path, teacher, methods=tuple(DEFAULT_WEIGHTS.items()))
+    trainer, batch = set_up(data, tmp_path, teacher, methods=tuple(YOLO_METHODS.items()))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         preds = trainer.model.train()(batch["img"])
         assert preds["feats"][0].dtype == torch.bfloat16
         (inputs,) = trainer.distillation.inputs(preds, batch)
-        under = {name: method(inputs, trainer.config) for name, method in METHODS.items()}
+        under = {name: METHODS[name](inputs, trainer.config) for name in YOLO_METHODS}
     with torch.no_grad():
-        alone = {name: method(inputs, trainer.config) for name, method in METHODS.items()}
+        alone = {name: METHODS[name](inputs, trainer.config) for name in YOLO_METHODS}
     for name, term in under.items():
         assert term.dtype == torch.float32, name
         assert term > 0, name

@@ -199,6 +199,19 @@ def test_a_term_that_is_off_now_and_then_does_not(student_and_batch, monkeypatch
         run_steps(trainer, batch, 1.0, 1, monkeypatch)
 
 
+@pytest.mark.parametrize(("term", "said"), [(290.0, 0), (440.0, 1)])
+def test_a_term_that_drowns_the_task_is_said_once(student_and_batch, monkeypatch, term, said):
+    trainer, batch = student_and_batch
+    lines = []
+    monkeypatch.setattr(trainer.distillation, "_steps", 0)
+    monkeypatch.setattr(session.LOGGER, "warning", lines.append)
+    run_steps(trainer, batch, term, 19, pytest.MonkeyPatch())
+    assert not lines
+    run_steps(trainer, batch, term, 41, pytest.MonkeyPatch())
+    assert len(lines) == said
+    assert all("are 4.4 times the task loss" in line for line in lines)
+
+
 def test_batches_without_boxes_do_not_count(student_and_batch, monkeypatch):
     trainer, batch = student_and_batch
     empty = {**batch, "bboxes": torch.zeros(0, 4), "cls": torch.zeros(0, 1), "batch_idx": torch.zeros(0)}

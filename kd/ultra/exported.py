@@ -1,0 +1,174 @@
+"""Exported files of a detector, such as x.onnx or x_openvino_model/, for what scores and draws checkpoints, too.
+
+In: a file or folder that `kd export` has written, or another export by Ultralytics. Out: Ultralytics' YOLO around it.
+Invariant: what a file says of itself is read without running it, and it runs on a blank image before on any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+import torch
+from ultralytics import RTDETR, YOLO
+from ultralytics.engine.exporter import export_formats
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.backends.base import BaseBackend
+
+import schemas
+from kd.config import NUMBERS
+from kd.errors import KdError, ModelError, UsageError
+from kd.files import sha256
+from kd.ultra import model_files, session
+from kd.ultra.models import load_model
+from schemas.strict import StrictError, load_json
+
+KEY = "kd"  # of the metadata
+EXTRA = "pip install 'dtld-kd[device]'"
+IN_EXTRA = frozenset({"onnx", "onnxruntime", "onnxslim", "openvino"})
+SUFFIXES = dict(zip(export_formats()["Argument"], export_formats()["Suffix"], strict=True))
+ENDINGS = tuple(suffix for suffix in SUFFIXES.values() if suffix != ".pt")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an exported file says of itself; ``own`` is what `kd export` adds (schemas/export.schema.json), or {}."""
+
+    names: dict[int, str]
+    imgsz: int  # longer side in pixels
+    channels: int
+    is_rtdetr: bool
+    is_dynamic: bool  # takes images of any size
+    size_bytes: int
+    own: dict[str, Any]
+
+
+class Exported(YOLO):
+    """Ultralytics' YOLO around an exported file that `load_exported` has tried."""
+
+    card: Card
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The class names in the file."""
+        return self.card.names
+
+    @property
+    def task_map(self) -> dict[str, dict[str, Any]]:
+        """Ultralytics' classes for the task, which are others for an RT-DETR."""
+        return (RTDETR if self.card.is_rtdetr else YOLO).task_map.fget(self)
+
+
+def load_runnable(spec: str, device: str | None = None, tell: Callable[[str], None] = lambda line: None) -> YOLO:
+    """What ``spec`` names, as `kd.ultra.models.load_model` has it, or an exported file, tried on the device.
+
+    ``tell`` gets a line where the checkpoint of an export is another one by now. Raises ModelError, and KdError where
+    the file's runtime is not installed.
+    """
+    if not is_exported(spec):
+        return load_model(spec)
+    yolo = load_exported(spec, device)
+    if line := stale(spec, yolo.card):
+        tell(line)
+    return yolo
+
+
+def is_exported(spec: str) -> bool:
+    """Whether this is the name of an export, as Ultralytics tells formats apart.
+
+    >>> is_exported("best.onnx"), is_exported("best_openvino_model/"), is_exported("best.pt")
+    (True, True, False)
+    """
+    return Path(spec).name.lower().endswith(ENDINGS)
+
+
+def load_exported(spec: str, device: str | None = None) -> Exported:
+    """An exported file that has run on a blank image. Raises ModelError, and KdError where its runtime is missing."""
+    path = Path(spec).resolve()
+    if not model_files.is_there(path) and not model_files.is_there(path, folder=True):
+        raise ModelError(f"{spec}: no such file or folder, expected one that kd export wrote")
+    metadata = BaseBackend.read_metadata(path)
+    if not isinstance(metadata, dict) or not metadata.get("names"):
+        raise ModelError(
+            f"{spec}: got an export without class names in its metadata, expected a whole file that kd export or "
+            f"Ultralytics wrote: export it again"
+        )
+    try:
+        backend = run_blank(path, device)
+    except ModuleNotFoundError as error:
+        raise missing(spec, error) from error
+    except Exception as error:  # a runtime fails in ways of its own
+        raise ModelError(
+            f"{spec}: got an export that does not run ({session.first_line(error)}), expected a whole file of a "
+            f"detector: export it again"
+        ) from error
+    with session.silence():
+        yolo = Exported(str(path), task="detect")
+    yolo.card = _card(spec, path, backend)
+    if yolo.card.own.get("single_cls"):
+        yolo.overrides["single_cls"] = True
+    return yolo
+
+
+def run_blank(path: Path, device: str | None = None) -> AutoBackend:
+    """Load an exported detector and run it once on zeros; TypeError for what it cannot be."""
+    with session.silence():
+        backend = AutoBackend(str(path), device=session.check_device(device), verbose=False)
+        if not all(type(side) is int and 1 <= side <= NUMBERS["imgsz"][1] for side in backend.imgsz):
+            raise TypeError(f"image sides of {backend.imgsz}")
+        found = backend(torch.zeros(1, backend.channels, *backend.imgsz).to(backend.device))
+    output = found[0] if isinstance(found, (list, tuple)) else found
+    if output.ndim != 3 or not {6 if backend.end2end else 4 + len(backend.names)} & set(output.shape[1:]):
+        raise TypeError(f"outputs of {list(output.shape)} for {len(backend.names)} classes")
+    return backend
+
+
+def stale(spec: str, card: Card) -> str | None:
+    """A line where the checkpoint that an export names is there and has changed."""
+    name = card.own.get("checkpoint", "")
+    path = Path(spec).resolve().parent / name
+    if not name.endswith(".pt") or not model_files.is_there(path) or sha256(path) == card.own["sha256"]:
+        return None
+    return f"{spec}: got an export of what {path} was before, expected one of what it is now: export it again"
+
+
+def missing(where: str, error: ModuleNotFoundError) -> KdError:
+    """The error for a package that an export needs."""
+    package = (error.name or str(error)).partition(".")[0]
+    install = EXTRA if package in IN_EXTRA else "see Ultralytics' page on this format"
+    return KdError(f"{where}: got no package {package}, expected it to be installed: {install}")
+
+
+def require_side_of(card: Card, imgsz: int) -> None:
+    """Raise UsageError for another image size than the one for which a file was exported, where it takes no other."""
+    if imgsz != card.imgsz and not card.is_dynamic:
+        raise UsageError(
+            f"--imgsz: got {imgsz}, expected {card.imgsz}, for which the file was made: leave it out, or export again"
+        )
+
+
+def _card(spec: str, path: Path, backend: AutoBackend) -> Card:
+    sides = backend.imgsz
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return Card(
+        names=backend.names,
+        imgsz=max(sides),
+        channels=backend.channels,
+        is_rtdetr=backend.metadata.get("head") == "RTDETRDecoder",
+        is_dynamic=bool(backend.dynamic),
+        size_bytes=sum(file.stat().st_size for file in files),
+        own=_own(spec, backend.metadata),
+    )
+
+
+def _own(spec: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    if KEY not in metadata:
+        return {}
+    check = fastjsonschema.compile(schemas.load("export"), use_default=False)
+    try:
+        return check(load_json(str(metadata[KEY]).encode()))
+    except (StrictError, fastjsonschema.JsonSchemaValueException) as error:
+        raise ModelError(f"{spec}: metadata: {KEY}: {error}; export it again") from error
