@@ -47,6 +47,7 @@ LAYERS = {
         {"types", "geometry", "errors", "files", "versions", "threads", "show"},
         {"pixels"},
         {"dataset", "labels"},
+        {"importing"},
         {"planning"},
         {"pipeline"},
         {"validation", "export", "synthetic"},
