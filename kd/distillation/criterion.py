@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from kd.config import TrainConfig
 from kd.distillation.balance import BATCHES, Balance
 from kd.distillation.links import TeacherLink, matching_classes
-from kd.distillation.outputs import by_level, joined, resized, student_branches
+from kd.distillation.outputs import by_level, head_like, joined, resized, student_branches
 from kd.distillation.soft_labels import SoftLabels
+from kd.distillation.teacher import anchors_of
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
 from kd.errors import DistillationError
-from kd.methods.batch import Batch, Prediction
+from kd.methods.batch import Batch
 from kd.methods.registry import METHODS
 from kd.show import named_weights
 from kd.ultra import session
@@ -117,11 +118,10 @@ class Distillation:
         inputs = []
         for link in self.links:
             levels, (features, outputs) = link.levels, link.teacher(images)
-            heads = {
-                "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
+            heads = outputs and {
+                "student_heads": [dict(zip(own, by_level(b, self.model.model[-1]), strict=True)) for b in branches],
                 "teacher_heads": [
-                    {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
-                    for head in outputs
+                    {s: head_like(head[t], features[t], student[s]) for s, t in levels.items()} for head in outputs
                 ],
                 "classes": matching_classes(self.model.names, link.teacher.names),
             }
@@ -132,8 +132,8 @@ class Distillation:
                     adapters=link.adapters.layers(),
                     boxes_xyxy=boxes_xyxy,
                     image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
-                    priors=getattr(self.model.model[-1], "priors", None),
-                    **(heads if outputs else {}),
+                    priors=anchors_of(self.model),
+                    **(heads or {}),
                 )
             )
         return inputs

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from kd.config import TrainConfig, priors_without_fgfi
+from kd.distillation.links import compares_heads
 from kd.errors import DistillationError, UsageError
 from kd.methods.facts import BUILT_IN, ON_FEATURES, ON_HEADS, SOFT_LABELS, either
 from kd.methods.fgfi_config import Priors
@@ -33,6 +34,11 @@ def starting_point(source: str, pretrained: Any, priors: Priors | None) -> tuple
     if isinstance(pretrained, str):
         return layout, classic.ClassicYOLO(pretrained).model
     return layout, None if pretrained is False else weights
+
+
+def anchors_stay(config: TrainConfig) -> bool:
+    """Whether a student's anchors are not fitted to the data: they were asked for, or a teacher's head has the same."""
+    return bool(config.fgfi.priors or config.inherit or compares_heads(config))
 
 
 def fit_anchors(student: classic.Model, dataset: Any, imgsz: int) -> None:
@@ -81,10 +87,15 @@ def _require_priors(config: TrainConfig, student: classic.Model | None) -> None:
 def require_methods(config: TrainConfig, anchored: bool) -> None:
     """Raise DistillationError for a method that does not go with the heads; ``anchored`` is the student's."""
     for name in (name for name, _ in config.methods if config.distils):
-        if anchored and name in (*ON_HEADS, SOFT_LABELS, BUILT_IN):
+        if anchored and name == SOFT_LABELS:
             raise DistillationError(
                 f"{config.student}: {name}: got a student with an anchor-based head, expected one without anchors, or "
-                f"a method on features: {either(ON_FEATURES)}"
+                f"another method: {either((*ON_FEATURES, *ON_HEADS))}"
+            )
+        if anchored and name == BUILT_IN:
+            raise DistillationError(
+                f"{config.student}: {name}: got a student with an anchor-based head, expected one of Ultralytics', "
+                f"or a method of kd, such as {ON_FEATURES[0]}"
             )
         if name == BUILT_IN and any(map(classic.is_classic, config.teachers)):
             raise DistillationError(

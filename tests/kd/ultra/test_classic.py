@@ -25,10 +25,9 @@ from kd.ultra import classic, model_files, models
 from kd.ultra.classic.files import read_checkpoint
 from kd.ultra.classic.loss import ClassicLoss, match
 from tests.kd_fixtures import shared_weights
+from tests.kd_models import tiny_classic
 
-TINY = {  # yolov5n at half its width and with one block each; two classes
-    **classic.read_architecture("classic/yolov5n"), "nc": 2, "depth_multiple": 0.1, "width_multiple": 0.125,
-}  # fmt: skip
+TINY = tiny_classic()
 
 
 @pytest.fixture(scope="module")
