@@ -17,6 +17,7 @@ from kd.config import TrainConfig
 from kd.distillation.balance import BATCHES, Balance
 from kd.distillation.links import TeacherLink, matching_classes
 from kd.distillation.outputs import by_level, head_like, joined, resized, student_branches
+from kd.distillation.soft_anchors import AnchoredSoftLabels
 from kd.distillation.soft_labels import SoftLabels
 from kd.distillation.teacher import anchors_of
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
@@ -44,7 +45,8 @@ class Distillation:
         self.factor = 1.0  # the schedule's, set before every step; at 0 the teacher does not run
         self.balance = Balance(config.balance, (name for name, _ in config.methods)) if config.balance else None
         self.unlabeled: Unlabeled | None = None  # images that the terms alone see
-        self.soft_labels = SoftLabels() if config.cached else None  # in place of links
+        soft_labels = AnchoredSoftLabels if anchors_of(model) else SoftLabels
+        self.soft_labels = soft_labels() if config.cached else None  # in place of links
         self._steps = 0
         self._off: dict[str, Tensor] = {}  # method -> consecutive steps with boxes at which it was zero or not finite
 

@@ -14,7 +14,7 @@ from torch import nn
 from kd.config import TrainConfig, priors_without_fgfi
 from kd.distillation.links import compares_heads
 from kd.errors import DistillationError, UsageError
-from kd.methods.facts import BUILT_IN, ON_FEATURES, ON_HEADS, SOFT_LABELS, either
+from kd.methods.facts import BUILT_IN, ON_FEATURES, either
 from kd.methods.fgfi_config import Priors
 from kd.ultra import classic, session
 
@@ -87,11 +87,6 @@ def _require_priors(config: TrainConfig, student: classic.Model | None) -> None:
 def require_methods(config: TrainConfig, anchored: bool) -> None:
     """Raise DistillationError for a method that does not go with the heads; ``anchored`` is the student's."""
     for name in (name for name, _ in config.methods if config.distils):
-        if anchored and name == SOFT_LABELS:
-            raise DistillationError(
-                f"{config.student}: {name}: got a student with an anchor-based head, expected one without anchors, or "
-                f"another method: {either((*ON_FEATURES, *ON_HEADS))}"
-            )
         if anchored and name == BUILT_IN:
             raise DistillationError(
                 f"{config.student}: {name}: got a student with an anchor-based head, expected one of Ultralytics', "

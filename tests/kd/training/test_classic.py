@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from kd.config import TrainConfig
+from kd.distillation.caching import cache_teacher
 from kd.errors import DistillationError, UsageError
 from kd.methods.batch import Batch
 from kd.methods.fgfi import fgfi_masks
@@ -164,6 +165,17 @@ def test_an_anchor_free_student_learns_from_a_classic_teacher(data, teacher, tmp
 
 
 @pytest.mark.train
+def test_both_kinds_of_students_learn_what_a_classic_teacher_has_been_asked(data, student, odd, tmp_path):
+    cache = tmp_path / "odd.npz"
+    assert cache_teacher(odd, data, cache, device="cpu", quiet=True)["rows"] > 0
+    for own in (student, "yolov5n"):
+        taught = {"teachers": (odd,), "methods": (("soft-labels", 0.5),), "teacher_cache": str(cache)}
+        plan = dry(data, tmp_path, student=own, **taught)
+        assert np.isfinite(plan["first_batch"]["terms"]["soft-labels"])
+        assert plan["first_batch"]["terms"]["soft-labels"] != 0
+
+
+@pytest.mark.train
 def test_a_classic_student_has_its_own_priors_and_learns_by_an_anchor_free_teachers_scores(data, teacher, tmp_path):
     free = save_detector(tmp_path / "free.pt", NAMES, imgsz=64)
     methods, fgfi = (("fgfi", 0.01), ("score-l2", 6.0)), FgfiConfig(soft=True, priors=PRIORS)
@@ -256,10 +268,13 @@ def test_what_an_anchor_free_student_cannot_do_with_a_classic_model_is_refused(t
         require_for_classic(config, free)
 
 
-def test_a_teacher_alone_is_asked_by_an_anchor_free_student(data, teacher):
-    for student, taught_by, method in (("classic/yolov5n", "t.pt", "fgfi"), ("yolov5n", teacher, "soft-labels")):
-        config = choose(config_of(data=str(data), student=student, teachers=(taught_by,)))
-        assert [name for name, _ in config.methods] == [method]
+def test_of_a_teacher_alone_its_family_inherits_and_others_learn_its_labels(data, teacher):
+    chosen = [
+        choose(config_of(data=str(data), student=student, teachers=(teacher,)))
+        for student in ("classic/yolov5n", "yolov5n", teacher)
+    ]
+    assert [config.inherit for config in chosen] == [teacher, None, None]
+    assert [dict(config.methods) for config in chosen] == [{}, {"soft-labels": 0.5}, {"soft-labels": 0.5}]
 
 
 def test_priors_of_a_plain_classic_run_survive_json():
