@@ -36,16 +36,23 @@ def starting_point(source: str, pretrained: Any, priors: Priors | None) -> tuple
     return layout, None if pretrained is False else weights
 
 
-def anchors_stay(config: TrainConfig) -> bool:
-    """Whether a student's anchors are not fitted to the data: they were asked for, or a teacher's head has the same."""
-    return bool(config.fgfi.priors or config.inherit or compares_heads(config))
+def fit_anchors(student: classic.Model, dataset: Any, config: TrainConfig) -> None:
+    """Give the student anchors that fit the training boxes, where its own reach too few of them, and say so.
 
-
-def fit_anchors(student: classic.Model, dataset: Any, imgsz: int) -> None:
-    """Give the student anchors that fit the training boxes, where its own reach too few of them, and say so."""
-    head, sides = student.model[-1], classic.sides_px(dataset.labels, imgsz)
+    They stay where they were asked for, and where a teacher's head has the same: its rows, or its outputs, mean nothing
+    with others.
+    """
+    if config.fgfi.priors:
+        return
+    head, sides = student.model[-1], classic.sides_px(dataset.labels, config.imgsz)
     found = classic.better(sides, head.sizes_px)
-    if found is not None:
+    if found is None:
+        return
+    if config.inherit or compares_heads(config):
+        session.LOGGER.info(
+            f"kd: the teacher's anchors stay, though others would reach more of the {len(sides)} boxes: --priors"
+        )
+    else:
         head.set_anchors(found)
         session.LOGGER.info(f"kd: anchors fitted to {len(sides)} boxes: {head.priors}")
 

@@ -26,7 +26,7 @@ from kd.distillation.rows import teach
 from kd.distillation.unlabeled import Unlabeled
 from kd.schedule import Progress, factor, turn
 from kd.training import ranks
-from kd.training.classic import anchors_stay, fit_anchors, starting_point
+from kd.training.classic import fit_anchors, starting_point
 from kd.training.resume import ResumableTrainer
 from kd.ultra import classic, session
 from kd.ultra.backbone import load_backbone
@@ -152,8 +152,8 @@ class Trainer(ResumableTrainer):
             self.model = DistributedDataParallel(self.model, find_unused_parameters=True, **options)
         super()._build_train_pipeline()
         student = unwrap_model(self.model)
-        if isinstance(student, classic.Model) and not (self.resume or anchors_stay(self.config)):
-            fit_anchors(student, self.train_loader.dataset, self.args.imgsz)
+        if isinstance(student, classic.Model) and not self.resume:
+            fit_anchors(student, self.train_loader.dataset, self.config)
 
     def _begin_distillation(self) -> None:
         """Start an epoch's schedule and its order of unlabelled images: a new order where NaN has it done again."""

@@ -206,14 +206,23 @@ def test_what_training_starts_from(run, teacher):
     assert isinstance(weights, classic.Model)
 
 
-def test_anchors_are_fitted_where_boxes_are_out_of_reach():
+def test_anchors_are_fitted_where_boxes_are_out_of_reach_unless_a_teachers_head_has_them_too(caplog):
     model = classic.Model(TINY)
     before = model.model[-1].priors
-    rng = np.random.default_rng(0)
-    sides = np.exp(rng.normal(0, 0.1, (30, 2)))
-    fit_anchors(model, SimpleNamespace(labels=[{"bboxes": np.tile(sides * 0.1, 2), "shape": (100, 100)}]), 320)
+    sides = np.exp(np.random.default_rng(0).normal(0, 0.1, (30, 2)))
+    near, far = (
+        SimpleNamespace(labels=[{"bboxes": np.tile(sides * size, 2), "shape": (100, 100)}])
+        for size in (0.1, [0.01, 0.4])
+    )
+    distilled = {"teachers": ("t.pt",), "imgsz": 320}
+    fit_anchors(model, near, config_of(imgsz=320))
+    fit_anchors(model, far, config_of(imgsz=320, fgfi=FgfiConfig(priors=PRIORS)))
+    assert not caplog.messages
+    fit_anchors(model, far, config_of(imgsz=320, inherit="t.pt"))
+    fit_anchors(model, far, config_of(**distilled, methods=(("box", 1.0),)))
+    assert [message[:34] for message in caplog.messages] == ["kd: the teacher's anchors stay, thou"[:34]] * 2
     assert model.model[-1].priors == before
-    fit_anchors(model, SimpleNamespace(labels=[{"bboxes": np.tile(sides * [0.01, 0.4], 2), "shape": (100, 100)}]), 320)
+    fit_anchors(model, far, config_of(**distilled, methods=(("cwd", 1.0),)))
     found = model.model[-1].priors
     assert all(
         w == pytest.approx(3.2, rel=0.4) and h == pytest.approx(128, rel=0.4) for s in found.values() for w, h in s
