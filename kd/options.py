@@ -182,10 +182,10 @@ def parse_fgfi(texts: Iterable[str], priors: Priors | None = None) -> FgfiConfig
     """``KEY=VALUE`` strings, and the anchors of `--priors`, as FGFI's options. Raises UsageError.
 
     >>> parse_fgfi(["kernel=3", "assigned=true"])
-    FgfiConfig(threshold=0.5, assigned=True, mask='anchors', soft=False, kernel=3, priors=None)
+    FgfiConfig(threshold=0.5, assigned=True, mask='anchors', soft=False, kernel=3, priors=None, defects=())
     """
     values: dict[str, Any] = {}
-    forms = {"threshold": "0.5", "assigned": "true", "mask": "boxes", "soft": "true", "kernel": "3"}
+    forms = {"threshold": "0.5", "assigned": "true", "mask": "boxes", "soft": "true", "kernel": "3", "defects": "mask"}
     for text in texts:
         key, equals, word = (part.strip() for part in text.partition("="))
         if key not in forms or not equals:
@@ -197,6 +197,8 @@ def parse_fgfi(texts: Iterable[str], priors: Priors | None = None) -> FgfiConfig
         kind = type(_typed(forms[key]))
         if type(values[key]) is not kind and not (kind is float and type(values[key]) is int):
             raise UsageError(f"--fgfi {key}: got {word!r}, expected a value such as {forms[key]}")
+    if "defects" in values:
+        values["defects"] = tuple(part.strip() for part in values["defects"].split(","))
     return FgfiConfig(**values, priors=priors)
 
 

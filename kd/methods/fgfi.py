@@ -47,24 +47,39 @@ def fgfi_masks(batch: Batch, config: TrainConfig) -> list[Tensor]:
     boxes = (batch.boxes_xyxy, batch.image_index, len(next(iter(batch.student.values()))))
     grids = [Grid(stride, *features.shape[2:]) for stride, features in batch.student.items()]
     if config.fgfi.mask == "boxes":
-        return [foreground(*boxes, grid) for grid in grids]
-    return imitation_masks(
-        *boxes,
-        grids,
-        threshold=config.fgfi.threshold,
-        assigned=config.fgfi.assigned,
-        priors=dict(config.fgfi.priors or ()) or batch.priors or YOLOV5_PRIORS,
-    )
+        masks = [foreground(*boxes, grid) for grid in grids]
+    else:
+        masks = imitation_masks(
+            *boxes,
+            grids,
+            threshold=config.fgfi.threshold,
+            assigned=config.fgfi.assigned,
+            priors=dict(config.fgfi.priors or ()) or batch.priors or YOLOV5_PRIORS,
+        )
+    return [_exchanged(mask) for mask in masks] if "mask" in config.fgfi.defects else masks
 
 
 def fgfi(batch: Batch, config: TrainConfig) -> Tensor:
     """`imitation` on the cells near ground truth, summed over the shared levels."""
-    terms = []
+    defects, terms = config.fgfi.defects, []
     for s, mask in zip(batch.student, fgfi_masks(batch, config), strict=True):
         score = batch.score(s) if config.fgfi.soft else None
         layer = batch.adapters["fgfi"][s][0]
+        if "level" in defects and s > min(batch.student):
+            continue
+        if "adapter" in defects:  # an optimizer leaves a parameter without a gradient as it is
+            layer = (layer[0].detach(), layer[1].detach())  # type: ignore[union-attr]  # has a bias
         terms.append(imitation(batch.student[s], batch.teacher[s], mask, *layer, score))  # type: ignore[arg-type]  # has a bias
     return torch.stack(terms).sum()
+
+
+def _exchanged(mask: Tensor) -> Tensor:
+    """The mask [B, H, W] with rows and columns exchanged; of one that is not square what of it fits."""
+    rows, columns = mask.shape[1:]
+    other = torch.zeros_like(mask)
+    side = min(rows, columns)
+    other[:, :side, :side] = mask[:, :side, :side].transpose(1, 2)
+    return other
 
 
 METHODS: dict[str, Method] = {"fgfi": fgfi}

@@ -16,6 +16,7 @@ from kd.errors import UsageError
 Priors = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
 
 MASKS = ("anchors", "boxes")  # what says where fgfi imitates
+DEFECTS = ("adapter", "mask", "level")  # of the port that the paper used, for measuring what they cost
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class FgfiConfig:
     which threshold, assigned and priors mean nothing. ``soft``: a cell counts as much as the teacher's class score in
     it, not as one. ``kernel`` is the adapter's side in cells, 1 or 3. ``priors`` are the anchors by stride, in pixels
     of the training image; None for YOLOv5's.
+
+    ``defects`` reproduces what is wrong in wonbeomjang/yolov5-knowledge-distillation (commit 3ea9de3), which the paper
+    used, to measure what it costs and for nothing else: an ``adapter`` that stays as drawn, a ``mask`` with rows and
+    columns exchanged, the ``level`` of the smallest stride alone.
     """
 
     threshold: float = 0.5
@@ -36,6 +41,7 @@ class FgfiConfig:
     soft: bool = False
     kernel: int = 1
     priors: Priors | None = None
+    defects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UsageError on a value out of range."""
@@ -45,6 +51,9 @@ class FgfiConfig:
             raise UsageError(f"--fgfi kernel: got {self.kernel}, expected 1 or 3")
         if self.mask not in MASKS:
             raise UsageError(f"--fgfi mask: got {self.mask}, expected {' or '.join(MASKS)}")
+        for name in self.defects:
+            if name not in DEFECTS or self.defects.count(name) > 1:
+                raise UsageError(f"--fgfi defects: got {name!r}, expected each once of {', '.join(DEFECTS)}")
         anchored = {"threshold": self.threshold != 0.5, "assigned": self.assigned, "priors": self.priors is not None}
         for name in (name for name, given in anchored.items() if given and self.mask == "boxes"):
             raise UsageError(f"--fgfi mask=boxes: got {name} too, expected it with anchors alone: boxes have none")
@@ -55,6 +64,7 @@ class FgfiConfig:
     def from_json(cls, values: Mapping[str, Any]) -> FgfiConfig:
         """The inverse of `to_json`. Raises as `TrainConfig.from_json` does."""
         options = dict(values)
+        options["defects"] = tuple(options.get("defects", ()))
         if "priors" in options:
             sized = {int(stride): tuple(map(tuple, sizes)) for stride, sizes in options["priors"].items()}
             options["priors"] = tuple(sized.items())
@@ -63,9 +73,10 @@ class FgfiConfig:
     def to_json(self) -> dict[str, Any]:
         """The options as JSON has them: threshold, assigned and kernel, and of the others what is not the default."""
         values = asdict(self)
+        values["defects"] = list(self.defects)
         if self.priors is not None:
             values["priors"] = {str(stride): [list(size) for size in sizes] for stride, sizes in self.priors}
-        defaults = {key: getattr(FgfiConfig, key) for key in ("mask", "soft", "priors")}
+        defaults = {**{key: getattr(FgfiConfig, key) for key in ("mask", "soft", "priors")}, "defects": []}
         return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
 

@@ -92,7 +92,8 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     groups: dict[tuple, list[Arm]] = {}
     for arm in sorted(arms, key=lambda arm: arm[0].record["gflops"]):
         run = arm[0]
-        asked = [run.config[key] for key in ("settings", "freeze", "imgsz", "batch")] + [run.config.get("fgfi")]
+        settings = {key: value for key, value in run.config["settings"].items() if key != "pretrained"}  # a size's own
+        asked = [settings, *(run.config[key] for key in ("freeze", "imgsz", "batch")), run.config.get("fgfi")]
         epochs = epochs_of(arm)
         name = _plain(f"{run.method} from {run.teacher}") if run.taught else "without distillation"
         name += f", {' to '.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs" if vary else ""

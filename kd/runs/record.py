@@ -207,6 +207,8 @@ def _variant(fgfi: dict[str, Any]) -> str:
     unusual = {key: value for key, value in fgfi.items() if value != usual[key]}
     if "priors" in unusual:
         unusual["priors"] = "own"
+    if "defects" in unusual:
+        unusual["defects"] = " and ".join(unusual["defects"])
     return ", ".join(key if value is True else f"{key} {value}" for key, value in unusual.items())
 
 

@@ -90,7 +90,7 @@ _Dumper.add_representer(str, _text)
 
 def expand(plan: Mapping[str, Any]) -> list[Job]:
     """The runs of a checked plan: teachers first, then seed by seed, so that what is finished early is paired."""
-    settings, students = plan.get("settings", {}), {student_name(spec): spec for spec in plan["students"]}
+    students = {student_name(spec): spec for spec in plan["students"]}
     data, first = {"data": plan["data"]}, plan["seeds"][0]
     jobs, taught = [], {}
     for name, teacher in plan.get("teachers", {}).items():
@@ -98,13 +98,14 @@ def expand(plan: Mapping[str, Any]) -> list[Job]:
             taught[name] = f"runs/{student_name(teacher['plain'])}/{PLAIN}/seed{first}"
         elif "student" in teacher:
             taught[name] = f"teachers/{name}"
-            options = {**data, **_merged(settings, teacher), "student": teacher["student"]}
+            options = {**data, **_merged(_settings(plan, teacher["student"]), teacher), "student": teacher["student"]}
             jobs.append(Job(taught[name], options | {"seed": teacher.get("seed", 0)}))
     for seed in plan["seeds"]:
         for student, spec in students.items():
             for arm, own in plan["arms"].items():
                 if spec not in own.get("students", plan["students"]):
                     continue
+                settings = plan.get("settings", {}) if "inherit" in own else _settings(plan, spec)
                 options = {**data, **_merged(settings, own), "student": spec, "seed": seed}
                 models = {}
                 for key, name in ((key, own[key]) for key in MODELS if key in own):
@@ -173,6 +174,19 @@ def student_name(spec: str) -> str:
     return Path(spec).stem if Path(spec).suffix.lower() in (".pt", ".yaml", ".yml") else spec
 
 
+def weights_of(plan: Mapping[str, Any], spec: str) -> Path | None:
+    """The checkpoint that a student or a teacher starts from by the plan's folder ``pretrained``."""
+    if "pretrained" not in plan or Path(spec).suffix.lower() == ".pt":
+        return None
+    return Path(plan["pretrained"], f"{Path(spec).stem if spec.startswith(CLASSIC) else student_name(spec)}.pt")
+
+
+def _settings(plan: Mapping[str, Any], spec: str) -> dict[str, Any]:
+    """The options of every run, with those weights."""
+    settings, weights = plan.get("settings", {}), weights_of(plan, spec)
+    return {**settings, "set": {"pretrained": str(weights), **settings.get("set", {})}} if weights else settings
+
+
 def _is_component(name: str) -> bool:
     """Whether a text names one folder of its own, on every system that runs may be copied to."""
     return (
@@ -223,6 +237,8 @@ def _change(plan: dict[str, Any], text: str) -> None:
         if not isinstance(plan, dict):
             raise UsageError(f"--set {key}: got a key below {'.'.join(path[: i + 1])}, expected one of the plan's")
     plan[last] = _map_strings(parsed, lambda text: _located(text, Path.cwd()))
+    if key == "pretrained":
+        plan[last] = str(Path(plan[last]).resolve())
 
 
 def _check(plan: Any, name: str) -> None:
@@ -270,6 +286,10 @@ def _check_references(plan: Mapping[str, Any], name: str) -> None:
         if len({name.lower() for name in names}) < len(names):
             refuse(place, ", ".join(names), "different names, also without regard to case, for each has a folder")
     teachers, arms, students = plan.get("teachers", {}), plan["arms"], plan["students"]
+    for spec in (*students, *(teacher["student"] for teacher in teachers.values() if "student" in teacher)):
+        weights = weights_of(plan, spec)
+        if weights and not weights.is_file():
+            refuse("pretrained", f"no {weights}", f"the weights of {spec} there")
     _check_options("settings", plan.get("settings", {}), frozenset(), refuse)
     plain = arms[PLAIN]
     if plain.keys() & {"teacher", "inherit", "method", "wall_time_of"}:
@@ -361,7 +381,10 @@ def configuration(job: Job) -> TrainConfig:
 
 def _with_paths(plan: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The plan with the files that it names, as seen from its folder, as absolute paths."""
-    return _map_strings(copy.deepcopy(dict(plan)), lambda text: _located(text, folder))
+    found = _map_strings(copy.deepcopy(dict(plan)), lambda text: _located(text, folder))
+    if "pretrained" in found:
+        found["pretrained"] = str((folder / found["pretrained"]).resolve())
+    return found
 
 
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:

@@ -113,6 +113,7 @@ def test_a_configuration_survives_json():
         {},
         {"epochs": 3, "device": "0,1", "settings": (("classes", [0, 1]), ("lr0", 0.1)), "skip_bad_labels": True},
         {"teachers": ("t.pt",), "teacher_weights": (0.3,), "fgfi": FgfiConfig(priors=((8, ((4.5, 9.0),)),), kernel=3)},
+        {"teachers": ("t.pt",), "fgfi": FgfiConfig(defects=("adapter", "level"))},
         {"teachers": ("a", "b", "c"), "teacher_weights": (0.1, 0.7, 3.0), "teacher_imgsz": 96},
         {"teachers": ("a", "b"), "combine": "best", "methods": (("cwd", 2.0), ("ld", 0.25))},
         {"teachers": ("t.pt",), "balance": 0.1, "schedules": ("warmup", "cosine"), "methods": (("pkd", 1.0),)},

@@ -157,6 +157,7 @@ def test_options_of_fgfi_are_typed():
     got = parse_fgfi(["threshold=0.3", "assigned=TRUE", "kernel = 3", "soft=true"], PRIORS)
     assert got == FgfiConfig(threshold=0.3, assigned=True, kernel=3, soft=True, priors=PRIORS)
     assert parse_fgfi(["mask=boxes"]).mask == "boxes"
+    assert parse_fgfi(["defects=adapter, mask"]).defects == ("adapter", "mask")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,9 @@ def test_options_of_fgfi_are_typed():
         (["kernel=5"], "expected 1 or 3"),
         (["assigned=1"], "got '1', expected a value such as true"),
         (["mask=none"], "got 'none'"),
+        (["defects=level,masks"], "got 'masks', expected each once of adapter, mask, level"),
+        (["defects=mask,mask"], "got 'mask', expected each once"),
+        (["defects=8"], "got '8', expected a value such as mask"),
         (["mask=cells"], "expected anchors or boxes"),
     ],
 )

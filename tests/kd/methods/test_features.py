@@ -16,7 +16,7 @@ from kd.config import TrainConfig
 from kd.methods.adapters import project
 from kd.methods.batch import Batch, Prediction
 from kd.methods.features import channel_divergence, cwd, pearson_distance, pkd, score_l2, score_weighted
-from kd.methods.fgfi import fgfi, fgfi_masks, imitation
+from kd.methods.fgfi import _exchanged, fgfi, fgfi_masks, imitation
 from kd.methods.fgfi_config import FgfiConfig
 from kd.methods.masks import Grid, imitation_masks
 
@@ -177,6 +177,33 @@ def test_fgfi_takes_the_priors_of_its_configuration():
         for s, mask in zip((8, 16), masks, strict=True)
     )
     torch.testing.assert_close(fgfi(batch, own), want)
+
+
+def test_fgfi_reproduces_the_defects_of_the_papers_port_when_asked():
+    batch = batch_of([[0, 4, 4, 20, 30], [1, 30, 10, 60, 60]])
+    layers = {s: batch.adapters["fgfi"][s][0] for s in (8, 16)}
+    for weight, _ in layers.values():
+        weight.requires_grad_()
+    right = dict(zip((8, 16), fgfi_masks(batch, CONFIG), strict=True))
+
+    def term(*defects):
+        return fgfi(batch, replace(CONFIG, fgfi=FgfiConfig(defects=defects)))
+
+    def by_hand(masks):
+        return sum(dense(batch.student[s], batch.teacher[s], mask, *layers[s]) for s, mask in masks.items())
+
+    assert term("adapter") == term()
+    assert (term().requires_grad, term("adapter").requires_grad) == (True, False)
+    torch.testing.assert_close(term("level"), by_hand({8: right[8]}))
+    exchanged = {s: mask.transpose(1, 2) for s, mask in right.items()}
+    torch.testing.assert_close(term("mask"), by_hand(exchanged))
+    assert not torch.isclose(term("mask"), term())
+
+
+def test_exchanged_rows_and_columns_of_a_wide_mask_keep_what_fits():
+    wide = torch.zeros(1, 2, 4, dtype=torch.bool)
+    wide[0, 0, 1] = wide[0, 1, 3] = True
+    assert _exchanged(wide).nonzero().tolist() == [[0, 1, 0]]
 
 
 def test_fgfi_without_boxes_is_zero():

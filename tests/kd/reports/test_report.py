@@ -241,3 +241,13 @@ def test_a_run_without_gflops_or_score_is_in_the_tables_and_not_in_the_figure(tm
     (folder / "run.json").write_text(json.dumps(record))
     assert rows(written(tmp_path, tmp_path / "report.md"), ["yolov5n", "1", "-"])
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_line_joins_the_sizes_that_start_from_weights_of_their_own(tmp_path):
+    for student, gflops in (("classic/yolov5n", 4.5), ("classic/yolov5s", 16.5)):
+        settings = {"pretrained": f"{student[-7:]}.pt"}
+        write_run(tmp_path / student, (0.5, 0.3), student=student, gflops=gflops, settings=settings)
+    write_run(tmp_path / "other", (0.5, 0.3), gflops=7.7, settings={"lr0": 0.1})
+    written(tmp_path, tmp_path / "report.md")
+    legend = re.findall(r"without distillation[^<]*", (tmp_path / "report_figure2.svg").read_text())
+    assert legend == ["without distillation", "without distillation (2)"]

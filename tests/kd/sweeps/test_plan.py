@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="needs the extra kd")
 import yaml
 
 from kd.errors import PlanError, UsageError
+from kd.reports.published import read_published
 from kd.sweeps.plan import SHIPPED, arguments, expand, read_plan, require_extends, student_name
 from kd.sweeps.sweep import sweep
 
@@ -110,9 +111,55 @@ def test_options_become_words():
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 def test_shipped_plans_hold(write, tmp_path, name):
     jobs = expand(read_plan(name, tmp_path / write(PLAN).with_name("data.yaml")))
-    count = {"paper": 5 * 2 + 2 * 3 * 2, "cpu": 1 + 4 * 5, "gpu": 1 + 4 * 3, "demo": 1 + 2 * 2}
+    count = {"paper": 2 * (5 + 2 + 3 + 3), "cpu": 1 + 4 * 5, "gpu": 1 + 4 * 3, "demo": 1 + 2 * 2}
     assert len(jobs) == count[name]
     assert all(not path.endswith(".yaml") or Path(path).is_file() for path in (job.options["student"] for job in jobs))
+
+
+def test_the_papers_plan_has_the_rows_of_its_tables(tmp_path, write):
+    jobs = expand(read_plan("paper", tmp_path / write(PLAN).with_name("data.yaml")))
+    found = {(job.options["student"], job.models.get("teacher")) for job in jobs}
+    rows = {
+        (f"classic/{row.model}", row.teacher and f"runs/classic-{row.teacher}/plain/seed0")
+        for row in read_published("paper")
+    }
+    assert found == rows
+    assert all(job.options["epochs"] == 30 and job.options["imgsz"] == 640 for job in jobs)
+
+
+def test_models_start_from_the_checkpoints_of_their_names_in_a_folder(tmp_path, write, monkeypatch):
+    (tmp_path / "w").mkdir()
+    for name in ("yolov5n", "p", "yolov8s"):
+        (tmp_path / "w" / f"{name}.pt").touch()
+    (tmp_path / "p.yaml").write_text("")
+    (tmp_path / "own.pt").touch()
+    plan = {
+        **PLAN,
+        "pretrained": "w",
+        "students": ["classic/yolov5n", "p.yaml", "own.pt"],
+        "teachers": {"s": {"student": "yolov8s"}, "other": {"student": "yolov8s", "set": {"pretrained": False}}},
+        "arms": {"plain": {}, "born": {"inherit": "s"}, "told": {"teacher": "s"}},
+        "seeds": [0],
+    }
+    monkeypatch.setattr("kd.sweeps.plan._check_runs", lambda *_: None)  # the files are empty
+    from_folder = {
+        job.name: job.options.get("set", {}).get("pretrained") for job in expand(read_plan(write(plan), None))
+    }
+    folder = str(tmp_path / "w")
+    assert from_folder == {
+        "teachers/s": f"{folder}/yolov8s.pt",
+        "teachers/other": False,
+        **{f"runs/classic-yolov5n/{arm}/seed0": f"{folder}/yolov5n.pt" for arm in ("plain", "told")},
+        **{f"runs/p/{arm}/seed0": f"{folder}/p.pt" for arm in ("plain", "told")},
+        **{f"runs/own/{arm}/seed0": None for arm in ("plain", "told")},
+        **{f"runs/{name}/born/seed0": None for name in ("classic-yolov5n", "p", "own")},
+    }
+    monkeypatch.chdir(tmp_path)
+    del plan["pretrained"]
+    assert read_plan(write(plan), None, ["pretrained=w"])["pretrained"] == folder
+    (tmp_path / "w" / "p.pt").unlink()
+    with pytest.raises(PlanError, match=r"pretrained: got no .*p\.pt, expected the weights of .*p\.yaml there"):
+        read_plan(write(plan), None, ["pretrained=w"])
 
 
 def test_published_rows_are_looked_at_before_the_first_run(write, tmp_path):
