@@ -18,6 +18,7 @@ from kd.errors import DistillationError, UsageError
 from kd.methods.batch import Batch
 from kd.methods.fgfi import fgfi_masks
 from kd.methods.fgfi_config import FgfiConfig
+from kd.options import read_priors
 from kd.runs.record import read_run
 from kd.scoring.evaluate import evaluate
 from kd.training.bench import Pair
@@ -65,6 +66,7 @@ def teacher(run):
 def test_a_run_writes_checkpoints_of_the_official_form(data, run, teacher):
     record = read_run(run)
     assert record["anchors"]["8"] == [[10, 13], [16, 30], [33, 23]]
+    assert read_priors(run / "run.json")[0] == (8, ((10, 13), (16, 30), (33, 23)))
     assert 'torch.hub.load("ultralytics/yolov5", "custom", "weights/best.pt")' in (run / "README.md").read_text()
     header = (run / "results.csv").read_text().splitlines()[0]
     assert "train/box_loss,train/obj_loss,train/cls_loss," in header
