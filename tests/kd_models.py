@@ -63,3 +63,31 @@ def save_small_detector(path: Path, names: dict[int, str], *, imgsz: int = 96) -
         classes[-1].weight.data /= 10
     torch.save(checkpoint, path)
     return str(path)
+
+
+def tiny_classic() -> dict:
+    """The official yolov5n at half its width, with one block each, for two classes."""
+    from kd.ultra import classic
+
+    return {**classic.read_architecture("classic/yolov5n"), "nc": 2, "depth_multiple": 0.1, "width_multiple": 0.125}
+
+
+def save_classic(path: Path, names: dict[int, str], *, imgsz: int = 64, seed: int = 0, **layout: object) -> str:
+    """Write a classic detector whose random objectness and scores lie around 0.5; returns the path.
+
+    ``layout`` overrides keys of its model yaml.
+    """
+    import torch
+
+    from kd.ultra import classic
+
+    torch.manual_seed(seed)
+    model = classic.Model({**tiny_classic(), **layout}, nc=len(names))
+    model.names = names
+    for layer in model.model[-1].m:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.zeros_(layer.bias)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with classic.official_names():
+        torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect", "imgsz": imgsz}}, path)
+    return str(path)
