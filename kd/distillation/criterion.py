@@ -176,7 +176,7 @@ class Distillation:
         self._steps += 1
         if self._steps % PATIENCE:
             return  # looking at the counters waits for the device
-        if self._steps == PATIENCE:
+        if self._steps == PATIENCE and not self.balance:  # whose weights come from gradients, not from values
             _warn_of_weight(sum(float(term.detach()) for term in terms.values()), float(task.detach()))
         for name, count in self._off.items():
             if count >= PATIENCE:

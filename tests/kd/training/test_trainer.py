@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +211,17 @@ def test_a_term_that_drowns_the_task_is_said_once(student_and_batch, monkeypatch
     run_steps(trainer, batch, term, 41, pytest.MonkeyPatch())
     assert len(lines) == said
     assert all("are 4.4 times the task loss" in line for line in lines)
+
+
+def test_a_term_whose_weight_is_balanced_may_be_large(student_and_batch, monkeypatch):
+    """Its gradient is a tenth of the task's, whatever its value; the warning would advise what has been done."""
+    trainer, batch = student_and_batch
+    lines = []
+    monkeypatch.setattr(trainer.distillation, "_steps", 0)
+    monkeypatch.setattr(trainer.distillation, "balance", SimpleNamespace(settled=True, weights=lambda: {"fgfi": 1.0}))
+    monkeypatch.setattr(session.LOGGER, "warning", lines.append)
+    run_steps(trainer, batch, 440.0, 20, pytest.MonkeyPatch())
+    assert not lines
 
 
 def test_batches_without_boxes_do_not_count(student_and_batch, monkeypatch):
