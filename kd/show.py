@@ -151,12 +151,16 @@ def print_report(out: Path, written: dict[str, Any]) -> None:
 
 
 def print_sweep(out: Path, found: dict[str, Any]) -> None:
-    """How far a sweep is; of a dry run, each run as well."""
+    """How far a sweep is; of a dry run, each run as well.
+
+    >>> print_sweep(Path("out"), {"runs": 2, "finished": 2, "seconds_left": 0})
+    out: 2 runs, 2 finished
+    """
     for row in found.get("plan", ()):
         seconds = "" if row["seconds"] is None else f", about {row['seconds']:.0f} s"
         models = "".join(f", {key} {row[key]}" for key in ("inherit", "teacher") if row[key])
         say(f"{row['run']}: {row['state']}, epochs {row['epochs']}{models}{seconds}")
-    left = "" if found["seconds_left"] is None else f", about {found['seconds_left'] / 60:.0f} min left"
+    left = "" if not found["seconds_left"] else f", about {found['seconds_left'] / 60:.0f} min left"
     say(f"{out}: {count(found['runs'], 'run')}, {found['finished']} finished{left}")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.config import TrainConfig
-from kd.distillation.balance import BATCHES, Balance
+from kd.distillation.balance import BATCHES, Balance, gradient_norm
 from kd.distillation.links import TeacherLink, matching_classes
 from kd.distillation.outputs import by_level, head_like, joined, resized, student_branches
 from kd.distillation.soft_anchors import AnchoredSoftLabels
@@ -28,7 +28,7 @@ from kd.show import named_weights
 from kd.ultra import session
 
 PATIENCE = 20  # steps that a term may be zero or not finite
-LOUD = 3  # times the task loss: with terms above it a student learned less than without them (docs/results)
+LOUD = 3  # times the task's gradient: with terms above it a student learned less than without (fgfi, docs/results)
 
 
 class Distillation:
@@ -75,6 +75,8 @@ class Distillation:
             terms = self._terms(preds, batch, task)
             if len(batch["bboxes"]):
                 self._guard(terms, task)
+                if self._steps == PATIENCE and not self.balance:
+                    _warn_of_weight(terms, task, student_branches(preds)[0]["feats"])
             terms = {name: self.factor * value for name, value in terms.items()}
         else:
             terms = {name: loss.new_zeros(()) for name, _ in self.config.methods}
@@ -179,8 +181,6 @@ class Distillation:
         self._steps += 1
         if self._steps % PATIENCE:
             return  # looking at the counters waits for the device
-        if self._steps == PATIENCE:
-            _warn_of_weight(sum(float(term.detach()) for term in terms.values()), float(task.detach()))
         for name, count in self._off.items():
             if count >= PATIENCE:
                 raise DistillationError(
@@ -221,9 +221,14 @@ def term(method: str, batches: list[tuple[float, Batch]], config: TrainConfig) -
     return torch.stack([share * METHODS[method](batch, config) for share, batch in batches if share]).sum()
 
 
-def _warn_of_weight(terms: float, task: float) -> None:
-    if terms > LOUD * task > 0:
+def _warn_of_weight(terms: Mapping[str, Tensor], task: Tensor, features: Sequence[Tensor]) -> None:
+    """Say where the terms pull harder than the task at the features that the head reads, if these learn."""
+    if not features[0].requires_grad:
+        return
+    own = gradient_norm(task, features)
+    ratio = gradient_norm(torch.stack(list(terms.values())).sum(), features) / own if own else 0.0
+    if ratio > LOUD:
         session.LOGGER.warning(
-            f"kd: the methods' terms are {terms / task:.3g} times the task loss after {PATIENCE} steps: they may drown "
-            f"it: lower the weight, or choose it by --balance 0.1"
+            f"kd: after {PATIENCE} steps the methods' gradient is {ratio:.3g} times the task's: they may drown it: "
+            f"lower the weight, or choose it by --balance 0.1"
         )

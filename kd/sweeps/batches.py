@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kd.config import TrainConfig
-from kd.errors import RunError
+from kd.config import BATCH_SHARE, TrainConfig
+from kd.errors import RunError, UsageError
 from kd.files import write_all
+from kd.options import parse_batch
 from kd.runs.record import RUN
 from kd.sweeps.executors import POLL_S, Executor, LostError, reason_of
 from kd.sweeps.job import Job
@@ -26,6 +27,17 @@ from schemas.strict import StrictError, read_json
 
 BATCHES = "batches.json"  # in OUT: student, image size and share -> the batch, and the arms' own
 UNLIKE = frozenset({"seed", "epochs", "log"})  # options that take no memory
+
+
+def require_room(jobs: Sequence[Job], together: int) -> None:
+    """Raise UsageError where runs, of which so many share a GPU, would each fill more of it than their part."""
+    for options in (job.options for job in jobs if job.options.get("device") not in ("cpu", "mps")):
+        share = parse_batch(options["batch"])["batch_auto"] if "batch" in options else None
+        if share and share * together > 1:
+            raise UsageError(
+                f"--jobs, --ray-gpus: got {together} runs at once on a GPU, each with a batch that fills {share:g} of "
+                f"it, expected room for all: batch: auto:{BATCH_SHARE / together:.2g}, or fewer runs"
+            )
 
 
 def with_batches(jobs: Sequence[Job], out: Path, executor: Executor, tell: Callable[[str], None]) -> list[Job]:

@@ -77,6 +77,18 @@ class Cluster:
             raise UsageError(f"--ray-gpus: got {self.gpus:g}, expected a share of one such as 0.5, or a whole number")
 
 
+def on_one_gpu(cluster: Cluster | None, at_once: int | None) -> int:
+    """The most runs that may share a GPU: all that are under way here, in a cluster those of a part of one.
+
+    >>> on_one_gpu(None, 3), on_one_gpu(Cluster(), 3), on_one_gpu(Cluster(gpus=0.5), None)
+    (3, 1, 2)
+    """
+    if cluster is None:
+        return at_once or 1
+    runs = int(1 / cluster.gpus) if cluster.gpus else 1
+    return max(1, min(runs, at_once or runs))
+
+
 @contextmanager
 def started(
     cluster: Cluster | None, at_once: int | None, devices: Collection[Any], tell: Callable[[str], None]

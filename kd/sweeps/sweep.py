@@ -27,8 +27,8 @@ from kd.errors import PlanError, RunError, UsageError
 from kd.files import write_all
 from kd.locks import LOCK, hold
 from kd.runs.record import CONFIG, OPTIMIZER, RUN, epochs_done, optimizer_settings, read_config, read_run
-from kd.sweeps.batches import with_batches
-from kd.sweeps.executors import POLL_S, Cluster, Executor, LostError, Run, reason_of, started
+from kd.sweeps.batches import require_room, with_batches
+from kd.sweeps.executors import POLL_S, Cluster, Executor, LostError, Run, on_one_gpu, reason_of, started
 from kd.sweeps.job import Job
 from kd.sweeps.plan import MODELS, arguments, configuration, expand, read_plan, refused, require_extends, to_yaml
 from schemas.strict import StrictError
@@ -57,11 +57,12 @@ def sweep(
     ``cluster`` so many, or as many as there is room for, are under way. ``tell``, or stdout, gets a line per finished,
     lost or failed run. ``dry_run`` writes nothing and adds ``plan``: every run with its state and the seconds that it
     may take, None before any has finished. Raises PlanError where ``out`` is another plan's, UsageError for no such
-    cluster.
+    cluster, or for runs at once that have no room together.
     """
     out, tell = Path(out).resolve(), tell or partial(tqdm.write, file=sys.stdout)
     content = read_plan(plan, data, changes)
     jobs = expand(content)
+    require_room(jobs, on_one_gpu(cluster, at_once))
     with contextlib.nullcontext() if dry_run else hold(out, f"{out}: another sweep is at work there"):
         _require_ours(out, jobs, Path(plan))
         scheduler = Scheduler(out, jobs, tell, at_once or 1)

@@ -58,7 +58,8 @@ def size_batch(
     if not fitting:
         raise RunError(
             f"--batch auto: got {_gb(tried[0][1])} for one image of {config.imgsz} px, expected at most {_gb(budget)} "
-            f"of the {_gb(available)} that are free: choose a smaller --imgsz, student or teacher"
+            f"of the {_gb(available)} that are free: choose a smaller --imgsz, student or teacher, or a share above "
+            f"auto:{share:g}"
         )
     return max(fitting), {"share": share, "memory_bytes": available, "measured": [list(pair) for pair in tried]}
 

@@ -38,7 +38,7 @@ from kd.training.classic import require_methods
 from kd.training.record import versions
 from kd.training.step import one_step
 from kd.training.trainer import trainer_class
-from kd.ultra import classic, models, session
+from kd.ultra import classic, memory, models, session
 
 PLAIN, MASKS = "plain", "fgfi's masks"
 TEACHER, FEATURES = "teacher, whole", "teacher, features"
@@ -67,7 +67,8 @@ def bench(
     teacher (folded, head included, inference mode, the layout it is loaded in), its features as distilling runs it,
     each method's step, Ultralytics' own distillation, the masks of fgfi. Per training step ``over_teacher`` is (step -
     plain) / whole teacher. ``peak_mib`` is measured in a process of its own per arm: what torch allocated on a GPU; on
-    Linux' CPUs the growth of resident memory; else None. Raises ModelError, UsageError or DistillationError.
+    Linux' CPUs the growth of resident memory; else None. Raises ModelError, UsageError or
+    DistillationError, and RunError where there is no memory for the batch.
     """
     found = session.check_device(device)
     for option, value in (("batch", batch), ("steps", steps)):
@@ -76,10 +77,11 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="kd-bench-") as scratch, session.silence():
         pair = Pair.draw(Path(scratch), student, teacher, imgsz=imgsz, batch=batch, device=device)
         try:
-            arms, left_out = _arms(pair, named)
-            seconds = in_turns(arms, steps, found, quiet)
-            trained = [PLAIN, *(named or EVERY), BUILT_IN]
-            peaks = {name: _alone(pair, name, named) for name in trained if name in arms}
+            with memory.enough_memory(student, batch, imgsz, lambda: memory.fewer(batch)):
+                arms, left_out = _arms(pair, named)
+                seconds = in_turns(arms, steps, found, quiet)
+                trained = [PLAIN, *(named or EVERY), BUILT_IN]
+                peaks = {name: _alone(pair, name, named) for name in trained if name in arms}
         except DistillationError as error:
             raise DistillationError(str(error).replace(pair.teacher, teacher)) from error
         finally:

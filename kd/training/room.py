@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from kd.config import TrainConfig
+from kd.training import ranks
 from kd.ultra.memory import enough_memory, fewer
 
 
@@ -20,9 +23,9 @@ def room_for(config: TrainConfig) -> Iterator[None]:
 
 def _advice(config: TrainConfig, out: Path) -> str:
     """What to do: the batch of a run stays what it is, for its twins have the same."""
-    gpus = len((config.device or "").split(","))
-    advice = fewer(config.batch, gpus)
-    if gpus == 1 and config.device != "cpu":
+    parts = max(ranks.world_size(), len((config.device or "").split(",")))
+    advice = fewer(config.batch, parts)
+    if parts == 1 and torch.cuda.is_available() and config.device not in ("cpu", "mps"):
         advice += ", or --batch auto"
     if not (out / "weights" / "last.pt").exists():
         return advice

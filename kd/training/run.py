@@ -102,7 +102,9 @@ def train(
         job = Job(config, checked, out, device, started, resume, logs, quiet, tell)
         if dry_run:
             job = _size(replace(job, config=untaught(config)))
-            return plan(replace(config, batch=job.config.batch, batch_auto=None), job.checked)
+            config = replace(config, batch=job.config.batch, batch_auto=None)
+            with room_for(config):
+                return plan(config, job.checked)
         with replacing(out, tell) if overwrite else contextlib.nullcontext():
             return _carry_out(job)
 

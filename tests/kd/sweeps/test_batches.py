@@ -9,9 +9,10 @@ import yaml
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
-from kd.errors import PlanError, RunError
+from kd.errors import PlanError, RunError, UsageError
 from kd.sweeps import executors
 from kd.sweeps.batches import _read
+from kd.sweeps.executors import Cluster
 from kd.sweeps.sweep import sweep
 from kd.training import auto_batch
 from tests.kd_sweeps import PLAN, STAND_IN, calls, value
@@ -99,6 +100,23 @@ def test_an_arm_without_room_ends_the_sweep_before_its_first_run(plan, tmp_path,
 def test_a_dry_run_measures_nothing(plan, tmp_path, measured):
     assert sweep(plan, tmp_path / "out", dry_run=True)["runs"] == 5
     assert measured() == {}
+
+
+@pytest.mark.parametrize(
+    ("share", "at_once", "cluster", "part"),
+    [("auto", 3, None, "0.27"), ("auto:0.6", 2, None, "0.4"), ("auto:0.6", None, Cluster(gpus=0.25), "0.2")],
+)
+def test_runs_at_once_that_have_no_room_together_are_refused(plan, tmp_path, measured, share, at_once, cluster, part):
+    rewrite(plan, settings={"batch": share})
+    with pytest.raises(UsageError, match=rf"at once on a GPU, .*, expected room for all: batch: auto:{part}, or fewer"):
+        sweep(plan, tmp_path / "out", at_once=at_once, cluster=cluster)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"batch": "auto:0.5"}, {"device": "cpu"}, {"batch": 8}])
+def test_others_may_run_at_once(plan, tmp_path, measured, settings):
+    rewrite(plan, settings=settings)
+    assert sweep(plan, tmp_path / "out", at_once=2, dry_run=True)["runs"] == 5
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": {}}', '{"a": {"batch": "x"}}'])

@@ -8,10 +8,13 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 
 from ultralytics.models.yolo.detect import DetectionTrainer
 
+import kd.training.run
 from kd.distillation import cache
+from kd.environment import WORLD
 from kd.errors import RunError
 from kd.scoring import evaluate as evaluation
 from kd.scoring.evaluate import evaluate
+from kd.training import bench
 from kd.training.room import room_for
 from kd.training.run import train
 from kd.ultra.memory import enough_memory
@@ -61,15 +64,21 @@ def test_memory_that_runs_out_ends_a_run_which_goes_on_with_the_same_batch(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("changes", "advice"),
+    ("changes", "gpus", "processes", "advice"),
     [
-        ({"batch": 16, "device": "0"}, "try --batch 8, or --batch auto"),
-        ({"batch": 16, "device": None}, "try --batch 8, or --batch auto"),
-        ({"batch": 6, "device": "0,1"}, "try --batch 2"),
-        ({"batch": 1, "device": "cpu"}, "try a smaller --imgsz"),
+        ({"batch": 16, "device": "0"}, True, 1, "try --batch 8, or --batch auto"),
+        ({"batch": 16, "device": None}, True, 1, "try --batch 8, or --batch auto"),
+        ({"batch": 16, "device": None}, False, 1, "try --batch 8"),
+        ({"batch": 16, "device": "cpu"}, True, 1, "try --batch 8"),
+        ({"batch": 6, "device": "0,1"}, True, 1, "try --batch 2"),
+        ({"batch": 12, "device": "0"}, True, 4, "try --batch 4"),
+        ({"batch": 1, "device": "cpu"}, False, 1, "try a smaller --imgsz"),
     ],
 )
-def test_the_batch_to_try_is_one_that_may_be_given(tmp_path, changes, advice):
+def test_the_batch_to_try_is_one_that_may_be_given(tmp_path, monkeypatch, changes, gpus, processes, advice):
+    """``processes`` are torchrun's, under which a batch is not measured either."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setenv(WORLD, str(processes))
     config = tiny_config(tmp_path / "data.yaml", tmp_path, **changes)
     with pytest.raises(RunError) as caught, room_for(config):
         raise NO_MEMORY
@@ -97,6 +106,15 @@ def test_other_errors_are_left_as_they_are():
 
 def raising(*_, **__):
     raise NO_MEMORY
+
+
+def test_a_plan_and_timed_steps_end_in_one_line_too(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(kd.training.run, "plan", raising)
+    monkeypatch.setattr(bench, "_arms", raising)
+    with pytest.raises(RunError, match=rf"^{tmp_path}: got out of memory at batch 3 of 64 px .*: try --batch 1$"):
+        train(tiny_config(data, tmp_path), dry_run=True)
+    with pytest.raises(RunError, match=r"^yolov8p: got out of memory at batch 4 of 64 px .*: try --batch 2$"):
+        bench.bench("yolov8p", "yolov8p", imgsz=64, batch=4, device="cpu")
 
 
 def test_scores_and_what_a_teacher_says_end_in_one_line_too(tmp_path, data, monkeypatch):

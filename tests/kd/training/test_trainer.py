@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,11 +177,12 @@ def run_steps(trainer, batch, term, steps, monkeypatch):
     """Steps with a given term; loss and inputs are computed once, for they are not what is looked at."""
     distillation = trainer.distillation
     inputs = distillation.inputs(trainer.model.train()(batch["img"]), batch)
-    monkeypatch.setitem(METHODS, "fgfi", lambda *_: torch.tensor(term))
+    learnt = torch.ones(1, requires_grad=True)
+    monkeypatch.setitem(METHODS, "fgfi", lambda *_: term * learnt[0])
     monkeypatch.setattr(distillation, "inputs", lambda *_: inputs)
-    monkeypatch.setattr(distillation, "task", lambda *_: (torch.ones(3), {}))
+    monkeypatch.setattr(distillation, "task", lambda *_: (learnt.expand(3), {}))
     for _ in range(steps):
-        distillation(None, batch)
+        distillation({"feats": [learnt]}, batch)
     monkeypatch.undo()
 
 
@@ -209,7 +211,18 @@ def test_a_term_that_drowns_the_task_is_said_once(student_and_batch, monkeypatch
     assert not lines
     run_steps(trainer, batch, term, 41, pytest.MonkeyPatch())
     assert len(lines) == said
-    assert all("are 4.4 times the task loss" in line for line in lines)
+    assert all("gradient is 4.4 times the task's" in line for line in lines)
+
+
+def test_a_term_whose_weight_is_balanced_may_be_large(student_and_batch, monkeypatch):
+    """Its gradient is a tenth of the task's, whatever its value; the warning would advise what has been done."""
+    trainer, batch = student_and_batch
+    lines = []
+    monkeypatch.setattr(trainer.distillation, "_steps", 0)
+    monkeypatch.setattr(trainer.distillation, "balance", SimpleNamespace(settled=True, weights=lambda: {"fgfi": 1.0}))
+    monkeypatch.setattr(session.LOGGER, "warning", lines.append)
+    run_steps(trainer, batch, 440.0, 20, pytest.MonkeyPatch())
+    assert not lines
 
 
 def test_batches_without_boxes_do_not_count(student_and_batch, monkeypatch):
