@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint format bench bench-kd bench-mutations clean
+.PHONY: install demo test lint format bench bench-kd bench-tiled bench-mutations clean
 
 install: $(INSTALLED)
 
@@ -67,6 +67,12 @@ bench: $(INSTALLED)
 bench-kd: $(INSTALLED)
 	$(BIN)/kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu
 	$(if $(DATA),OMP_NUM_THREADS=1 $(BIN)/python benchmarks/epochs.py --data $(DATA) --teacher $(TEACHER))
+
+# Alone on the machine: half an hour on two cores. DATA is a dataset of dtld convert, MODEL a checkpoint.
+bench-tiled: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/tiled.py --data $(DATA) --model $(MODEL)
+	$(BIN)/python benchmarks/tiled.py --data $(DATA) --model $(MODEL) --tile-size 192 --overlap 0.1
 
 # 10,000 damaged files and hostile options through every reader: about half an hour on two cores. More with N=50000,
 # others with SEED=1.

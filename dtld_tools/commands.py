@@ -56,14 +56,14 @@ def inspect(
     The options of tiling go with --anchors, whose --json is what `kd train --priors` takes.
     """
     from dtld_tools.files import refuse_inputs
-    from dtld_tools.labels.collapse import load_rules
+    from dtld_tools.labels.collapse import load_rules, rules_file
     from dtld_tools.labels.parse import read_labels
     from dtld_tools.labels.stats import frames_called, inspect_labels, plot_labels
 
     if anchors is None:
         options.refuse_without("--anchors", context, *vars(tiling))
     if plot:
-        refuse_inputs(plot, [*labels, rules], option="--plot")
+        refuse_inputs(plot, [*labels, rules_file(rules)], option="--plot")
     parsed, table = read_labels(labels), load_rules(rules)
     if plot and root:
         refuse_inputs(plot, frames_called(plot.name, parsed, root), option="--plot")
@@ -81,7 +81,7 @@ def inspect(
 @grouped
 def convert(
     context: typer.Context,
-    labels: options.Labels,
+    labels: options.Sources,
     root: options.Root,
     out: options.Out,
     *,
@@ -93,14 +93,17 @@ def convert(
     follow_symlinks: options.Symlinks = False,
     as_json: options.Json = False,
 ) -> None:
-    """Decode raw frames and write them, whole, as a YOLO dataset."""
+    """Decode raw frames and write them, whole, as a YOLO dataset; or import a dataset of others.
+
+    An import keeps the images' bytes, and its own splits unless an option of splits is given.
+    """
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.convert(
         frames.selection(labels, root, rules, follow_symlinks),
         out,
-        splits.spec(),
-        image_format=image_format,
+        splits.given(context),
+        image_format=image_format if options.is_given(context, "image_format") else None,
         seed=work.seed,
         run=work.run(context),
     )
@@ -167,7 +170,7 @@ def split(
 @grouped
 def prepare(
     context: typer.Context,
-    labels: options.Labels,
+    labels: options.Sources,
     root: options.Root,
     out: options.Out,
     *,
@@ -189,11 +192,11 @@ def prepare(
     report = pipeline.prepare(
         frames.selection(labels, root, rules, follow_symlinks),
         out,
-        splits.spec(),
+        splits.given(context),
         tiles.spec(),
         copies.spec(augment_splits),
         **tiles.kept(),
-        image_format=image_format,
+        image_format=image_format if options.is_given(context, "image_format") else None,
         seed=work.seed,
         run=work.run(context),
     )

@@ -7,7 +7,7 @@ have is in a second group that adds it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,11 +25,31 @@ MOST_WORKERS = 1024  # more than any machine's cores; each is a process
 # --- single options --------------------------------------------------------------------------------------
 
 Labels = Annotated[list[Path], typer.Argument(help="Label files: v2.0 .json or v1.0 .yml.", show_default=False)]
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="LABELS...",
+        help="Label files of DTLD: v2.0 .json or v1.0 .yml. Or a dataset to import: a YOLO data.yaml or a COCO .json.",
+        show_default=False,
+    ),
+]
 Dataset = Annotated[Path, typer.Argument(help="A dataset made by dtld.", show_default=False)]
-Root = Annotated[Path, typer.Option(help="The folder that holds City/Route/Sequence/...", show_default=False)]
+Root = Annotated[
+    Path,
+    typer.Option(help="The folder that holds City/Route/Sequence/..., or an import's images.", show_default=False),
+]
 Out = Annotated[Path, typer.Option(help="The folder to write the dataset into.", show_default=False)]
-Rules = Annotated[Path | None, typer.Option(help="A rule table (JSON or YAML) in place of the two classes.")]
-Format = Annotated[Literal["jpg", "png"], typer.Option(help="JPEG (quality 95) or PNG (lossless).")]
+Rules = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="paper|states|states-and-pictograms|FILE",
+        help="Which lights are which class: a table by name (paper without the option), or your own in JSON or YAML.",
+    ),
+]
+Format = Annotated[
+    Literal["jpg", "png"],
+    typer.Option(help="JPEG (quality 95) or PNG (lossless); an import keeps its own unless this is given."),
+]
 Symlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Allow links that lead out of --root.")]
 AugmentSplits = Annotated[str, typer.Option(metavar="train[,val]", help="Splits that get copies.")]
 Workers = Annotated[int | None, typer.Option(help="Processes; the result does not depend on it.  [default: cores]")]
@@ -70,11 +90,24 @@ class Frames:
     cities: Annotated[str, typer.Option(metavar="A,B", help="Only frames of these cities.")] = ""
     limit: Annotated[int | None, typer.Option(max=LARGEST, help="Only the first N frames in sorted order.")] = None
 
+    sequence_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Imports: its first group is an image's sequence.  [default: the image's folder]"
+        ),
+    ] = None
+    crowd: Annotated[
+        Literal["drop", "keep"], typer.Option(help="COCO's boxes around many objects: dropped, or objects too.")
+    ] = "drop"
+
     def selection(self, labels: list[Path], root: Path, rules: Path | None, follow_symlinks: bool) -> Selection:
         """These frames of these label files."""
         from dtld_tools.pipeline.stages import Selection
 
-        return Selection(tuple(labels), root, rules, _names(self.cities), self.limit, follow_symlinks)
+        cities = _names(self.cities)
+        return Selection(
+            tuple(labels), root, rules, cities, self.limit, follow_symlinks, self.sequence_from, self.crowd
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +133,7 @@ class Splitting:
 
 @dataclass(frozen=True)
 class LabelSplitting(Splitting):
-    """The same, where label files may decide too."""
+    """The same, where label files may decide too, or the splits of an import are kept."""
 
     val_labels: Annotated[
         list[Path] | None, typer.Option(help="A label file whose sequences are the validation split; repeatable.")
@@ -113,6 +146,10 @@ class LabelSplitting(Splitting):
         """The options as the stages take them. Raises UsageError."""
         val_labels, test_labels = tuple(self.val_labels or ()), tuple(self.test_labels or ())
         return replace(super().spec(), val_labels=val_labels, test_labels=test_labels)
+
+    def given(self, context: typer.Context) -> SplitSpec | None:
+        """`spec`, or None where none of the options is given. Raises UsageError."""
+        return self.spec() if any(is_given(context, option.name) for option in fields(self)) else None
 
 
 @dataclass(frozen=True)
@@ -220,6 +257,12 @@ def split_names(texts: list[str] | None) -> tuple[Split, ...]:
     if not chosen or not set(chosen) <= set(SPLITS):
         raise UsageError(f"--split: got {', '.join(chosen) or 'nothing'}, expected some of {', '.join(SPLITS)}")
     return tuple(split for split in SPLITS if split in chosen)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter has its value from the line, or from a preset, and not by default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def refuse_without(needed: str, context: typer.Context, *names: str) -> None:

@@ -6,7 +6,8 @@ A frame is a raw camera image (2048x1024 in DTLD); a tile is a window of it at t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,23 @@ Layout = Literal["frame", "grid", "halves"]
 
 #: A light's ``unique_id``; a repetition of that number within one frame is ``"<unique_id>#<n>"``, n = 2, 3, ...
 LightId = int | str
+FOREIGN_ROUTE = "-"  # of an imported frame, whose sequence its folders need not tell
+
+
+def numbered(ids: Sequence[int]) -> Sequence[LightId]:
+    """The ids of a frame's lights, the n-th repetition of a number as ``<number>#<n>``.
+
+    >>> numbered([7, 8, 7])
+    [7, 8, '7#2']
+    """
+    if len(set(ids)) == len(ids):
+        return ids
+    seen: Counter[int] = Counter()
+    light_ids: list[LightId] = []
+    for number in ids:
+        seen[number] += 1
+        light_ids.append(number if seen[number] == 1 else f"{number}#{seen[number]}")
+    return light_ids
 
 
 class Box(NamedTuple):
@@ -86,12 +104,19 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image of a label file; ``image_path`` is ``City/Route/Sequence/file`` whatever the file says before."""
+    """One image of a label file; ``image_path`` is ``City/Route/Sequence/file`` whatever the file says before.
+
+    Of an import it is the path below ROOT, ``dropped`` is what is no light from the start (a crowd), ``size_wh`` the
+    image's size as the labels say it, and boxes ``in_shares`` are shares of the image's size in place of pixels.
+    """
 
     image_path: str
     sequence: SequenceId
     timestamp_s: float | None
     lights: tuple[Light, ...]
+    dropped: tuple[Dropped, ...] = ()
+    size_wh: tuple[int, int] | None = None
+    in_shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)

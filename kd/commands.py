@@ -10,24 +10,22 @@ import typer
 from typer.core import TyperCommand
 
 from kd.device_commands import app as device
-from kd.shared_options import DataOption, DeviceOption, JsonOption, RayAddressOption, SizeOption
+from kd.scoring_commands import app as scoring
+from kd.shared_options import DeviceOption, JsonOption, RayAddressOption, SizeOption
 from kd.shared_options import is_quiet as _quiet
 from kd.show import (
     count,
     print_bench,
     print_cached,
-    print_groups,
     print_inherited,
     print_json,
-    print_predictions,
     print_report,
     print_run,
-    print_scores,
     print_sweep,
     say,
     warn,
 )
-from kd.train_options import Batch, SkipBadLabels, TrainOptions
+from kd.train_options import Batch, TrainOptions
 from schemas.option_groups import grouped
 
 if TYPE_CHECKING:
@@ -146,83 +144,6 @@ def cache(
     quiet = _quiet(context) or as_json
     found = cache_teacher(teacher, data, out, imgsz=imgsz, device=device, **over, quiet=quiet, tell=warn)
     print_json(found) if as_json else print_cached(found)
-
-
-@app.command(epilog="Example: kd evaluate --data tiles/data.yaml --model student/weights/best.pt --split test")
-@grouped
-def evaluate(
-    context: typer.Context,
-    data: DataOption,
-    model: Annotated[Path, typer.Option(help="A trained detector (.pt), or an exported file.", show_default=False)],
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "test",
-    imgsz: SizeOption = None,
-    batch: Batch = 16,
-    device: DeviceOption = None,
-    full_frame: Annotated[
-        bool,
-        typer.Option(
-            "--full-frame",
-            help="Map the tiles' detections back to the frames that dtld cut them from, merge them where tiles overlap "
-            "and score whole frames: also per size and per city.",
-        ),
-    ] = False,
-    skip_bad_labels: SkipBadLabels = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Score a detector: mAP50, mAP50-95, precision, recall, per class."""
-    from kd.errors import UsageError
-
-    options: dict[str, Any] = {"split": split, "imgsz": imgsz, "batch": batch, "device": device, "tell": warn}
-    options["quiet"] = _quiet(context) or as_json
-    if not full_frame:
-        from kd.scoring.evaluate import evaluate as score
-
-        found = score(data, model, **options, skip_bad_labels=skip_bad_labels)
-    elif skip_bad_labels:
-        raise UsageError("--skip-bad-labels: got it with --full-frame, expected all tiles of a frame: mend them")
-    else:
-        from kd.scoring.full_frame import evaluate_frames
-
-        found = evaluate_frames(data, model, **options)
-    if as_json:
-        print_json(found)
-        return
-    print_scores(f"{model}, {split}", found)
-    if full_frame:
-        print_groups(found)
-
-
-@app.command(
-    epilog="Example: kd predict tiles/images/test --model plain/weights/best.pt --model kd/weights/best.pt --out a1.png"
-)
-def predict(
-    context: typer.Context,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
-    model: Annotated[
-        list[Path], typer.Option(help="A trained detector, or an exported file; twice to compare.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="The picture to write (.png).", show_default=False)],
-    imgsz: SizeOption = None,
-    conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection.")] = 0.25,
-    limit: Annotated[int, typer.Option(min=1, help="Images taken from a folder.")] = 6,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Draw detections, of two models side by side, with mean inference times."""
-    from kd.scoring.predict import predict as draw
-
-    found = draw(
-        images,
-        model,
-        out,
-        imgsz=imgsz,
-        conf=conf,
-        device=device,
-        limit=limit,
-        tell=warn,
-        quiet=_quiet(context) or as_json,
-    )
-    print_json(found) if as_json else print_predictions(out, found)
 
 
 @app.command(epilog="Example: kd bench --student yolov5n --teacher yolov5s --imgsz 320 --batch 8 --device cpu")
@@ -419,4 +340,5 @@ def _require_ray(executor: str, **options: Any) -> None:
         raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
 
 
-app.add_typer(device)  # without a name: its commands are kd's own
+for part in (scoring, device):
+    app.add_typer(part)  # without a name: its commands are kd's own

@@ -16,7 +16,7 @@ SPINS = "3000"
 
 
 def prepare() -> None:
-    """Set the environment; what the user has set for Matplotlib, torch and OpenMP stays."""
+    """Set the environment; what the user has set for Matplotlib, torch, OpenCV and OpenMP stays."""
     os.environ.update(
         YOLO_OFFLINE="1",  # no analytics, no update check, no downloads
         YOLO_AUTOINSTALL="0",  # never pip-install what a checkpoint names
@@ -25,6 +25,7 @@ def prepare() -> None:
     )
     # torch makes this folder with the first optimizer, whether it compiles or not; else among the temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torchinductor"))
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a video that cannot be read gets one line, of ours
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     keep_matplotlib_inside()

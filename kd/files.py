@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,6 +36,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill, renamed to ``path`` once the block is done; a failed one leaves nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{PREFIX}{os.getpid()}-{next(_NUMBERS)}{SUFFIX}")
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            path.rmdir()  # an empty one, or an OSError
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_all(contents: dict[Path, bytes | str]) -> None:
     """Write files together: all of them under partial names, then each is renamed; text as UTF-8.
 
@@ -53,7 +69,7 @@ def write_all(contents: dict[Path, bytes | str]) -> None:
 def remove_partials(folder: Path) -> None:
     """Remove what killed processes have left of files that they were writing in ``folder``."""
     for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sha256(path: Path) -> str:
@@ -85,3 +101,10 @@ def require_writable(option: str, path: Path) -> None:
         raise UsageError(
             f"{option}: got {path}, but {nearest} takes no files ({error.strerror}), expected a folder that does"
         ) from error
+
+
+def require_new_folder(option: str, path: Path) -> None:
+    """Raise UsageError where no folder could be made at ``path``, or one with files is there."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"{option}: got {path}, which is there already, expected a new folder: choose another name")
+    require_writable(option, path / "file")

@@ -117,6 +117,15 @@ def print_predictions(out: Path, found: dict[str, Any]) -> None:
     say(f"{out}: {count(found['images'], 'image')}")
 
 
+def print_tiled(found: dict[str, Any]) -> None:
+    """What `kd predict --tiled` found, how fast, and where it is."""
+    frames, boxes = count(found["frames"], "frame"), count(found["detections"], "detection")
+    say(f"{found['model']}: {boxes} in {frames}, {found['frames_per_s']:.2f} frames/s on {found['device']}")
+    say(f"{found['looked_at']} of {count(found['tiles'], 'tile')} looked at, seen at {found['imgsz']} px")
+    for place in (found[key] for key in ("out", "save_txt", "coco") if found[key]):
+        say(place)
+
+
 def print_bench(pair: str, batch: int, steps: int, found: dict[str, Any]) -> None:
     """A row for each kind of step that `kd bench` timed."""
     say(

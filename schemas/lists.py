@@ -18,12 +18,12 @@ class ListError(ValueError):
     """A file is no list of images; the message is one line and does not name the file."""
 
 
-def read_list(path: Path, suffixes: Collection[str]) -> list[Path]:
+def read_list(path: Path, suffixes: Collection[str], *, may_be_gone: bool = False) -> list[Path]:
     """The images that a list names, in its order. UTF-8, with or without a byte order mark; blank lines mean nothing.
 
     A path that starts with ``./`` is taken from the list's folder, any other relative one from the working directory.
-    ``suffixes`` are those of images, in small letters and without the dot. Raises ListError, and OSError where the list
-    cannot be read.
+    ``suffixes`` are those of images, in small letters and without the dot. Raises ListError, also for an image that is
+    gone unless it ``may_be_gone``, and OSError where the list cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ListError(f"got more than {MAX_BYTES >> 20} MiB, expected a text file of one image path a line")
@@ -39,7 +39,7 @@ def read_list(path: Path, suffixes: Collection[str]) -> list[Path]:
         if line.rpartition(".")[2].lower() not in suffixes:
             raise ListError(f"line {number}: got {_short(line)}, expected the path of an image, such as ./images/a.jpg")
         images.append(path.parent / line[2:] if line.startswith("./") else Path(line))
-        if not os.path.isfile(images[-1]):
+        if not may_be_gone and not os.path.isfile(images[-1]):
             lost.append(f"line {number}: got {_short(line)}")
     if lost:
         raise ListError(

@@ -49,3 +49,45 @@ def save_rtdetr(path: Path, names: dict[int, str], *, imgsz: int = 96, seed: int
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect", "imgsz": imgsz}}, path)
     return str(path)
+
+
+def save_small_detector(path: Path, names: dict[int, str], *, imgsz: int = 96) -> str:
+    """An untrained detector whose boxes are small, and whose scores are no ties at 0 and 1; returns the path."""
+    import torch
+
+    save_detector(path, names, imgsz=imgsz)
+    checkpoint = torch.load(path, weights_only=False)
+    head = checkpoint["model"].model[-1]
+    for boxes, classes in zip(head.cv2, head.cv3, strict=True):
+        boxes[-1].bias.data = torch.linspace(6, -6, 16).repeat(4)
+        classes[-1].weight.data /= 10
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+def tiny_classic() -> dict:
+    """The official yolov5n at half its width, with one block each, for two classes."""
+    from kd.ultra import classic
+
+    return {**classic.read_architecture("classic/yolov5n"), "nc": 2, "depth_multiple": 0.1, "width_multiple": 0.125}
+
+
+def save_classic(path: Path, names: dict[int, str], *, imgsz: int = 64, seed: int = 0, **layout: object) -> str:
+    """Write a classic detector whose random objectness and scores lie around 0.5; returns the path.
+
+    ``layout`` overrides keys of its model yaml.
+    """
+    import torch
+
+    from kd.ultra import classic
+
+    torch.manual_seed(seed)
+    model = classic.Model({**tiny_classic(), **layout}, nc=len(names))
+    model.names = names
+    for layer in model.model[-1].m:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.zeros_(layer.bias)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with classic.official_names():
+        torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect", "imgsz": imgsz}}, path)
+    return str(path)

@@ -18,6 +18,7 @@ from dtld_tools.dataset.reading import read_frames_with_images, read_report
 from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.images import MAX_PIXELS
 from dtld_tools.types import (
+    FOREIGN_ROUTE,
     Box,
     Dropped,
     FrameRecord,
@@ -37,6 +38,8 @@ REASONS: dict[str, tuple[bool | None, bool | None]] = {
     "outside_frame": (None, False),
     "duplicate": (None, None),
     "rule": (False, True),
+    "crowd": (True, None),
+    "no_box": (True, False),
     "min_visible": (True, True),
     "min_side": (True, True),
     "max_images": (True, True),
@@ -117,10 +120,11 @@ def report_defects(report: Mapping[str, Any]) -> Iterator[str]:
     made_with, names = report["configuration"], list(report["classes"])
     if report["seed"] != made_with["seed"]:
         yield f"seed: got {report['seed']}, expected {made_with['seed']} as in configuration"
-    # Only convert and prepare have rules; the names that these give are those of the numbers in frames.jsonl.
-    listed = made_with.get("rules", {}).get("classes", names)
-    if names != listed:
-        yield f"classes: got {names}, expected {listed} in this order, as in configuration.rules"
+    # Only convert and prepare have rules or an import; the names there are those of the numbers in frames.jsonl.
+    for key in ("rules", "import"):
+        listed = made_with.get(key, {}).get("classes", names)
+        if names != listed:
+            yield f"classes: got {names}, expected {listed} in this order, as in configuration.{key}"
 
 
 # --- a line of frames.jsonl --------------------------------------------------------------------------------
@@ -138,7 +142,7 @@ def frame_defects(frame: FrameRecord, class_count: int) -> Iterator[str]:
     if "\0" in frame.frame:
         yield "got NUL in its path, expected the path of a file"
     folders = frame.frame.split("/")[-4:-1]  # a city may lie one level deeper
-    if folders != list(frame.sequence):
+    if folders != list(frame.sequence) and frame.sequence.route != FOREIGN_ROUTE:
         yield f"got sequence {frame.sequence}, expected {'/'.join(folders)} as its path says"
     lights: list[Target | Dropped] = [*frame.lights, *frame.dropped]
     for light_id in _repeated([light.light_id for light in lights]):

@@ -21,16 +21,14 @@ from dtld_tools.dataset.data_yaml import yaml_text
 from dtld_tools.dataset.names import files_of
 from dtld_tools.dataset.records import label_text
 from dtld_tools.errors import DatasetError
-from dtld_tools.export.coco import CocoImage, Crowd, label_of, read_coco
+from dtld_tools.export.coco import CocoImage, read_coco
 from dtld_tools.files import UNFINISHED, refuse_file, refuse_inputs, told_when_full, whole_file
+from dtld_tools.importing.imported import Crowd
+from dtld_tools.importing.yolo import IMAGE_SUFFIXES, label_of
 from dtld_tools.planning.tile import image_size, targets_in
 from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
 
 FIRST_ID = 1  # of categories: 0 is the background elsewhere; of annotations: COCOeval takes 0 for "no match"
-# What Ultralytics takes for an image, by its ending.
-IMAGE_SUFFIXES = (
-    ".tif", ".tiff", ".bmp", ".png", ".avif", ".jpg", ".dng", ".jp2", ".jpeg", ".heif", ".webp", ".mpo", ".heic",
-)  # fmt: skip
 
 
 def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dtld_tools.types import SUFFIXES, Box, ImageRecord, Split
 CELL_WIDTH = 480
 MARGIN = 10
 CAPTION_HEIGHT = 40
+LEGEND_END = 110  # pixels at the right of the classes' names, for how many more there are
 BACKGROUND, INK, FAINT = "#16181d", "#f2f2f2", "#9aa0aa"
 COLOURS = ("#39ff88", "#ff8a3c", "#4db8ff", "#ff5ca8", "#ffe14d")
 
@@ -123,6 +124,9 @@ def _draw_header(draw: ImageDraw.ImageDraw, title: str, class_names: tuple[str, 
     draw.text((MARGIN, 8), title, fill=INK, font=_font(20))
     x = MARGIN
     for index, name in enumerate(class_names):
+        if x + 40 + draw.textlength(name, font=_font(14)) > draw.im.size[0] - LEGEND_END:
+            draw.text((x, 38), f"and {len(class_names) - index:,} more", fill=FAINT, font=_font(14))
+            break
         draw.rectangle((x, 40, x + 14, 54), outline=COLOURS[index % len(COLOURS)], width=3)
         draw.text((x + 22, 38), name, fill=INK, font=_font(14))
         x += 40 + round(draw.textlength(name, font=_font(14)))

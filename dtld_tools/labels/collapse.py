@@ -19,6 +19,12 @@ from dtld_tools.types import Light
 from schemas.strict import StrictError, load_yaml
 
 DROP = "drop"
+#: The tables that come with the package, by name; paper is the seed paper's two classes.
+SHIPPED = {
+    "paper": "rules.json",
+    "states": "rules_states.json",
+    "states-and-pictograms": "rules_states_and_pictograms.json",
+}
 
 
 class Rules:
@@ -59,16 +65,24 @@ class Rules:
 
 
 def load_rules(path: Path | None) -> Rules:
-    """The table in a JSON or YAML file, or the project's own (the seed paper's two classes). Raises RulesError."""
-    source = files("dtld_tools").joinpath("rules.json") if path is None else path
+    """The table in a JSON or YAML file, or one that is `SHIPPED` (None: paper). Raises RulesError."""
+    file = rules_file(path)
+    source = file or files("dtld_tools").joinpath(SHIPPED[str(path or "paper")])
     try:
         # JSON is YAML, too. Every word is text: a bare `off`, which is a state here, or a value that is called 1.
         table = load_yaml(source.read_bytes(), bare=str)
     except OSError as error:
-        raise RulesError(f"{source}: {error.strerror or error}; expected a rule table in JSON or YAML") from error
+        raise RulesError(
+            f"{source}: {error.strerror or error}; expected {', '.join(SHIPPED)}, or a rule table in JSON or YAML"
+        ) from error
     except StrictError as error:
         raise RulesError(f"{source}: {error}; expected a rule table in JSON or YAML") from error
     return Rules(table, str(source))
+
+
+def rules_file(path: Path | None) -> Path | None:
+    """The file of a user's own table; None for one that is `SHIPPED`."""
+    return None if path is None or str(path) in SHIPPED else path
 
 
 def _conditions(when: Mapping[str, Any]) -> list[tuple[str, set[str], bool]]:

@@ -23,7 +23,7 @@ import msgspec
 from dtld_tools.errors import LabelError
 from dtld_tools.labels.attributes import OPTIONAL_ATTRIBUTES, VOCABULARY, attributes_from_class_id, has_unlisted_digit
 from dtld_tools.labels.documents import as_list, as_object, get, json_items, json_value, short, yaml_items
-from dtld_tools.types import Box, Frame, Light, LightId, SequenceId
+from dtld_tools.types import Box, Frame, Light, LightId, SequenceId, numbered
 
 _MAX_ID = 2**63 - 1  # what JSON writers take
 _MAX_NUMBER = 1e15  # beyond any coordinate and any time stamp in microseconds; keeps box arithmetic finite
@@ -160,12 +160,8 @@ class _Reader:
         """The ids of a frame's lights, a repeated one with its number; repetitions count as problems."""
         if len(set(unique_ids)) == len(unique_ids):
             return unique_ids
-        seen: Counter[int] = Counter()
-        light_ids: list[LightId] = []
-        for number in unique_ids:
-            seen[number] += 1
-            light_ids.append(number if seen[number] == 1 else f"{number}#{seen[number]}")
-        self._of_frame["duplicate_ids"] += len(unique_ids) - len(seen)
+        light_ids = numbered(unique_ids)
+        self._of_frame["duplicate_ids"] += len(unique_ids) - len(set(unique_ids))
         return light_ids
 
     def _share(self, written: Any, version: _Version) -> _Attributes:

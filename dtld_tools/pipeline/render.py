@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import ImageError
 from dtld_tools.files import UNFINISHED, write, write_atomically
 from dtld_tools.pixels.augment import apply_recipe
-from dtld_tools.pixels.images import crop, encode_image, paint_over, read_image, refuse_turned
+from dtld_tools.pixels.images import crop, encode_image, paint_over, read_encoded, read_image, refuse_turned
 from dtld_tools.planning.plan import FramePlan, Job
 from dtld_tools.planning.tile import image_size, targets_in
 from dtld_tools.types import FrameRecord, ImageRecord, Target
@@ -91,12 +91,7 @@ class Render:
             else:
                 if pixels is None:
                     pixels = _read_source(job, frame)
-                part = pixels if job.verbatim else crop(pixels, *image.window, size_wh)
-                if image.masked and not job.verbatim:
-                    part = paint_over(part, _masked(image, frame), [target.box for target in targets])
-                if image.augmentation is not None:
-                    part = apply_recipe(part, image.augmentation)
-                data = encode_image(part, os.path.splitext(path)[1])
+                data = _encode(image, pixels, job, frame, targets)
             # The label goes first: an image that has its name has its label. Half a label without its image is made
             # anew, so it needs a second name only where the image is there already.
             scratch, text = f"{self.out}/{UNFINISHED}", label_text(targets, size_wh).encode()
@@ -106,6 +101,23 @@ class Render:
     def _paths(self, image: ImageRecord) -> tuple[str, str]:
         # Plain strings: paths as objects would cost half a millisecond a frame.
         return f"{self.out}/{image_file(image)}", f"{self.out}/{label_file(image)}"
+
+
+def _encode(
+    image: ImageRecord, pixels: np.ndarray, job: Job, frame: FrameRecord, targets: Sequence[Target]
+) -> bytes | memoryview:
+    """The file of an image; a whole frame that stays as it is keeps its bytes where the format is the same."""
+    suffix = os.path.splitext(image.name)[1]
+    is_whole = image.window == (0, 0, frame.width, frame.height) and image.scale == 1
+    if is_whole and not (image.masked or image.augmentation) and (data := read_encoded(job.source, suffix)):
+        return data
+    size_wh = image_size(image.window, image.scale)
+    part = pixels if job.verbatim else crop(pixels, *image.window, size_wh)
+    if image.masked and not job.verbatim:
+        part = paint_over(part, _masked(image, frame), [target.box for target in targets])
+    if image.augmentation is not None:
+        part = apply_recipe(part, image.augmentation)
+    return encode_image(part, suffix)
 
 
 def _is_older(path: str, source: Path) -> bool:
@@ -124,7 +136,7 @@ def _masked(image: ImageRecord, frame: FrameRecord) -> list[Any]:
 
 
 def _read_source(job: Job, frame: FrameRecord) -> np.ndarray:
-    pixels = read_image(job.source)
+    pixels = read_image(job.source, shown=job.shown)
     height, width = pixels.shape[:2]
     if not job.verbatim and (width, height) != (frame.width, frame.height):
         raise ImageError(f"{job.source}: decoded to {width} x {height} pixels, expected {frame.width} x {frame.height}")

@@ -23,13 +23,15 @@ from dtld_tools.dataset.reading import read_frames, read_images
 from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.files import refuse_inputs, told_when_full
-from dtld_tools.labels.collapse import load_rules
+from dtld_tools.importing.imported import Crowd
+from dtld_tools.importing.reading import form_of, read_import
+from dtld_tools.labels.collapse import load_rules, rules_file
 from dtld_tools.labels.parse import Labels, read_labels
 from dtld_tools.pipeline.render import Render
 from dtld_tools.pipeline.workers import Executor, Map
 from dtld_tools.pixels.augment import AugmentSpec
 from dtld_tools.planning.plan import Cut, Plan, plan_copies, plan_images
-from dtld_tools.planning.sources import Skipped, dataset_sources, find_sources, select
+from dtld_tools.planning.sources import Classes, Skipped, dataset_sources, find_sources, select
 from dtld_tools.planning.split import SplitSpec, assign_splits, from_label_files
 from dtld_tools.types import SequenceId, Split, TileSpec
 from dtld_tools.versions import package_version
@@ -53,7 +55,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which frames of which label files, where their images lie, and what their lights are called."""
+    """Which frames of which label files, where their images lie, and what their lights are called.
+
+    In place of DTLD's label files one of a dataset to import: a data.yaml or a COCO JSON. ``sequence_from`` and
+    ``crowd`` are for these (`dtld_tools.importing`), ``rules`` for DTLD's.
+    """
 
     labels: tuple[Path, ...]
     root: Path
@@ -61,6 +67,8 @@ class Selection:
     cities: tuple[str, ...] = ()
     limit: int | None = None
     follow_symlinks: bool = False
+    sequence_from: str | None = None
+    crowd: Crowd = "drop"
 
 
 # --- the commands ----------------------------------------------------------------------------------------
@@ -69,38 +77,40 @@ class Selection:
 def convert(
     selection: Selection,
     out: Path,
-    split: SplitSpec,
+    split: SplitSpec | None = None,
     *,
-    image_format: ImageFormat = "jpg",
+    image_format: ImageFormat | None = None,
     seed: int = 0,
     run: Run = Run(),
 ) -> dict[str, Any]:
-    """Label files and raw frames to a full-frame dataset in ``out``; returns its report. Raises DtldError."""
-    _refuse_inputs_of(selection, split, out)
-    cut = Cut(FULL_FRAMES, None, seed, f".{image_format}")
+    """Label files and their frames to a full-frame dataset in ``out``; returns its report. Raises DtldError.
+
+    ``split`` None keeps the splits of an import that has some, ``image_format`` None the format of its images; else
+    they are ``SplitSpec()`` and jpg.
+    """
+    cut = Cut(FULL_FRAMES, None, seed, image_format and f".{image_format}")
     return _execute(
-        lambda: _plan_labels("convert", selection, split, cut, None, None, run.strict), selection.root, out, run
+        lambda: _plan_labels("convert", selection, out, split, cut, None, None, run.strict), selection.root, out, run
     )
 
 
 def prepare(
     selection: Selection,
     out: Path,
-    split: SplitSpec,
+    split: SplitSpec | None,
     tiles: TileSpec,
     augment: AugmentSpec,
     *,
     empty_ratio: float | None = 0.1,
     max_images: MaxImages = None,
-    image_format: ImageFormat = "jpg",
+    image_format: ImageFormat | None = None,
     seed: int = 0,
     run: Run = Run(),
 ) -> dict[str, Any]:
     """`convert`, `tile` and `augment` in one pass: each frame is decoded once. Returns the report."""
-    _refuse_inputs_of(selection, split, out)
-    cut = Cut(tiles, augment, seed, f".{image_format}")
+    cut = Cut(tiles, augment, seed, image_format and f".{image_format}")
     return _execute(
-        lambda: _plan_labels("prepare", selection, split, cut, empty_ratio, max_images, run.strict),
+        lambda: _plan_labels("prepare", selection, out, split, cut, empty_ratio, max_images, run.strict),
         selection.root,
         out,
         run,
@@ -153,53 +163,114 @@ def split(root: Path, out: Path, spec: SplitSpec, *, seed: int = 0, run: Run = R
     )
 
 
-def _refuse_inputs_of(selection: Selection, split: SplitSpec, out: Path) -> None:
-    """Raise DatasetError if OUT is or holds what is read. In ROOT it may lie: frames are only looked for by name."""
-    files = [*selection.labels, selection.rules, split.split_file, *split.val_labels, *split.test_labels]
-    refuse_inputs(out, [*files, selection.root], inside=False)
-
-
 def _plan_labels(
     command: str,
     selection: Selection,
-    split: SplitSpec,
+    out: Path,
+    split: SplitSpec | None,
     cut: Cut,
     empty_ratio: float | None,
     max_images: MaxImages,
     strict: bool,
 ) -> Plan:
-    rules = load_rules(selection.rules)
-    labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
-    decided = _split_labels(selection, labels, split)
+    given = _read_import(selection, out, split, cut) or _read_labels(selection, out, split or SplitSpec(), cut)
     found = find_sources(
-        select(labels, selection.cities, selection.limit),
+        select(given.labels, selection.cities, selection.limit),
         selection.root,
-        rules,
-        lambda sequences: assign_splits(sequences, split, cut.seed, decided),
+        given.classes,
+        given.assign,
         strict=strict,
         follow_symlinks=selection.follow_symlinks,
+        shown=given.cut.shown,
     )
     settings = {
         "command": command,
-        "rules": rules.table,
+        **given.settings,
         "cities": selection.cities,
         "limit": selection.limit,
-        "split": _plain(split),
         **_tiling(cut.spec, empty_ratio, max_images),
         "augment": cut.augment and asdict(cut.augment),
-        "image_format": str(cut.suffix).lstrip("."),
+        "image_format": given.cut.suffix and given.cut.suffix.lstrip("."),
         "seed": cut.seed,
     }
     plan = plan_images(
         settings,
-        rules.class_names,
+        given.classes.class_names,
         found.sources,
-        cut,
+        given.cut,
         empty_ratio=empty_ratio,
         max_images=max_images,
         skipped=found.skipped,
     )
-    return replace(plan, notes=tuple(found.notes))
+    return replace(plan, notes=(*given.notes, *found.notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What LABELS say, whoever wrote them: frames, classes, the splits of sequences, and how frames are cut then."""
+
+    labels: Labels
+    classes: Classes
+    settings: Mapping[str, Any]
+    assign: Callable[[Mapping[SequenceId, int]], Mapping[SequenceId, Split]]
+    cut: Cut
+    notes: tuple[str, ...] = ()
+
+
+def _read_labels(selection: Selection, out: Path, split: SplitSpec, cut: Cut) -> _Given:
+    """The label files of DTLD."""
+    files = [*selection.labels, rules_file(selection.rules), split.split_file, *split.val_labels, *split.test_labels]
+    # In ROOT it may lie: frames are only looked for by name.
+    refuse_inputs(out, [*files, selection.root], inside=False)
+    for option, is_given in (("--sequence-from", selection.sequence_from), ("--crowd", selection.crowd != "drop")):
+        if is_given:
+            raise UsageError(f"{option}: is for a data.yaml or a COCO JSON, got label files of DTLD; leave it out")
+    rules = load_rules(selection.rules)
+    labels = read_labels([*selection.labels, *split.val_labels, *split.test_labels])
+    decided = _split_labels(selection, labels, split)
+    return _Given(
+        labels,
+        rules,
+        {"rules": rules.table, "split": _plain(split)},
+        lambda sequences: assign_splits(sequences, split, cut.seed, decided),
+        cut if cut.suffix else replace(cut, suffix=".jpg"),
+    )
+
+
+def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: Cut) -> _Given | None:
+    """The dataset of others that LABELS are, if they are one."""
+    forms = {path: form for path in selection.labels if (form := form_of(path))}
+    if not forms:
+        return None
+    (path, form), *_ = forms.items()
+    if len(selection.labels) > 1:
+        raise UsageError(f"LABELS: got {len(selection.labels)} files, expected {path} alone: one dataset is imported")
+    if selection.rules:
+        raise UsageError(f"--rules: is for the attributes of DTLD's lights, but {path} names classes; leave it out")
+    if split and (split.val_labels or split.test_labels):
+        raise UsageError(f"--val-labels, --test-labels: are for label files of DTLD, got {path}; leave them out")
+    # Not in ROOT either: images are looked for in whole folders of it.
+    refuse_inputs(out, [path, split.split_file if split else None, selection.root])
+    found = read_import(path, form, selection.root, selection.sequence_from, selection.crowd)
+    notes = found.notes
+    if split is None and found.splits:
+        own = found.split_of_sequences()
+        notes += ("the source's own splits are kept; --val, --test and the like split anew by whole sequences",)
+    else:
+        own, split = {}, split or SplitSpec()
+
+    def assign(sequences: Mapping[SequenceId, int]) -> Mapping[SequenceId, Split]:
+        return assign_splits(sequences, split, cut.seed) if split else own
+
+    made_by = {"form": form, "sequence_from": selection.sequence_from, "crowd": selection.crowd}
+    return _Given(
+        Labels(found.frames, {}, {}),
+        found.classes,
+        {"import": {**made_by, "classes": found.classes.class_names}, "split": split and _plain(split)},
+        assign,
+        replace(cut, shown=True),
+        notes,
+    )
 
 
 def _split_labels(selection: Selection, labels: Labels, spec: SplitSpec) -> dict[SequenceId, Split]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import imagesize
@@ -27,26 +27,57 @@ MAX_PIXELS = 2**27  # 64 DTLD frames; a header that claims more is refused befor
 #: How files of these kinds begin, TIFF's first: OpenCV reads others, but whether it turns them is not known here.
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff")
 
+#: Suffix -> how such a file starts and ends. Decoders may fill the rest of a truncated JPEG with grey and say nothing.
+JPEG = (b"\xff\xd8\xff", b"\xff\xd9")
+MARKS = {".jpg": JPEG, ".jpeg": JPEG, ".png": (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82")}
+PNG_DEPTH = 24  # the byte that says how many bits a sample has
+#: Orientation -> HxWxC pixels as stored to pixels as shown; of 5 to 8, width and height change places.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+}
+
 # Unreadable frames are reported by name; OpenCV's own lines on stderr would only hide that.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+class Header(NamedTuple):
+    """What the header of an image file says: its size in pixels, and how the stored pixels are to be turned."""
+
+    size_wh: tuple[int, int]
+    orientation: int = UPRIGHT
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels from the header alone. Raises ImageError."""
+    return read_header(path).size_wh
+
+
+def read_header(path: Path, *, shown: bool = False) -> Header:
+    """Size and Orientation from the header alone; the size as ``shown``, or as stored of one that is not to be turned.
+
+    Raises ImageError.
+    """
     # imagesize, not Pillow: 0.03 ms a file in place of 1 ms, which 40,979 frames wait for before the first pixel.
     width = height = -1
+    orientation = UPRIGHT
     try:
         with path.open("rb") as stream:
             if stream.read(4).startswith(SIGNATURES):
                 width, height = imagesize.get(stream, exif_rotation=False)
-                refuse_turned(path, stream, behind_pixels=False)
+                orientation = _orientation(path, stream, shown, behind_pixels=False)
     except OSError:
         pass  # `_unreadable` says why
     if width == height == -1:
         raise ImageError(f"{path}: {_unreadable(path)}; expected a TIFF, PNG or JPEG image")
     if not (width > 0 < height and width * height <= MAX_PIXELS):
         raise ImageError(f"{path}: got {width} x {height} pixels, expected 1 to {MAX_PIXELS}")
-    return width, height
+    return Header((height, width) if orientation >= 5 else (width, height), orientation)
 
 
 def refuse_turned(path: Path, stream: BinaryIO, *, behind_pixels: bool = True) -> None:
@@ -59,17 +90,32 @@ def refuse_turned(path: Path, stream: BinaryIO, *, behind_pixels: bool = True) -
         )
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as HxWx3 uint8 BGR; raw Bayer frames are demosaiced. Raises ImageError."""
-    image_size(path)  # a header that claims 2^31 pixels must not get to the decoder
+def _orientation(path: Path, stream: BinaryIO, shown: bool, *, behind_pixels: bool = True) -> int:
+    """The Orientation of a PNG or JPEG that is taken as ``shown``; else UPRIGHT. Raises ImageError for any other."""
+    stream.seek(0)
+    if not shown or stream.read(4) in SIGNATURES[:4]:  # OpenCV turns some TIFF files by itself
+        refuse_turned(path, stream, behind_pixels=behind_pixels)
+        return UPRIGHT
+    orientation = read_orientation(stream, behind_pixels=behind_pixels)
+    return orientation if orientation in TURNS else UPRIGHT
+
+
+def read_image(path: Path, *, shown: bool = False) -> np.ndarray:
+    """Read an image as HxWx3 uint8 BGR; raw Bayer frames are demosaiced. Raises ImageError.
+
+    One that is to be turned is an error; taken as ``shown``, as trainers take it, it is turned.
+    """
+    read_header(path, shown=shown)  # a header that claims 2^31 pixels must not get to the decoder
     try:
-        image = _decode(path)
+        image, orientation = _decode(path, shown)
     except (OSError, cv2.error) as error:
         reason = " ".join(str(error).split())
         raise ImageError(f"{path}: {reason}; expected a TIFF, PNG or JPEG image") from error
     if image is None:
         raise ImageError(f"{path}: {_unreadable(path)}; expected a whole TIFF, PNG or JPEG image; copy it again")
     channels = 1 if image.ndim == 2 else image.shape[2]
+    if orientation != UPRIGHT:
+        image = np.ascontiguousarray(TURNS[orientation](image))
     if image.dtype == np.uint16 and channels == 1:
         return decode_bayer(image)
     if image.dtype == np.uint8 and channels == 3:
@@ -81,15 +127,34 @@ def read_image(path: Path) -> np.ndarray:
     )
 
 
-def _decode(path: Path) -> np.ndarray | None:
-    """imread takes a third of imdecode's time for a raw TIFF, but lets truncated JPEGs pass, their rest grey."""
+def _decode(path: Path, shown: bool) -> tuple[np.ndarray | None, int]:
+    """The stored pixels and how to turn them.
+
+    imread takes a third of imdecode's time for a raw TIFF, but lets truncated JPEGs pass, their rest grey.
+    """
     with path.open("rb") as stream:
         is_tiff = stream.read(4) in SIGNATURES[:2]
     if is_tiff:
-        return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        return cv2.imread(str(path), cv2.IMREAD_UNCHANGED), UPRIGHT
     data = np.fromfile(path, np.uint8)
-    refuse_turned(path, io.BytesIO(data.data))
-    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    orientation = _orientation(path, io.BytesIO(data.data), shown)
+    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED), orientation
+
+
+def read_encoded(path: Path, suffix: str) -> bytes | None:
+    """The bytes of an upright 8-bit image file that has the format of ``suffix`` already, else None.
+
+    What stands behind the end of the image is left out: phones put more pictures there. Raises ImageError.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}; expected a {suffix[1:]} image") from error
+    start, end = MARKS[suffix]
+    place = data.rfind(end)
+    if not data.startswith(start) or place < 0 or (suffix == ".png" and data[PNG_DEPTH] > 8):
+        return None
+    return data[: place + len(end)] if read_orientation(io.BytesIO(data)) == UPRIGHT else None
 
 
 def decode_bayer(raw: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from dtld_tools.dataset.names import COPY_NAME, image_name, image_path
 from dtld_tools.dataset.records import frame_to_json, image_to_json
 from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.augment import AugmentSpec, draw_recipe
+from dtld_tools.pixels.images import MARKS
 from dtld_tools.planning.sources import Skipped, Source
 from dtld_tools.planning.tile import tile_frame
 from dtld_tools.types import Dropped, FrameRecord, ImageRecord, LightId, Split, Tile, TileSpec
@@ -30,11 +31,15 @@ from dtld_tools.versions import package_version
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One source image and what is made of it; ``verbatim`` originals are copied byte by byte."""
+    """One source image and what is made of it; ``verbatim`` originals are copied byte by byte.
+
+    ``shown`` says that its boxes count pixels as shown, when they are turned by the file's Orientation.
+    """
 
     source: Path
     images: tuple[ImageRecord, ...]
     verbatim: bool = False
+    shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Cut:
     """How a source becomes images; called in the workers.
 
     An image is made unless its rank, a number drawn from (seed, name), is above its split's ``last_rank``, or above
-    ``last_empty`` for an empty training tile. ``suffix`` None keeps the source's.
+    ``last_empty`` for an empty training tile. ``suffix`` None keeps the source's if it is one of a dataset's images.
     """
 
     spec: TileSpec
@@ -86,6 +91,7 @@ class Cut:
     suffix: str | None
     last_empty: int | None = None
     last_rank: Mapping[Split, int] = field(default_factory=dict)
+    shown: bool = False
 
     def __call__(self, source: Source) -> FramePlan:
         """The frame's line and its images."""
@@ -97,11 +103,11 @@ class Cut:
             image = _image_record(frame, tile, name, self.spec)
             images += [image, *copies(image, self.augment, self.seed)]
         frame = _with_drops(frame, [tile for tile, _ in tiles], [tile for tile, _ in kept])
-        return FramePlan(frame, (Job(source.path, tuple(images)),) if images else ())
+        return FramePlan(frame, (Job(source.path, tuple(images), shown=self.shown),) if images else ())
 
     def tiles(self, source: Source) -> list[tuple[Tile, str]]:
         """All tiles of a source with their images' names."""
-        frame, suffix, is_whole = source.frame, self.suffix or source.path.suffix, self.spec.layout == "frame"
+        frame, suffix, is_whole = source.frame, self.suffix or kept_suffix(source.path), self.spec.layout == "frame"
         return [
             (tile, image_name(frame.frame, frame.sequence, None if is_whole else tile.window, suffix))
             for tile in tile_frame(frame.width, frame.height, frame.lights, self.spec)
@@ -226,9 +232,15 @@ def _check_name(source: Source, sources: Callable[[], Iterable[Source]], names: 
     if name in names:
         first = next(s.frame for s in sources() if image_name(s.frame.frame, s.frame.sequence, None, "") == name)
         raise DatasetError(
-            f"{frame.frame}: its images would be named {name}... as those of {first.frame}; rename one folder"
+            f"{frame.frame}: its images would be named {name}... as those of {first.frame}; rename one folder or file"
         )
     names.add(name)
+
+
+def kept_suffix(path: Path) -> str:
+    """The ending of the images of a source whose format is kept: its own for a JPEG or PNG, else that of a PNG."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in MARKS else ".png"
 
 
 def rank(seed: int, name: str) -> int:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from dtld_tools.dataset.consistency import read_consistent
 from dtld_tools.dataset.names import image_name, image_path
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
-from dtld_tools.labels.collapse import Rules
 from dtld_tools.labels.locate import candidates, locate
 from dtld_tools.labels.parse import Labels
-from dtld_tools.pixels.images import image_size
+from dtld_tools.pixels.images import Header, read_header
+from dtld_tools.pixels.orientation import UPRIGHT
 from dtld_tools.threads import map_in_order
 from dtld_tools.types import Box, Dropped, Frame, FrameRecord, Light, SequenceId, Split, Target
 
@@ -66,39 +67,58 @@ def select(labels: Labels, cities: Sequence[str], limit: int | None) -> tuple[Fr
     return frames[:limit]
 
 
+class Classes(Protocol):
+    """Which class a light has: `Rules` for DTLD's attributes, those that the source names for an import."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes 0, 1, ..."""
+
+    def class_of(self, light: Light) -> int | None:
+        """The light's class number; None for one that is dropped."""
+
+
 def find_sources(
     frames: Sequence[Frame],
     root: Path,
-    rules: Rules,
+    classes: Classes,
     assign: Callable[[Mapping[SequenceId, int]], Mapping[SequenceId, Split]],
     *,
     strict: bool,
     follow_symlinks: bool,
+    shown: bool = False,
 ) -> Found:
     """Find the frames' files, read their sizes, assign classes and splits: ``assign`` has those of all sequences.
+
+    ``shown``: an image that is to be turned is taken as it is then, as trainers do, in place of being left out.
 
     The sources come as a function that gives them anew each time, so that they need not all be held. Raises
     DatasetError if none is found, ImageError at the first frame that is left out if ``strict``.
     """
     if not root.is_dir():
-        raise DatasetError(f"{root}: is no folder, expected --root to hold City/Route/Sequence/...")
+        raise DatasetError(f"{root}: is no folder, expected the folder at which the paths of the labels begin")
 
-    def look_at(frame: Frame) -> tuple[Path, tuple[int, int]] | str:
+    def look_at(frame: Frame) -> tuple[Path, Header] | str:
         path = locate(frame.image_path, root, follow_symlinks=follow_symlinks)
         if path is None:
             return "missing"
         if len(os.fsencode(image_name(frame.image_path, frame.sequence, None, ".jpeg"))) > LONGEST_NAME_BYTES:
             return f"unreadable: its name is too long: those of its images may have {LONGEST_NAME_BYTES} bytes"
         try:
-            return path, image_size(path)
+            header = read_header(path, shown=shown)
         except ImageError as error:
             if strict:
                 raise
             return f"unreadable: {str(error).removeprefix(f'{path}: ')}"
+        if frame.size_wh in (None, header.size_wh):
+            return path, header
+        (got, its), (expected, labelled) = header.size_wh, frame.size_wh
+        turned = "" if header.orientation == UPRIGHT else f" as Orientation {header.orientation} shows it"
+        return f"unreadable: got {got} x {its} pixels{turned}, expected {expected} x {labelled} as its labels say"
 
-    found: list[tuple[Frame, str, tuple[int, int]]] = []
+    found: list[tuple[Frame, str, Header]] = []
     skipped: list[Skipped] = []
-    sizes: dict[tuple[int, int], tuple[int, int]] = {}  # one for all frames, as a rule
+    headers: dict[Header, Header] = {}  # one for all frames, as a rule
     # Waits for the disk, not for the processor; a task for each frame would cost as much as its answer.
     batches = [frames[start : start + 32] for start in range(0, len(frames), 32)]
     answers = map_in_order(lambda batch: [look_at(frame) for frame in batch], batches, 8)
@@ -106,48 +126,58 @@ def find_sources(
         if not isinstance(seen, str):
             name = seen[0].relative_to(root).as_posix()
             name = frame.image_path if name == frame.image_path else name
-            found.append((frame, name, sizes.setdefault(seen[1], seen[1])))
+            found.append((frame, name, headers.setdefault(seen[1], seen[1])))
             continue
         tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
         if strict:
             reason = f"no such file, tried {tried}" if seen == "missing" else seen
             raise ImageError(f"{frame.image_path}: {reason}; leave out --strict to skip it")
-        skipped.append(Skipped(frame.image_path, seen, len(frame.lights)))
+        skipped.append(Skipped(frame.image_path, seen, len(frame.lights) + len(frame.dropped)))
     if not found:
         first = skipped[0]
         tried = " and ".join(str(path) for path in candidates(first.frame, root))
         raise DatasetError(
             f"{root}: none of {len(frames)} frames can be read ({first.frame}: {first.reason}; tried {tried}); "
-            "expected City/Route/Sequence/... below --root"
+            "expected --root to be the folder at which the paths of the labels begin, as City/Route/Sequence/..."
         )
     splits = assign(Counter(frame.sequence for frame, _, _ in found))
 
     here = root.absolute()  # a worker on another machine stands elsewhere
 
     def sources() -> Iterator[Source]:
-        for frame, name, size_wh in found:
-            yield Source(here / name, frame_record(frame, size_wh, splits[frame.sequence], rules, name))
+        for frame, name, header in found:
+            yield Source(here / name, frame_record(frame, header.size_wh, splits[frame.sequence], classes, name))
 
     return Found(sources, skipped, _notes(found))
 
 
-def _notes(found: Sequence[tuple[Frame, str, tuple[int, int]]]) -> list[str]:
-    """One line on frames that lie under another ending than their labels say."""
+def _notes(found: Sequence[tuple[Frame, str, Header]]) -> list[str]:
+    """A line each on frames that lie under another ending than their labels say, and on those that are turned."""
+    notes = []
     others = [(frame, name) for frame, name, _ in found if not name.endswith(PurePosixPath(frame.image_path).name)]
-    if not others:
-        return []
-    frame, name = others[0]
-    return [f"{len(others)} frames have another ending than in the labels, such as {name} for {frame.image_path}"]
+    if others:
+        frame, name = others[0]
+        notes.append(
+            f"{len(others)} frames have another ending than in the labels, such as {name} for {frame.image_path}"
+        )
+    turned = [name for _, name, header in found if header.orientation != UPRIGHT]
+    if turned:
+        notes.append(f"{len(turned)} images are turned as their Orientation says, such as {turned[0]}")
+    return notes
 
 
-def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, rules: Rules, name: str) -> FrameRecord:
+def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, classes: Classes, name: str) -> FrameRecord:
     """Clip a frame's lights to the frame and give them classes; what is left over has a reason."""
     width, height = size_wh
     lights: list[Target] = []
-    dropped: list[Dropped] = []
-    clipped = clip_boxes([light.box for light in frame.lights], Box(0, 0, width, height))
+    whole = Box(0, 0, width, height)
+    dropped = [replace(each, box=each.box and clip_boxes([each.box], whole)[0]) for each in frame.dropped]
+    boxes = [light.box for light in frame.lights]
+    if frame.in_shares:
+        boxes = [Box(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes]
+    clipped = clip_boxes(boxes, whole)
     for index, (light, box) in enumerate(zip(frame.lights, clipped, strict=True)):
-        class_id = rules.class_of(light)
+        class_id = classes.class_of(light)
         if _repeats(light, frame.lights[:index]):
             dropped.append(Dropped(light.unique_id, "duplicate", class_id, box))
         elif light.box.area <= 0:

@@ -24,13 +24,9 @@ from dtld_tools.dataset.consistency import (
 from dtld_tools.dataset.names import image_path, label_path
 from dtld_tools.dataset.records import label_text
 from dtld_tools.errors import ImageError
-from dtld_tools.pixels.images import read_image
+from dtld_tools.pixels.images import MARKS, read_image
 from dtld_tools.planning.tile import image_size, targets_in, tile_frame
 from dtld_tools.types import FrameRecord, ImageRecord, LightId, Tile, TileSpec
-
-#: Suffix -> how such a file starts and ends. Decoders may fill the rest of a truncated JPEG with grey and say nothing.
-JPEG = (b"\xff\xd8\xff", b"\xff\xd9")
-MARKS = {".jpg": JPEG, ".jpeg": JPEG, ".png": (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from kd.config import TrainConfig
 from kd.distillation.balance import BATCHES, Balance
 from kd.distillation.links import TeacherLink, matching_classes
-from kd.distillation.outputs import by_level, joined, resized, student_branches
+from kd.distillation.outputs import by_level, head_like, joined, resized, student_branches
+from kd.distillation.soft_anchors import AnchoredSoftLabels
 from kd.distillation.soft_labels import SoftLabels
+from kd.distillation.teacher import anchors_of
 from kd.distillation.unlabeled import Unlabeled, statistics_kept
 from kd.errors import DistillationError
-from kd.methods.batch import Batch, Prediction, Queries
+from kd.methods.batch import Batch, Queries
 from kd.methods.registry import METHODS
 from kd.show import named_weights
 from kd.ultra import session
@@ -44,7 +46,8 @@ class Distillation:
         self.factor = 1.0  # the schedule's, set before every step; at 0 the teacher does not run
         self.balance = Balance(config.balance, (name for name, _ in config.methods)) if config.balance else None
         self.unlabeled: Unlabeled | None = None  # images that the terms alone see
-        self.soft_labels = SoftLabels() if config.cached else None  # in place of links
+        soft_labels = AnchoredSoftLabels if anchors_of(model) else SoftLabels
+        self.soft_labels = soft_labels() if config.cached else None  # in place of links
         self._steps = 0
         self._off: dict[str, Tensor] = {}  # method -> consecutive steps with boxes at which it was zero or not finite
 
@@ -138,11 +141,11 @@ class Distillation:
             if isinstance(outputs, Queries):
                 heads = {"student_queries": Queries(**branches[0]["queries"]), "teacher_queries": outputs}
             elif outputs:
+                head, said = self.model.model[-1], [b for b in branches if b.keys() & {"scores", "raw"}]
                 heads = {
-                    "student_heads": [dict(zip(own, by_level(b), strict=True)) for b in branches if "scores" in b],
+                    "student_heads": [dict(zip(own, by_level(b, head), strict=True)) for b in said],
                     "teacher_heads": [
-                        {s: Prediction(*(resized(m, student[s]) for m in head[t])) for s, t in levels.items()}
-                        for head in outputs
+                        {s: head_like(head[t], features[t], student[s]) for s, t in levels.items()} for head in outputs
                     ],
                 }
             inputs.append(
@@ -153,7 +156,7 @@ class Distillation:
                     boxes_xyxy=boxes_xyxy,
                     image_index=batch["batch_idx"].to(images.device).reshape(-1).long(),
                     classes=matching_classes(self.model.names, link.teacher.names),
-                    priors=getattr(self.model.model[-1], "priors", None),
+                    priors=anchors_of(self.model),
                     **heads,
                 )
             )

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from kd.config import GRID_PX, TrainConfig, require_side
-from kd.distillation.teacher import Teacher, probe_levels
+from kd.distillation.teacher import Teacher, anchors_of, load_detector, probe_levels
 from kd.errors import DistillationError
 from kd.methods.adapters import Adapters
-from kd.methods.facts import FACTS, HEADLESS, NEEDS_QUERIES
+from kd.methods.facts import FACTS, HEADLESS, NEEDS_QUERIES, ON_FEATURES, ON_HEADS, either
+from kd.methods.fgfi_config import Priors
+from kd.methods.masks import Anchors
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def link_teachers(
     """
     methods = {name for name, _ in config.methods}
     ratio = (config.teacher_imgsz or config.imgsz) / config.imgsz
-    own = probe_levels(student)
+    own, anchors = probe_levels(student), anchors_of(student)
+    if anchors:
+        anchors = dict(given_anchors(config) or anchors)
     links = []
     for spec, share in zip(config.teachers, config.shares, strict=True):
         head = {"with_head": config.needs_head or config.chooses, "with_queries": bool(methods & NEEDS_QUERIES)}
@@ -52,6 +56,8 @@ def link_teachers(
             require_side("teacher-imgsz", config.teacher_imgsz, max(GRID_PX, *teacher.levels))
         require_comparable(teacher, methods, names, getattr(student.model[-1], "reg_max", 0))
         levels = match_levels(own, teacher.levels, spec, ratio)
+        if compares_heads(config):
+            require_equal_anchors(teacher, anchors, levels)
         if config.needs_head:
             require_equal_grids(config, own, teacher.levels, spec)
         channels = {s: (own[s], teacher.levels[t]) for s, t in levels.items()}
@@ -87,6 +93,59 @@ def require_comparable(teacher: Teacher, methods: Collection[str], names: Mappin
                 f"{teacher.spec}: {facts.name}: got reg_max {teacher.reg_max} with the student's {reg_max}, expected "
                 f"the same above 1 (box distributions of equal bins): choose box, which compares the boxes themselves"
             )
+
+
+def given_anchors(config: TrainConfig) -> Priors | None:
+    """The anchors that a run gives a classic student: those asked for, or of a teacher whose head it is to be like.
+
+    That is one that it inherits from or, for a student without weights, one that a method compares heads with. None: it
+    has its own. Raises ModelError for a teacher that cannot be loaded.
+    """
+    if config.fgfi.priors:
+        return config.fgfi.priors
+    teachers = [config.inherit] if config.inherit else list(config.teachers[:1]) if compares_heads(config) else []
+    if not teachers or config.student.lower().endswith(".pt"):
+        return None
+    found = anchors_of(load_detector(teachers[0]).model)
+    return tuple(found.items()) if found else None
+
+
+def compares_heads(config: TrainConfig) -> bool:
+    """Whether a method compares what the heads of student and teacher say."""
+    return any(name in ON_HEADS for name, _ in config.methods)
+
+
+def require_equal_anchors(teacher: Teacher, own: Anchors | None, levels: Mapping[int, int]) -> None:
+    """Raise DistillationError unless a student with the anchors ``own`` predicts for the same boxes as its teacher.
+
+    ``levels`` are the shared ones, as in `TeacherLink`. Anchors count in cells, to the hundredth that files round to.
+    """
+    theirs = teacher.priors
+    if not own and not theirs:
+        return
+
+    def sides(anchors: Anchors, strides: Iterable[int]) -> list[float]:
+        return [side / stride for stride in strides for size in anchors[stride] for side in size]
+
+    if own and theirs:
+        pair = sides(own, levels), sides(theirs, levels.values())
+        if len(pair[0]) == len(pair[1]) and all(math.isclose(*both, rel_tol=0.01) for both in zip(*pair, strict=True)):
+            return
+    like = "inherit from it (--inherit), or give its anchors by --priors RUN/run.json, or " if own and theirs else ""
+    raise DistillationError(
+        f"{teacher.spec}: methods on heads: got a teacher with {_told(theirs)} and a student with {_told(own)}, "
+        f"expected equal ones: {like}choose a method on features: {either(ON_FEATURES)}"
+    )
+
+
+def _told(anchors: Anchors | None) -> str:
+    """Anchors in words.
+
+    >>> _told({8: [(10, 13), (16, 30)]}), _told(None)
+    ('anchors 10x13, 16x30 at stride 8', 'no anchors')
+    """
+    levels = (f"{', '.join(f'{w:g}x{h:g}' for w, h in sizes)} at stride {s}" for s, sizes in (anchors or {}).items())
+    return f"anchors {'; '.join(levels)}" if anchors else "no anchors"
 
 
 def match_levels(student: Iterable[int], teacher: Iterable[int], spec: str, ratio: float = 1.0) -> dict[int, int]:

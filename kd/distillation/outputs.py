@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.methods.batch import Prediction
 
@@ -35,15 +35,27 @@ def joined(first: Any, second: Any) -> Any:
     return torch.cat((first, second))
 
 
-def by_level(preds: dict[str, Any]) -> list[Prediction]:
-    """A head's training output as predictions [B, C, H, W] per level; it comes with all levels' cells in a row."""
+def by_level(preds: dict[str, Any], head: nn.Module) -> list[Prediction]:
+    """The training output of a branch of ``head`` as predictions per level; it comes with all levels' cells in a row.
+
+    One of a head with anchors comes by level.
+    """
+    if "raw" in preds:
+        return head.predictions(preds["raw"])
     shapes = [features.shape[2:] for features in preds["feats"]]
     parts = [preds[key].split([h * w for h, w in shapes], 2) for key in ("scores", "boxes")]
     return [Prediction(*(p.unflatten(2, shape) for p in pair)) for *pair, shape in zip(*parts, shapes, strict=True)]
 
 
-def resized(maps: Tensor, like: Tensor) -> Tensor:
-    """Maps [B, C, H, W] on the cells of ``like``, bilinearly; as they are where these are theirs."""
-    if maps.shape[2:] == like.shape[2:]:
+def head_like(head: Prediction, features: Tensor, like: Tensor) -> Prediction:
+    """A head's prediction on the cells of ``like``; ``features`` are those that it was made from."""
+    anchors = head.scores.shape[2] // features.shape[2]
+    return head.each(lambda maps: resized(maps, like, anchors))
+
+
+def resized(maps: Tensor, like: Tensor, anchors: int = 1) -> Tensor:
+    """Maps [B, C, A H, W] of A ``anchors`` on the cells of ``like``, bilinearly; as they are where these are theirs."""
+    cells = maps.unflatten(2, (anchors, -1)).flatten(1, 2)  # [B, C A, H, W]
+    if cells.shape[2:] == like.shape[2:]:
         return maps
-    return F.interpolate(maps.float(), like.shape[2:], mode="bilinear")
+    return F.interpolate(cells.float(), like.shape[2:], mode="bilinear").unflatten(1, (-1, anchors)).flatten(2, 3)

@@ -55,6 +55,13 @@ class Rows(NamedTuple):
     scores: Tensor
 
 
+def rows_of(batch: Mapping[str, Any]) -> Rows:
+    """A teacher's detections in the images of a batch."""
+    height, width = batch["img"].shape[2:]
+    packed = pad_sequence(list(batch[ROWS]), batch_first=True).to(batch["img"].device)  # [B, N, 4 + K]
+    return Rows(xywh2xyxy(packed[..., :4]) * packed.new_tensor([width, height] * 2), packed[..., 4:])
+
+
 class SoftLabels:
     """The term of a batch, from what the assigners of the student's own criterion were last seen to do."""
 
@@ -72,9 +79,7 @@ class SoftLabels:
 
     def __call__(self, task: Any, preds: Any, batch: Mapping[str, Any]) -> Tensor:
         """The term per image, as Ultralytics' own loss items are; float32."""
-        height, width = batch["img"].shape[2:]
-        packed = pad_sequence(list(batch[ROWS]), batch_first=True).to(batch["img"].device)  # [B, N, 4 + K]
-        rows = Rows(xywh2xyxy(packed[..., :4]) * packed.new_tensor([width, height] * 2), packed[..., 4:])
+        rows = rows_of(batch)
         branches = zip(_branches(task), student_branches(preds), strict=True)
         terms = [
             share * difference(criterion, branch, self._seen.pop(id(criterion.assigner)), rows)

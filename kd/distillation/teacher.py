@@ -21,6 +21,7 @@ from kd.config import GRID_PX
 from kd.errors import DistillationError, ModelError
 from kd.methods.batch import Prediction, Queries
 from kd.methods.facts import HEADLESS, NEEDS_HEAD, NEEDS_QUERIES, SOFT_LABELS, either
+from kd.methods.masks import Anchors
 from kd.ultra import classic, models, session
 
 
@@ -42,12 +43,14 @@ def load_detector(spec: str) -> YOLO:
 
 
 def require_branches(model: nn.Module, spec: str) -> None:
-    """Raise DistillationError for a teacher without a one-to-many branch like YOLO's, which methods on heads read."""
+    """Raise DistillationError for a teacher without scores in each cell, which methods on heads read.
+
+    Those are a classic YOLOv5's, and those of a one-to-many branch.
+    """
     head = model.model[-1]
-    if type(head) not in (Detect, v10Detect) or head.cv2 is None:
-        kind = "n anchor-based" if isinstance(head, classic.Detect) else f" {type(head).__name__}"
+    if type(head) not in (Detect, v10Detect, classic.Detect) or head.cv2 is None:
         raise DistillationError(
-            f"{spec}: teacher: got a{kind} head without a one-to-many branch like YOLO's, expected "
+            f"{spec}: teacher: got a {type(head).__name__} head without a one-to-many branch like YOLO's, expected "
             f"one for {', '.join(sorted((*NEEDS_HEAD, SOFT_LABELS)))}, --fgfi soft=true and --combine best: choose "
             f"{HEADLESS}, and the mean"
         )
@@ -63,29 +66,37 @@ def require_decoder(model: nn.Module, spec: str) -> None:
         )
 
 
+def anchors_of(model: nn.Module) -> Anchors | None:
+    """The anchors of a classic model; None of others."""
+    return getattr(model.model[-1], "priors", None)
+
+
 class Tap(nn.Module):
     """Stands in a head's place: gives the features that the head would read and, ``with_head``, its raw outputs.
 
     It holds the head's convolutions, not the head: folding a model drops a branch of a dual head, and a head in eval
-    mode decodes boxes that nobody needs.
+    mode decodes boxes that nobody needs. One with anchors it holds, for theirs.
     """
 
     def __init__(self, head: nn.Module, with_head: bool) -> None:
         """Take over where the head reads from (``f``), which layer it is (``i``), its branches if ``with_head``."""
         super().__init__()
         self.f, self.i = head.f, head.i
-        branches = [head.one2many] if with_head else []
+        self.anchored = head if with_head and isinstance(head, classic.Detect) else None
+        branches = [head.one2many] if with_head and not self.anchored else []
         if with_head and getattr(head, "one2one_cv2", None) is not None:
             branches.append(head.one2one)
         self.branches = nn.ModuleList(nn.ModuleList([b["cls_head"], b["box_head"]]) for b in branches)
 
-    def forward(self, features: list[Tensor], *_: Any) -> tuple[list[Tensor], list[list[tuple[Tensor, Tensor]]]]:
-        """The levels [B, C, H, W] as they came, and per branch and level class logits and box channels.
+    def forward(self, features: list[Tensor], *_: Any) -> tuple[list[Tensor], list[list[Prediction]]]:
+        """The levels [B, C, H, W] as they came, and per branch and level what the head says.
 
         A decoder's further arguments are ignored.
         """
+        if self.anchored:
+            return features, [self.anchored.predictions(self.anchored.raw(features))]
         outputs = [
-            [(scores(f), boxes(f)) for f, scores, boxes in zip(features, *branch, strict=True)]
+            [Prediction(scores(f), boxes(f)) for f, scores, boxes in zip(features, *branch, strict=True)]
             for branch in self.branches
         ]
         return features, outputs
@@ -150,6 +161,7 @@ class Teacher:
         self.spec, self.ratio = spec, ratio
         self.names: dict[int, str] = dict(yolo.names)
         self.reg_max: int | None = getattr(head, "reg_max", None)
+        self.priors = anchors_of(model)
         model.model[-1] = DecoderTap(head) if with_queries else Tap(head, with_head)
         with session.silence():
             self.model = model.fuse(verbose=False).eval().requires_grad_(False)
@@ -168,8 +180,7 @@ class Teacher:
         levels = dict(zip(self.levels, features, strict=True))
         if isinstance(outputs, Queries):
             return levels, outputs
-        heads = tuple(dict(zip(self.levels, (Prediction(*p) for p in branch), strict=True)) for branch in outputs)
-        return levels, heads
+        return levels, tuple(dict(zip(self.levels, branch, strict=True)) for branch in outputs)
 
     def _resized(self, images: Tensor) -> Tensor:
         step = max(GRID_PX, *self.levels)

@@ -57,7 +57,7 @@ def inherit(student: nn.Module, teacher: nn.Module, batches: Sequence[Tensor], *
     """Give ``student`` its weights; both are detection models in evaluation mode, ``batches`` images [B, 3, H, W].
 
     Rows of the head that stand for classes go by the models' ``names``; those of a class that the teacher does not have
-    stay as they are.
+    stay as they are. A classic student has the teacher's anchors, as many at least.
 
     Without ``solving`` channels are only sliced, evenly spaced, for comparison. Raises ModelError for a pair that does
     not go together.
@@ -86,9 +86,7 @@ class _Birth:
         self.convolutions = dict(convolutions(student))
         self.of_teacher = dict(convolutions(teacher))
         self.counterpart = _counterparts(student, teacher, own, theirs)
-        known = {name: i for i, name in teacher.names.items()}
-        self.classes = [known.get(student.names[i]) for i in sorted(student.names)]  # the teacher's, by the student's
-        self.rows_are_classes = _class_convolutions(student)
+        self.rows = _rows_by_meaning(student, teacher)
         self.chosen: dict[Segment, np.ndarray] = {}  # within the teacher's segment
         self.targets: dict[str, list[Tensor]] = {}
         self.result = Inherited()
@@ -104,7 +102,7 @@ class _Birth:
             for batch in batches:
                 drawn: dict[str, list[Tensor]] = {}
                 for part in batch.split(max(1, len(batch) // PARTS)):
-                    sure = seen(self.teacher(part))
+                    sure = seen(self.teacher(part), self.teacher.model[-1])
                     for name, output in outputs.items():
                         at = draw(sure, output.shape[2:], count, generator).to(output.device)
                         rows = output.flatten(2).gather(2, at[:, None].expand(-1, output.shape[1], -1))
@@ -151,9 +149,9 @@ class _Birth:
         Where the teacher has fewer the rest stay as drawn: of copies, training would never tell one from another.
         """
         out = self.convolutions[name].out_channels
-        if name in self.rows_are_classes:
-            pairs = [(i, there) for i, there in enumerate(self.classes) if there is not None]
-            return np.array([there for _, there in pairs], int), np.array([i for i, _ in pairs], int)
+        if name in self.rows:
+            own, its = np.array(self.rows[name], int).reshape(-1, 2).T
+            return its, own
         if out == rows.shape[1]:
             index = np.arange(out)
             for segment in self.own.outputs[name]:
@@ -288,11 +286,24 @@ def patches(conv: nn.Conv2d, images: Tensor, places: Tensor) -> Tensor:
     return windows[batch, :, places // width, places % width].flatten(2).flatten(0, 1)
 
 
-def _class_convolutions(model: nn.Module) -> set[str]:
-    """The last convolutions of a head's class branches, of which each row stands for a class."""
-    head, layer = model.model[-1], len(model.model) - 1
+def _rows_by_meaning(student: nn.Module, teacher: nn.Module) -> dict[str, list[tuple[int, int]]]:
+    """The last convolutions of a head that tell classes: which of their rows are which of the teacher's, by class name.
+
+    A convolution of a classic head has A times four rows of a box, one of the objectness and K of classes; objectness
+    is that of the teacher's classes, and means nothing without any of them.
+    """
+    known = {name: i for i, name in teacher.names.items()}
+    there = [known.get(student.names[i]) for i in sorted(student.names)]
+    classes = [(own, its) for own, its in enumerate(there) if its is not None]
+    head, layer = student.model[-1], f"model.{len(student.model) - 1}"
+    if isinstance(head, classic.Detect):
+        boxes = [(i, i) for i in range(5 if classes else 4)]
+        of_anchor = [*boxes, *((5 + own, 5 + its) for own, its in classes)]
+        size, theirs = head.no, teacher.model[-1].no
+        rows = [(a * size + own, a * theirs + its) for a in range(head.na) for own, its in of_anchor]
+        return {f"{layer}.m.{level}": rows for level in range(head.nl)}
     return {
-        f"model.{layer}.{branch}.{level}.{len(block) - 1}"
+        f"{layer}.{branch}.{level}.{len(block) - 1}": classes
         for branch in ("cv3", "one2one_cv3")
         for level, block in enumerate(getattr(head, branch, ()))
     }
@@ -336,7 +347,7 @@ def _counterparts(student: nn.Module, teacher: nn.Module, own: Wiring, theirs: W
 def require_family(student: nn.Module, teacher: nn.Module) -> None:
     """Raise ModelError unless two detection models have the same layers, whatever their width and repeats."""
     for model in (student, teacher):
-        require_yolo(model.yaml)
+        require_head(model.yaml)
     layers = list(zip(student.model, teacher.model, strict=False))
     if len(student.model) != len(teacher.model) or not all(m.f == t.f and _alike(m, t) for m, t in layers):
         raise ModelError("inherit: got a teacher of another family, expected one whose layers are those of the student")
@@ -344,10 +355,8 @@ def require_family(student: nn.Module, teacher: nn.Module) -> None:
         raise ModelError("inherit: got a teacher whose batch norms are folded, expected one as training has left it")
 
 
-def require_yolo(layout: Mapping[str, Any]) -> None:
-    """Raise ModelError for the model yaml of a classic YOLOv5 or an RT-DETR."""
-    if classic.is_classic_yaml(layout):
-        raise ModelError("inherit: got a classic YOLOv5, expected an anchor-free model: others inherit no weights yet")
+def require_head(layout: Mapping[str, Any]) -> None:
+    """Raise ModelError for the model yaml of an RT-DETR."""
     if has_decoder(layout):
         raise ModelError("inherit: got an RT-DETR, expected a model with a Detect head: others inherit no weights yet")
 

@@ -10,17 +10,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd.distillation.outputs import by_level, student_branches
+from kd.methods.batch import by_cell
 
 
-def seen(preds: Any) -> Tensor:
+def seen(preds: Any, head: nn.Module) -> Tensor:
     """How sure a detector is that an object of any class is there, 0 to 1, by its finest cells [B, 1, H, W].
 
     ``preds`` is what its head gives in training mode.
     """
-    levels = [level.scores.sigmoid().amax(1, keepdim=True) for level in by_level(student_branches(preds)[0])]
+    preds = student_branches(preds)[0]
+    found = zip(by_level(preds, head), preds["feats"], strict=True)
+    levels = [by_cell(level.confidence(), features.shape[2])[:, None] for level, features in found]
     maps = [F.interpolate(level, levels[0].shape[2:]) for level in levels]
     return torch.stack(maps).amax(0)
 

@@ -1,7 +1,7 @@
 """A teacher's file and a student's architecture in, a checkpoint of the student with inherited weights out.
 
-Invariant: the checkpoint is a plain one of Ultralytics; `kd train --student` and any other tool start from it as from
-pretrained weights.
+Invariant: the checkpoint is a plain one of Ultralytics, or of the official YOLOv5; `kd train --student` and any other
+tool start from it as from pretrained weights.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from kd.config import require_number
-from kd.distillation.teacher import load_detector
+from kd.distillation.teacher import anchors_of, load_detector
 from kd.errors import DataError, ModelError, UsageError
 from kd.files import require_no_input, require_writable, sha256, write_all
 from kd.inheritance.images import training_images
-from kd.inheritance.inherit import inherit, require_yolo
+from kd.inheritance.inherit import inherit, require_head
 from kd.scoring.evaluate import image_size, require_same_channels, score
-from kd.ultra import models, session
+from kd.ultra import classic, models, session
 from kd.ultra.data import image_files, resolve_data
 
 IMAGES = 300  # looked at, at most
@@ -53,6 +53,9 @@ class Scale:
     def apply(self, layout: dict[str, Any]) -> dict[str, Any]:
         """A model yaml at this scale; its scale letter stays, since Ultralytics builds some blocks by it."""
         layout = deepcopy(layout)
+        if classic.is_classic_yaml(layout):
+            scaled = (("depth_multiple", self.depth), ("width_multiple", self.width))
+            return layout | {key: layout.get(key, 1.0) * share for key, share in scaled}
         letter = layout.get("scale") or next(iter(layout.get("scales", {})), "")
         usual = [layout.pop("depth_multiple", 1.0), layout.pop("width_multiple", 1.0), float("inf")]
         depth, width, most = layout.get("scales", {}).get(letter, usual)
@@ -97,7 +100,7 @@ def inherit_weights(
     student = str(architecture) if isinstance(architecture, str) else f"{architecture} of {teacher}"
     layout = _layout(source.model.yaml, architecture)
     try:
-        network = fresh_student(layout, view["names"], seed)
+        network = fresh_student(layout, view["names"], seed, source.model)
         files, scoring = image_files(view["train"]), {"device": device, "quiet": quiet}
         account = write_first_weights(
             out, network, source.model, data, files, imgsz, target, scoring, images=images, slicing=slicing
@@ -173,13 +176,20 @@ def _layout(of_teacher: dict[str, Any], architecture: str | Scale) -> dict[str, 
     return yolo.model.yaml
 
 
-def fresh_student(layout: dict[str, Any], names: dict[int, str], seed: int) -> DetectionModel:
-    """A model of this layout with fresh weights and these classes, in evaluation mode. Raises ModelError."""
-    require_yolo(layout)
+def fresh_student(
+    layout: dict[str, Any], names: dict[int, str], seed: int, teacher: nn.Module
+) -> DetectionModel | classic.Model:
+    """A model of this layout with fresh weights and these classes, in evaluation mode; a classic one has the anchors of
+    its ``teacher``. Raises ModelError.
+    """
+    make, layout = (classic.Model if classic.is_classic_yaml(layout) else DetectionModel), deepcopy(layout)
+    if make is classic.Model and (anchors := anchors_of(teacher)):
+        layout["anchors"] = [[side for size in sizes for side in size] for sizes in anchors.values()]
+    require_head(layout)
     try:
         with session.silence(), torch.random.fork_rng():
             torch.manual_seed(seed)
-            network = DetectionModel(deepcopy(layout), nc=len(names), verbose=False)
+            network = make(layout, nc=len(names), verbose=False)
     except Exception as error:  # blocks that cannot be of any width refuse in ways of their own
         raise ModelError(
             f"got no network ({session.first_line(error)}), expected widths that its blocks can have: "
@@ -190,11 +200,12 @@ def fresh_student(layout: dict[str, Any], names: dict[int, str], seed: int) -> D
 
 
 def checkpoint(network: nn.Module, imgsz: int) -> bytes:
-    """A checkpoint as Ultralytics writes one after training: the model in 16 bit, and what it was made for."""
+    """A checkpoint as training writes one: the model in 16 bit, a classic one in the official form, and its purpose."""
     network = deepcopy(network).half()
     network.args, network.task = {"task": "detect", "imgsz": imgsz}, "detect"
     for parameter in network.parameters():
         parameter.requires_grad = False
     file = io.BytesIO()
-    torch.save({"epoch": -1, "model": network, "train_args": {"task": "detect", "imgsz": imgsz}}, file)
+    with classic.official_names():
+        torch.save({"epoch": -1, "model": network, "train_args": {"task": "detect", "imgsz": imgsz}}, file)
     return file.getvalue()

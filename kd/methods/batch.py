@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kd.config import TrainConfig
-from kd.methods.masks import Grid, foreground
+from kd.methods.masks import Anchors, Grid, foreground
 
 CONFIDENT = 0.25  # a teacher's class score from which its cell counts: what Ultralytics' predictor shows by default
 
@@ -24,10 +24,35 @@ Layers = Sequence[tuple[Tensor, Tensor | None]]
 
 
 class Prediction(NamedTuple):
-    """A head's output on one level: ``scores`` [B, K, H, W] class logits, ``boxes`` [B, 4 * reg_max, H, W]."""
+    """A head's output on one level: ``scores`` [B, K, H, W] class logits, ``boxes`` [B, 4 * reg_max, H, W].
+
+    A head with A anchors predicts A times for each cell: it has A H rows, those of an anchor below those of the one
+    before, boxes of reg_max 1 and an ``objectness`` [B, 1, A H, W], logits.
+    """
 
     scores: Tensor
     boxes: Tensor
+    objectness: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Prediction:
+        """The same of changed maps."""
+        return Prediction(*(change(maps) for maps in self if maps is not None))
+
+    def confidence(self, classes: list[int] | None = None) -> Tensor:
+        """The highest class score, of some ``classes`` or all, times any objectness, [B, A H, W] in 0..1; float32."""
+        scores = self.scores.detach().float()
+        highest = (scores if classes is None else scores[:, classes]).amax(1).sigmoid()
+        return highest if self.objectness is None else highest * self.objectness.detach().float().sigmoid()[:, 0]
+
+
+def _rows(mask: Tensor, maps: Tensor) -> Tensor:
+    """The marked cells of maps [B, C, H, W], float32 [N, C]."""
+    return maps.permute(0, 2, 3, 1)[mask].float()
+
+
+def by_cell(rows: Tensor, height: int) -> Tensor:
+    """What A H rows say of H rows of cells, the highest over the anchors: [B, A H, W] -> [B, H, W]."""
+    return rows.unflatten(1, (-1, height)).amax(1)
 
 
 class Queries(NamedTuple):
@@ -41,10 +66,10 @@ class Queries(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """The N cells of all shared levels that count for one branch of the heads.
+    """The N cells of all shared levels that count for one branch of the heads; with anchors, a cell's for each.
 
-    ``student`` and ``teacher`` are predictions as rows, [N, K] and [N, 4 * reg_max]; ``confidence`` [N] the teacher's
-    highest class score, in 0..1.
+    ``student`` and ``teacher`` are predictions as rows, [N, K], [N, 4 * reg_max] and any [N, 1]; ``confidence`` [N] the
+    teacher's highest class score, in 0..1.
     """
 
     student: Prediction
@@ -75,7 +100,7 @@ class Batch:
     classes: list[int] | None = None
     student_queries: Queries | None = None
     teacher_queries: Queries | None = None
-    priors: Mapping[int, Sequence[tuple[float, float]]] | None = None
+    priors: Anchors | None = None
 
     @cached_property
     def cells(self) -> list[Cells]:
@@ -92,7 +117,10 @@ class Batch:
 
         By its one-to-many branch.
         """
-        levels = self._counting(self.teacher_heads[0]).values()
+        levels = []
+        for stride, (mask, confidence) in self._counting(self.teacher_heads[0]).items():
+            height = self.student[stride].shape[2]
+            levels.append((by_cell(mask, height), by_cell(confidence, height)))
         total = sum((confidence * mask).sum((1, 2)) for mask, confidence in levels)
         count = torch.stack([mask.sum((1, 2)) for mask, _ in levels]).sum(0)
         return total / count.clamp(min=1)
@@ -102,8 +130,9 @@ class Batch:
 
         In whichever classes the teacher has; a dual head's by the mean logits of its branches.
         """
-        logits = torch.stack([head[stride].scores.float() for head in self.teacher_heads]).mean(0)  # [B, K, H, W]
-        return logits.sigmoid().amax(1)
+        logits = torch.stack([head[stride].scores.float() for head in self.teacher_heads]).mean(0)  # [B, K, A H, W]
+        mean = self.teacher_heads[0][stride]._replace(scores=logits)
+        return by_cell(mean.confidence(), self.student[stride].shape[2])
 
     def select(self, images: Tensor) -> Batch:
         """The batch of these ``images`` [M] alone, indices in 0..B-1 without repetition, in their order."""
@@ -112,7 +141,7 @@ class Batch:
         index = place[self.image_index]  # [N], -1 for the boxes of images left out
 
         def heads(branches: Sequence[Mapping[int, Prediction]]) -> list[dict[int, Prediction]]:
-            return [{s: Prediction(*(m[images] for m in maps)) for s, maps in branch.items()} for branch in branches]
+            return [{s: maps.each(lambda m: m[images]) for s, maps in branch.items()} for branch in branches]
 
         return replace(
             self,
@@ -125,24 +154,26 @@ class Batch:
         )
 
     def _counting(self, teacher: Mapping[int, Prediction]) -> dict[int, tuple[Tensor, Tensor]]:
-        """Per stride the cells that count, boolean [B, H, W], and the teacher's confidence in each, [B, H, W]."""
+        """Per stride the cells that count, boolean [B, A H, W], and the teacher's confidence in each, [B, A H, W]."""
         counting = {}
-        for stride in self.student:
-            scores = teacher[stride].scores.detach().float()  # [B, K, H, W]
-            scores = scores if self.classes is None else scores[:, self.classes]
-            confidence = scores.amax(1).sigmoid()
-            grid = Grid(stride, *confidence.shape[1:])
-            inside = foreground(self.boxes_xyxy, self.image_index, len(scores), grid)
+        for stride, features in self.student.items():
+            confidence = teacher[stride].confidence(self.classes)
+            grid = Grid(stride, *features.shape[2:])
+            inside = foreground(self.boxes_xyxy, self.image_index, len(features), grid)
+            inside = inside.repeat(1, confidence.shape[1] // grid.height, 1)
             counting[stride] = inside | (confidence > CONFIDENT), confidence
         return counting
 
     def _cells(self, student: Mapping[int, Prediction], teacher: Mapping[int, Prediction]) -> Cells:
-        rows: list[list[Tensor]] = []
-        for stride, (mask, confidence) in self._counting(teacher).items():
-            maps = (*student[stride], *teacher[stride])
-            rows.append([*(m.permute(0, 2, 3, 1)[mask].float() for m in maps), confidence[mask]])
-        joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
-        return Cells(Prediction(*joined[:2]), Prediction(*joined[2:4]), joined[4])
+        counting = self._counting(teacher)
+
+        def rows(head: Mapping[int, Prediction]) -> Prediction:
+            """What a head says in the cells that count, of all levels."""
+            levels = [head[s].each(partial(_rows, mask)) for s, (mask, _) in counting.items()]
+            return Prediction(*(torch.cat(parts) for parts in zip(*levels, strict=True) if parts[0] is not None))
+
+        confidence = torch.cat([confidence[mask] for mask, confidence in counting.values()])
+        return Cells(rows(student), rows(teacher), confidence)
 
 
 #: A method: the term of a batch, an unweighted float32 scalar. Finite and differentiable whatever the batch holds;

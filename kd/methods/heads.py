@@ -1,6 +1,6 @@
 """Methods that compare two heads' outputs in the same cells: classes, boxes, box distributions.
 
-In: rows of N cells, raw as the heads give them. Out: a scalar, unweighted.
+In: rows of N cells, raw as the heads give them; with anchors, a cell's for each. Out: a scalar, unweighted.
 Invariant: float32, 0 with zero gradients for N = 0, and no gradient into the teacher; torch only.
 """
 
@@ -13,24 +13,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config import TrainConfig
-from kd.methods.batch import Batch, Method
+from kd.methods.batch import Batch, Method, Prediction
 
 CLASS_TEMPERATURE = 2.0  # mild: scores near 0 still tell which classes are alike, without drowning those near 1
 BOX_TEMPERATURE = 10.0  # Zheng et al.'s choice
 
 
-def soft_targets(student: Tensor, teacher: Tensor, temperature: float = CLASS_TEMPERATURE) -> Tensor:
+def soft_targets(
+    student: Tensor, teacher: Tensor, temperature: float = CLASS_TEMPERATURE, share: Tensor | None = None
+) -> Tensor:
     """KL(teacher || student) of per-class Bernoulli scores sigmoid(z / T): T^2 / N * sum over cells and classes.
 
     Hinton, Vinyals and Dean, 2015, section 2, for sigmoid heads. Its gradient is that of the cross-entropy with soft
     targets, but it is 0 where both agree. T^2 keeps the gradient's size independent of T.
 
-    ``student``, ``teacher`` logits [N, K] of the same K classes. Returns a float32 scalar.
+    ``student``, ``teacher`` logits [N, K] of the same K classes, ``share`` [N] how much each cell counts in the sum; as
+    one by default. Returns a float32 scalar.
     """
     s, t = student.float() / temperature, teacher.detach().float() / temperature
     p = t.sigmoid()
     divergence = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    if share is not None:
+        divergence = divergence * share.detach().float()[:, None]
     return divergence.sum() * temperature**2 / max(len(s), 1)
+
+
+def class_targets(student: Prediction, teacher: Prediction) -> Tensor:
+    """`soft_targets` of the same classes in N cells; with anchors also of the objectness, and a cell's classes count by
+    the teacher's.
+
+    Where a teacher sees nothing its classes mean nothing: the objectness-scaled distillation of Mehta and Ozturk (ECCV
+    Workshops 2018), with soft targets in place of their squares. Returns a float32 scalar.
+    """
+    if student.objectness is None or teacher.objectness is None:
+        return soft_targets(student.scores, teacher.scores)
+    sure = teacher.objectness.float().sigmoid()[:, 0]
+    return soft_targets(student.objectness, teacher.objectness) + soft_targets(
+        student.scores, teacher.scores, share=sure
+    )
 
 
 def distances(boxes: Tensor) -> Tensor:
@@ -91,8 +111,10 @@ def _weighted(terms: Tensor, confidence: Tensor) -> Tensor:
 
 
 def logits(batch: Batch, config: TrainConfig) -> Tensor:
-    """Soft targets: `soft_targets` of the class logits on the cells that count."""
-    return _over_branches(soft_targets(c.student.scores, c.teacher.scores[:, batch.classes]) for c in batch.cells)
+    """Soft targets: `class_targets` on the cells that count."""
+    return _over_branches(
+        class_targets(c.student, c.teacher._replace(scores=c.teacher.scores[:, batch.classes])) for c in batch.cells
+    )
 
 
 def box(batch: Batch, config: TrainConfig) -> Tensor:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+#: Anchors by stride: (width, height) in pixels.
+Anchors = Mapping[int, Sequence[tuple[float, float]]]
+
 # Width and height in pixels of YOLOv5's anchors (models/yolov5s.yaml of ultralytics/yolov5), by stride.
 YOLOV5_PRIORS: dict[int, tuple[tuple[float, float], ...]] = {
     8: ((10, 13), (16, 30), (33, 23)),
@@ -21,9 +24,7 @@ YOLOV5_PRIORS: dict[int, tuple[tuple[float, float], ...]] = {
 }
 
 
-def anchor_priors(
-    stride: int, priors: Mapping[int, Sequence[tuple[float, float]]] = YOLOV5_PRIORS
-) -> tuple[tuple[float, float], ...]:
+def anchor_priors(stride: int, priors: Anchors = YOLOV5_PRIORS) -> tuple[tuple[float, float], ...]:
     """The anchor sizes (width, height) in pixels for a level of this stride.
 
     ``priors`` by stride, YOLOv5's for 8, 16, 32 unless given. Another stride takes those of the nearest, scaled by
@@ -56,7 +57,7 @@ def imitation_masks(
     *,
     threshold: float = 0.5,
     assigned: bool = False,
-    priors: Mapping[int, Sequence[tuple[float, float]]] = YOLOV5_PRIORS,
+    priors: Anchors = YOLOV5_PRIORS,
 ) -> list[Tensor]:
     """Mark the cells whose anchors overlap some ground-truth box nearly as well as any anchor does.
 

@@ -24,7 +24,10 @@ UNSEEN = ("min_side", "min_visible", "max_images")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An image of the dataset: a window of its frame, in frame pixels up to the frame's edge, times ``scale``."""
+    """An image of the dataset: a window of its frame, in frame pixels up to the frame's edge, times ``scale``.
+
+    Of a window that is cut in memory, ``image`` is the frame's own.
+    """
 
     image: Path
     window_xyxy: tuple[int, int, int, int]
@@ -47,6 +50,11 @@ class Frame:
     counted: np.ndarray
     views: tuple[View, ...]
     repeated: int = 0
+
+    @classmethod
+    def unlabelled(cls, name: str, size_wh: tuple[int, int], views: tuple[View, ...]) -> Frame:
+        """A frame of which no truth is known."""
+        return cls(name, "", size_wh, np.empty((0, 4)), np.empty(0, int), np.empty(0, bool), views)
 
 
 def read_frames(root: Path, split: str, images: Iterable[Path], classes: int) -> list[Frame]:

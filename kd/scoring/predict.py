@@ -7,7 +7,7 @@ Invariant: the boxes in the picture are exactly the detections counted in the di
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,7 +116,7 @@ def predict(
     }
 
 
-def expand(images: Sequence[str | Path], limit: int) -> list[Path]:
+def expand(images: Sequence[str | Path], limit: int | None) -> list[Path]:
     """Files as they are, folders as their first ``limit`` images in sorted order; DataError when one gives none."""
     paths: list[Path] = []
     for given in map(Path, images):
@@ -234,7 +234,7 @@ def draw(
         top = head
         for picture, height, caption, found in zip(pictures, heights, captions, column.detections, strict=True):
             cell = Image.fromarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).resize((width, height), Image.LANCZOS)
-            _draw_detections(cell, found, width / picture.shape[1], unit, colours)
+            draw_detections(cell, found, width / picture.shape[1], unit, colours)
             page.paste(cell, (left, top))
             note = f"{one_line(caption, TEXT)}  \N{MIDDLE DOT}  {len(found)} detection{'' if len(found) == 1 else 's'}"
             pen.text((left, top + height + 3 * unit), note, GREY, _fit(note, 12 * unit, width))
@@ -247,7 +247,7 @@ def draw(
     return page
 
 
-def _draw_detections(
+def draw_detections(
     cell: Image.Image, found: Sequence[Detection], scale: float, unit: float, colours: dict[str, str]
 ) -> None:
     """Outline each box from outside, so that a light of a few pixels stays visible; label it where there is room."""
@@ -325,8 +325,12 @@ def _colours(columns: Sequence[Column]) -> dict[str, str]:
     """A colour per class, the same in all columns: of every class if they are few, else of those found."""
     names = dict.fromkeys(name for column in columns for name in column.class_names)
     found = {detection.name for column in columns for image in column.detections for detection in image}
-    shown = [name for name in names if len(names) <= len(PALETTE) or name in found]
-    return {name: COLOUR_OF_NAME.get(name, PALETTE[i % len(PALETTE)]) for i, name in enumerate(shown)}
+    return colours_of(name for name in names if len(names) <= len(PALETTE) or name in found)
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour per class name: its own if it is called by one, else of the palette in turn."""
+    return {name: COLOUR_OF_NAME.get(name, PALETTE[i % len(PALETTE)]) for i, name in enumerate(names)}
 
 
 def _ink_on(colour: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from kd.config import TrainConfig, priors_without_fgfi
+from kd.distillation.links import compares_heads
 from kd.errors import DistillationError, UsageError
-from kd.methods.facts import BUILT_IN, ON_FEATURES, ON_HEADS, SOFT_LABELS, either
+from kd.methods.facts import BUILT_IN, ON_FEATURES, either
 from kd.methods.fgfi_config import Priors
 from kd.ultra import classic, session
 
@@ -35,11 +36,23 @@ def starting_point(source: str, pretrained: Any, priors: Priors | None) -> tuple
     return layout, None if pretrained is False else weights
 
 
-def fit_anchors(student: classic.Model, dataset: Any, imgsz: int) -> None:
-    """Give the student anchors that fit the training boxes, where its own reach too few of them, and say so."""
-    head, sides = student.model[-1], classic.sides_px(dataset.labels, imgsz)
+def fit_anchors(student: classic.Model, dataset: Any, config: TrainConfig) -> None:
+    """Give the student anchors that fit the training boxes, where its own reach too few of them, and say so.
+
+    They stay where they were asked for, and where a teacher's head has the same: its rows, or its outputs, mean nothing
+    with others.
+    """
+    if config.fgfi.priors:
+        return
+    head, sides = student.model[-1], classic.sides_px(dataset.labels, config.imgsz)
     found = classic.better(sides, head.sizes_px)
-    if found is not None:
+    if found is None:
+        return
+    if config.inherit or compares_heads(config):
+        session.LOGGER.info(
+            f"kd: the teacher's anchors stay, though others would reach more of the {len(sides)} boxes: --priors"
+        )
+    else:
         head.set_anchors(found)
         session.LOGGER.info(f"kd: anchors fitted to {len(sides)} boxes: {head.priors}")
 
@@ -81,10 +94,10 @@ def _require_priors(config: TrainConfig, student: classic.Model | None) -> None:
 def require_methods(config: TrainConfig, anchored: bool) -> None:
     """Raise DistillationError for a method that does not go with the heads; ``anchored`` is the student's."""
     for name in (name for name, _ in config.methods if config.distils):
-        if anchored and name in (*ON_HEADS, SOFT_LABELS, BUILT_IN):
+        if anchored and name == BUILT_IN:
             raise DistillationError(
-                f"{config.student}: {name}: got a student with an anchor-based head, expected one without anchors, or "
-                f"a method on features: {either(ON_FEATURES)}"
+                f"{config.student}: {name}: got a student with an anchor-based head, expected one of Ultralytics', "
+                f"or a method of kd, such as {ON_FEATURES[0]}"
             )
         if name == BUILT_IN and any(map(classic.is_classic, config.teachers)):
             raise DistillationError(

@@ -13,7 +13,7 @@ from kd.errors import DistillationError, ModelError, UsageError
 from kd.methods.facts import SOFT_LABELS, WEIGHTS
 from kd.training.start import require_source
 from kd.training.taught import require_askable
-from kd.ultra import classic, models
+from kd.ultra import models
 from kd.ultra.data import resolve_data
 
 
@@ -22,13 +22,12 @@ def choose(config: TrainConfig) -> TrainConfig:
 
     A student that is an architecture of the teacher's family inherits its weights, and trains without it from there.
     Any other learns from soft labels, or by fgfi where the teacher has no head or classes to make them with, or the
-    student a head with anchors or a decoder. What is amiss with a model is left to `kd.training.check` to say. Raises
-    DataError.
+    student a decoder. What is amiss with a model is left to `kd.training.check` to say. Raises DataError.
     """
     if not config.unsettled:
         return config
     features = replace(config, methods=(("fgfi", WEIGHTS["fgfi"]),))
-    if classic.is_classic(config.student) or models.is_rtdetr(config.student):
+    if models.is_rtdetr(config.student):
         return features
     soft = replace(config, methods=((SOFT_LABELS, WEIGHTS[SOFT_LABELS]),))
     data = resolve_data(config.data)

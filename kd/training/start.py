@@ -41,12 +41,11 @@ def inherit_start(
     ``data`` is from `kd.ultra.data.resolve_data`. Raises ModelError or DataError.
     """
     names = SINGLE_CLASS if config.view.get("single_cls") else data["names"]
-    network = fresh_student(models.load_model(config.student).model.yaml, names, config.seed)
+    teacher = _source(config)
+    network = fresh_student(models.load_model(config.student).model.yaml, names, config.seed, teacher)
     files = usable_images(data, "train", bool(config.view.get("single_cls")), config.fraction)
     scoring = {"batch": config.batch, "device": config.one_device, "quiet": quiet, **config.view}
-    return write_first_weights(
-        out / INHERITED, network, _source(config), config.data, files, config.imgsz, device, scoring
-    )
+    return write_first_weights(out / INHERITED, network, teacher, config.data, files, config.imgsz, device, scoring)
 
 
 def _source(config: TrainConfig) -> nn.Module:

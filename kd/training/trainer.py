@@ -22,7 +22,7 @@ from kd.config import SINGLE_CLASS, TrainConfig
 from kd.distillation.cache import StudentClasses
 from kd.distillation.cache_file import TeacherCache
 from kd.distillation.criterion import Distillation
-from kd.distillation.links import link_teachers, require_wired
+from kd.distillation.links import given_anchors, link_teachers, require_wired
 from kd.distillation.rows import teach
 from kd.distillation.rtdetr import RTDETRDistillation
 from kd.distillation.unlabeled import Unlabeled
@@ -83,7 +83,7 @@ class Trainer(ResumableTrainer):
         """Build the student; a classic one from what kd reads, for Ultralytics takes its files for others."""
         if self.resume or not classic.is_classic(str(self.model)):
             return super().setup_model()
-        priors = self.config.fgfi.priors
+        priors = given_anchors(self.config)
         layout, weights = starting_point(self.model, self.args.pretrained, priors)
         self.model = self.get_model(layout, weights)
         if priors:  # weights bring their own
@@ -156,8 +156,8 @@ class Trainer(ResumableTrainer):
             self.model = DistributedDataParallel(self.model, find_unused_parameters=True, **options)
         super()._build_train_pipeline()
         student = unwrap_model(self.model)
-        if isinstance(student, classic.Model) and not (self.resume or self.config.fgfi.priors):
-            fit_anchors(student, self.train_loader.dataset, self.args.imgsz)
+        if isinstance(student, classic.Model) and not self.resume:
+            fit_anchors(student, self.train_loader.dataset, self.config)
 
     def _begin_distillation(self) -> None:
         """Start an epoch's schedule and its order of unlabelled images: a new order where NaN has it done again."""

@@ -156,6 +156,20 @@ def test_predict_writes_the_picture_and_says_what_it_shows(kd, data, model):
     assert left_behind() == ["a1.png"]
 
 
+def test_predict_tiled_finds_boxes_and_says_how_fast(kd, data, model):
+    command = ("predict", data.parent / "images" / "test", "--model", model, "--tiled", "--conf", 1, "--device", "cpu")
+    code, out, err = kd(*command, "--sparse", "--save-txt", "t", "--json")
+    assert code == 0
+    assert (err.count("\n"), "tiles of 640 px are seen at 96 px" in err) == (1, True)
+    found = json.loads(out)
+    assert (found["frames"], found["tiles"], found["detections"]) == (2, 2, 0)
+    assert (found["save_txt"], found["coco"], found["out"]) == ("t", None, None)
+    code, out, err = kd(*command, "--tile-size", 96, "--coco", "c.json")
+    assert (code, err) == (0, "")
+    assert re.search(r"tiny.pt: 0 detections in 2 frames, \d+\.\d+ frames/s on .+\n2 of 2 tiles looked at", out)
+    assert left_behind() == ["c.images.json", "c.json", "t"]
+
+
 @pytest.mark.train
 def test_train_then_report(kd, data):
     options = SMALL
@@ -271,7 +285,14 @@ def test_wrong_usage_is_exit_2(kd, fails, data):
     assert "--epochs: got 0" in fails(*train, "--epochs", 0, code=2)
     assert "lr0" in fails(*train, "--set", "lr=1", code=2)
     assert "--out: got 'a.jpg'" in fails("predict", data, "--model", "a.pt", "--out", "a.jpg", code=2)
-    for command in (("evaluate", "--data", data), ("predict", data.parent / "images" / "test", "--out", "a.png")):
+    frames = data.parent / "images" / "test"
+    assert "--out: got none, expected the picture" in fails("predict", frames, "--model", "a.pt", code=2)
+    for alone in (("--sparse",), ("--tile-size", 96), ("--save-txt", "t"), ("--coco", "c.json"), ("--batch", 2)):
+        line = fails("predict", frames, "--model", "a.pt", "--out", "a.png", *alone, code=2)
+        assert f"{alone[0]}: got it without --tiled, expected both" in line
+    twice = ("--model", "a.pt", "--model", "b.pt", "--tiled", "--out", "pictures")
+    assert "--model: got 2 models with --tiled, expected one" in fails("predict", frames, *twice, code=2)
+    for command in (("evaluate", "--data", data), ("predict", frames, "--out", "a.png")):
         assert "--device: got '99'" in fails(*command, "--model", "a.pt", "--device", "99", code=2)
     code, out, err = kd("evaluate", "--split", "all", "--data", data, "--model", "a.pt")
     assert (code, out) == (2, "")

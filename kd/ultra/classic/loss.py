@@ -7,7 +7,7 @@ neighbours nearest to its centre.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +61,16 @@ def match(targets: Tensor, anchors: Tensor, height: int, width: int) -> Matches:
     return Matches(targets[:, 0].long(), anchor[pair], row, column, targets[:, 1].long(), boxes)
 
 
+def targets_of(batch: Mapping[str, Tensor]) -> Tensor:
+    """The objects of Ultralytics' batch as rows [T, 6]: image, class, xywh as shares of the image."""
+    return torch.cat((batch["batch_idx"].view(-1, 1), batch["cls"].view(-1, 1), batch["bboxes"]), 1)
+
+
+def decoded(xy: Tensor, wh: Tensor, anchors: Tensor) -> Tensor:
+    """The boxes [M, 4] of raw outputs [M, 2] each, xywh in cells from the place's corner; ``anchors`` [M, 2]."""
+    return torch.cat((2 * xy.sigmoid() - 0.5, (2 * wh.sigmoid()).square() * anchors), 1)
+
+
 class ClassicLoss:
     """The criterion, as Ultralytics calls it: a plain object."""
 
@@ -77,16 +87,19 @@ class ClassicLoss:
         """Box, objectness and class loss [3] times the batch size, and the detached items by name."""
         preds = preds[1] if isinstance(preds, tuple) else preds
         raw = [output.float() for output in preds["raw"]]
-        columns = (batch["batch_idx"].view(-1, 1), batch["cls"].view(-1, 1), batch["bboxes"])
-        targets = torch.cat([column.to(raw[0]) for column in columns], 1)
+        targets = targets_of(batch).to(raw[0])
         anchors = self.head.anchors.to(raw[0])
         levels = [self._level(output, targets, sizes) for output, sizes in zip(raw, anchors, strict=True)]
+        items = self.weighted(levels)
+        names = ("box_loss", "obj_loss", "cls_loss")
+        return items * len(raw[0]), dict(zip(names, items.detach(), strict=True))
+
+    def weighted(self, levels: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Box, objectness and class loss [3], from those of each level."""
         box, objectness, label = (torch.stack(parts) for parts in zip(*levels, strict=True))
         objectness = objectness * objectness.new_tensor(self.balance)
         parts = (box.sum(), objectness.sum(), label.sum())
-        items = torch.stack([gain * part for gain, part in zip(self.gains, parts, strict=True)])
-        names = ("box_loss", "obj_loss", "cls_loss")
-        return items * len(raw[0]), dict(zip(names, items.detach(), strict=True))
+        return torch.stack([gain * part for gain, part in zip(self.gains, parts, strict=True)])
 
     def _level(self, raw: Tensor, targets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean 1 - CIoU, objectness and class loss of one level, not yet weighted; 0 for what has no box."""
@@ -95,7 +108,7 @@ class ClassicLoss:
         xy, wh, _, scores = raw[found.place].split((2, 2, 1, self.head.nc), 1)
         box = label = raw.sum() * 0
         if len(xy):
-            boxes = torch.cat((2 * xy.sigmoid() - 0.5, (2 * wh.sigmoid()).square() * anchors[found.anchor]), 1)
+            boxes = decoded(xy, wh, anchors[found.anchor])
             iou = bbox_iou(boxes, found.boxes, xywh=True, CIoU=True).squeeze(1)  # [M]
             box = (1 - iou).mean()
             aim[found.place] = iou.detach().clamp(min=0)  # how well a place does is how sure it shall be

@@ -24,6 +24,7 @@ from ultralytics.nn.tasks import BaseModel, DetectionModel
 from ultralytics.utils import ROOT
 
 from kd.config import CLASSIC
+from kd.methods.batch import Prediction
 from kd.methods.masks import YOLOV5_PRIORS
 from kd.ultra.classic.loss import ClassicLoss
 
@@ -119,12 +120,26 @@ class Detect(heads.Detect):
 
         The raw ones are a dict: ``feats``, the levels as they came, and ``raw`` [B, A, H, W, 5 + K].
         """
-        outputs = [layer(level).unflatten(1, (self.na, self.no)) for layer, level in zip(self.m, x, strict=True)]
-        preds = {"feats": list(x), "raw": [output.permute(0, 1, 3, 4, 2) for output in outputs]}
+        preds = {"feats": list(x), "raw": self.raw(x)}
         if self.training:
             return preds
         found = self.decode(preds["raw"])
         return found if self.export else (found, preds)
+
+    def raw(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """What the convolutions make of the levels [B, C, H, W], each [B, A, H, W, 5 + K]."""
+        outputs = [layer(level).unflatten(1, (self.na, self.no)) for layer, level in zip(self.m, levels, strict=True)]
+        return [output.permute(0, 1, 3, 4, 2) for output in outputs]
+
+    def predictions(self, raw: Sequence[Tensor]) -> list[Prediction]:
+        """Raw outputs per level as methods on heads compare them: boxes as distances from their cell's centre."""
+        levels = []
+        for output, anchors in zip(raw, self.anchors.float(), strict=True):
+            xy, wh, objectness, scores = output.float().split((2, 2, 1, self.nc), 4)
+            off, half = 2 * xy.sigmoid() - 1, (2 * wh.sigmoid()).square() * anchors[:, None, None] / 2  # in cells
+            maps = (scores, torch.cat((half - off, half + off), 4), objectness)
+            levels.append(Prediction(*(m.flatten(1, 2).permute(0, 3, 1, 2) for m in maps)))  # [B, ..., A H, W]
+        return levels
 
     def decode(self, raw: Sequence[Tensor]) -> Tensor:
         """Boxes xywh in pixels and class scores times objectness, [B, 4 + K, N], from raw outputs per level."""

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.export.coco import label_of, read_coco
+from dtld_tools.export.coco import read_coco
 from dtld_tools.export.export import to_yolo
+from dtld_tools.importing.yolo import label_of
 from tests.dtld_data import tree_bytes
 
 

@@ -1,6 +1,7 @@
 """Attributes to class: the seed paper's rule against a plain sentence of Python, and tables of one's own."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +31,29 @@ def table(folder, document, name="rules.json"):
     path = folder / name
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     return path
+
+
+STATES = ("red", "yellow", "red_yellow", "green")
+
+
+def test_shipped_tables_have_names():
+    assert load_rules(Path("paper")).table == load_rules(None).table
+    assert load_rules(Path("states")).class_names == (*STATES, "off")
+    names = load_rules(Path("states-and-pictograms")).class_names
+    assert set(names) == {f"{state}_{pictogram}" for state in STATES for pictogram in VOCABULARY["pictogram"]} | {"off"}
+    with pytest.raises(RulesError, match="expected paper, states, states-and-pictograms, or a rule table"):
+        load_rules(Path("colours"))
+
+
+@pytest.mark.parametrize("state", VOCABULARY["state"])
+@pytest.mark.parametrize("pictogram", VOCABULARY["pictogram"])
+def test_shipped_tables_say_what_a_light_shows(state, pictogram):
+    for name, expected in (("states", state), ("states-and-pictograms", f"{state}_{pictogram}")):
+        rules = load_rules(Path(name))
+        found = class_of(rules, state=state, pictogram=pictogram)
+        expected = {"off": "off", "unknown": None}.get(state, expected)
+        assert (None if found is None else rules.class_names[found]) == expected
+        assert class_of(rules, state=state, pictogram=pictogram, reflection="reflected") is None
 
 
 def test_the_names_of_the_two_classes(default):
@@ -172,5 +196,5 @@ def test_a_wrong_table_is_refused(tmp_path, document, message):
 
 
 def test_no_such_table(tmp_path):
-    with pytest.raises(RulesError, match=r"nowhere\.json.*expected a rule table"):
+    with pytest.raises(RulesError, match=r"nowhere\.json: No such file .*, or a rule table"):
         load_rules(tmp_path / "nowhere.json")

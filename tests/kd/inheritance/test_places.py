@@ -18,7 +18,7 @@ def test_a_detector_is_as_sure_of_a_cell_as_its_surest_level():
         "scores": scores,
         "boxes": torch.zeros(1, 64, 20),
     }
-    sure = seen((None, {"one2many": preds, "one2one": None}))[0, 0]
+    sure = seen((None, {"one2many": preds, "one2one": None}), torch.nn.Identity())[0, 0]
     expected = torch.full((4, 4), -9.0).sigmoid()
     expected[1, 1], expected[2:, 2:] = torch.tensor(3.0).sigmoid(), torch.tensor(1.0).sigmoid()
     torch.testing.assert_close(sure, expected)

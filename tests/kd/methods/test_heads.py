@@ -13,7 +13,7 @@ from torchvision.ops import generalized_box_iou
 
 from kd.config import TrainConfig
 from kd.methods.batch import Batch, Prediction
-from kd.methods.heads import box_divergence, distances, giou, localisation, soft_targets
+from kd.methods.heads import box_divergence, class_targets, distances, giou, localisation, soft_targets
 from kd.methods.masks import Grid, foreground
 from kd.methods.registry import METHODS
 
@@ -274,7 +274,7 @@ def test_without_boxes_and_confident_cells_a_term_is_zero_with_zero_gradients(na
     term = METHODS[name](batch, CONFIG)
     assert term.item() == 0
     term.backward()
-    assert not any(v.grad is not None and v.grad.any() for p in batch.student_heads[0].values() for v in p)
+    assert not any(v.grad is not None and v.grad.any() for p in batch.student_heads[0].values() for v in p[:2])
 
 
 @pytest.mark.parametrize("reg_max", [1, 4])
@@ -287,7 +287,7 @@ def test_predictions_may_come_from_inference_mode(name, reg_max):
         prediction.scores.requires_grad_()
         prediction.boxes.requires_grad_()
     METHODS[name](replace(batch, teacher_heads=[frozen]), CONFIG).backward()
-    grads = [v.grad for p in batch.student_heads[0].values() for v in p if v.grad is not None]
+    grads = [v.grad for p in batch.student_heads[0].values() for v in p[:2] if v.grad is not None]
     assert all(g.isfinite().all() for g in grads)
 
 
@@ -295,3 +295,63 @@ def test_every_batch_with_boxes_gives_terms_above_zero():
     # So the guard against terms that stay 0 does not stop a run of tiny objects and a teacher in doubt.
     batch = heads_batch([[0, 33, 1, 33.5, 1.5]])
     assert all(METHODS[name](batch, CONFIG).item() > 0 for name in ("logits", "box", "ld"))
+
+
+# --- heads with anchors ---------------------------------------------------------------------------------
+
+ANCHORS = 2
+
+
+def anchored_batch(boxes=(), confident=()):
+    """Two classes, two anchors, one level of 4 x 4 cells; the teacher doubts all other places."""
+    scores, objectness = torch.full((2, 2, ANCHORS * 4, 4), 3.0), torch.full((2, 1, ANCHORS * 4, 4), -9.0)
+    for image, anchor, y, x in confident:
+        objectness[image, 0, anchor * 4 + y, x] = 2.0
+    teacher = Prediction(scores, draw(2, 4, ANCHORS * 4, 4, seed=2), objectness)
+    student = Prediction(*(draw(2, c, ANCHORS * 4, 4, seed=c) for c in (2, 4, 1)))
+    rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
+    maps = {8: torch.zeros(2, 1, 4, 4)}
+    return Batch(maps, maps, {}, rows[:, 1:], rows[:, 0].long(), [{8: student}], [{8: teacher}], [0, 1])
+
+
+def test_with_anchors_a_cell_counts_for_each_in_a_box_and_for_those_of_which_the_teacher_is_confident():
+    batch = anchored_batch([[1, 8, 8, 16, 16]], confident=[(0, 1, 2, 3)])
+    (found,) = batch.cells
+    sure = 1 / (1 + math.exp(-2)) / (1 + math.exp(-3))  # objectness times class
+    assert found.confidence.tolist() == pytest.approx([sure, 0.0001, 0.0001], abs=1e-4)
+    student, teacher = batch.student_heads[0][8], batch.teacher_heads[0][8]
+    assert torch.equal(found.student.scores, torch.stack([student.scores[b, :, y, x] for b, y, x in PLACES]))
+    assert torch.equal(found.teacher.objectness, torch.stack([teacher.objectness[b, :, y, x] for b, y, x in PLACES]))
+    assert all(METHODS[name](batch, CONFIG).item() > 0 for name in ("logits", "box"))
+
+
+PLACES = ((0, 4 + 2, 3), (1, 1, 1), (1, 4 + 1, 1))  # image, row, column
+
+
+def test_with_anchors_a_cells_score_is_the_highest_of_its_anchors():
+    batch = anchored_batch([[1, 8, 8, 16, 16]], confident=[(0, 1, 2, 3), (1, 0, 1, 1)])
+    score, sure = batch.score(8), 1 / (1 + math.exp(-2)) / (1 + math.exp(-3))
+    assert score.shape == (2, 4, 4)
+    assert (score > 0.5).nonzero().tolist() == [[0, 2, 3], [1, 1, 1]]
+    assert batch.image_scores.tolist() == pytest.approx([sure, sure])  # a cell in doubt by one anchor is none by both
+
+
+def test_classes_count_by_the_teachers_objectness_worked_by_hand():
+    half, three, rare = 0.0, math.log(3.0), -math.log(3.0)
+    student = Prediction(torch.tensor([[half]]), torch.zeros(1, 4), torch.tensor([[half]]))
+    teacher = Prediction(torch.tensor([[2 * three]]), torch.zeros(1, 4), torch.tensor([[2 * rare]]))  # T = 2
+    divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)  # of 3/4 or 1/4 from 1/2
+    want = 4 * divergence * (1 + 0.1)  # the objectness itself is 1 / (1 + 9)
+    assert class_targets(student, teacher).item() == pytest.approx(want)
+    same = class_targets(teacher, teacher)
+    assert same.item() == 0
+
+
+def test_no_gradient_reaches_a_teacher_with_anchors():
+    batch = anchored_batch([[1, 8, 8, 16, 16]])
+    for prediction in (batch.student_heads[0][8], batch.teacher_heads[0][8]):
+        for maps in prediction:
+            maps.requires_grad_()
+    sum(METHODS[name](batch, CONFIG) for name in ("logits", "box")).backward()
+    assert all(maps.grad.any() for maps in batch.student_heads[0][8])
+    assert all(maps.grad is None for maps in batch.teacher_heads[0][8])

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
-import torch
 
 from dtld_tools.pipeline import stages as pipeline
 from dtld_tools.pipeline.stages import Selection
@@ -26,7 +25,7 @@ from kd.scoring.full_frame import detect, evaluate_frames, merge
 from kd.ultra import models
 from kd.ultra.data import label_file
 from tests.dtld_data import frame_path, image, light, write_raw, write_v2
-from tests.kd_models import save_detector
+from tests.kd_models import save_detector, save_small_detector
 
 NAMES = {0: "relevant", 1: "not_relevant"}
 SIDE = 192
@@ -38,15 +37,7 @@ def one_light(number):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """An untrained detector whose boxes are small, and whose scores are no ties at 0 and 1."""
-    path = save_detector(tmp_path_factory.mktemp("model") / "tiny.pt", NAMES, imgsz=SIDE)
-    checkpoint = torch.load(path, weights_only=False)
-    head = checkpoint["model"].model[-1]
-    for boxes, classes in zip(head.cv2, head.cv3, strict=True):
-        boxes[-1].bias.data = torch.linspace(6, -6, 16).repeat(4)
-        classes[-1].weight.data /= 10
-    torch.save(checkpoint, path)
-    return path
+    return save_small_detector(tmp_path_factory.mktemp("model") / "tiny.pt", NAMES, imgsz=SIDE)
 
 
 def make_dataset(folder, lights_of, *, tiles, frames=3, augment=None):

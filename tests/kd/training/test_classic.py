@@ -13,11 +13,12 @@ import numpy as np
 import yaml
 
 from kd.config import TrainConfig
-from kd.errors import DistillationError, KdError, UsageError
-from kd.inheritance.inherit import require_family
+from kd.distillation.caching import cache_teacher
+from kd.errors import DistillationError, UsageError
 from kd.methods.batch import Batch
 from kd.methods.fgfi import fgfi_masks
 from kd.methods.fgfi_config import FgfiConfig
+from kd.options import read_priors
 from kd.runs.record import read_run
 from kd.scoring.evaluate import evaluate
 from kd.training.bench import Pair
@@ -28,13 +29,12 @@ from kd.training.trainer import Trainer
 from kd.ultra import classic, models
 from kd.ultra.classic.files import ALLOWED, globals_in, read_checkpoint
 from tests.kd_fixtures import tiny_config, write_dataset
-from tests.kd_models import save_detector
+from tests.kd_models import save_classic, save_detector, tiny_classic
 
-TINY = {
-    **classic.read_architecture("classic/yolov5n"), "nc": 2, "depth_multiple": 0.1, "width_multiple": 0.125,
-}  # fmt: skip
+TINY = tiny_classic()
 PRIORS = ((8, ((4.0, 8.0), (6.0, 6.0), (9.0, 5.0))), (16, ((12.0, 20.0),) * 3), (32, ((40.0, 40.0),) * 3))
 NAMES = {0: "red", 1: "green"}
+ODD = {8: (2.0, 2.5), 16: (500.0, 30.0), 32: (30.0, 500.0)}
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ def teacher(run):
 def test_a_run_writes_checkpoints_of_the_official_form(data, run, teacher):
     record = read_run(run)
     assert record["anchors"]["8"] == [[10, 13], [16, 30], [33, 23]]
+    assert read_priors(run / "run.json")[0] == (8, ((10, 13), (16, 30), (33, 23)))
     assert 'torch.hub.load("ultralytics/yolov5", "custom", "weights/best.pt")' in (run / "README.md").read_text()
     header = (run / "results.csv").read_text().splitlines()[0]
     assert "train/box_loss,train/obj_loss,train/cls_loss," in header
@@ -82,9 +83,16 @@ def test_a_run_writes_checkpoints_of_the_official_form(data, run, teacher):
 
 
 @pytest.mark.train
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(data, student, tmp_path, monkeypatch):
-    whole, cut = (tiny_config(data, tmp_path / name, student=student, epochs=2) for name in ("whole", "cut"))
-    train(whole, quiet=True)
+def test_an_inherited_and_distilled_run_that_was_stopped_ends_like_one_that_was_not(
+    data, student, odd, tmp_path, monkeypatch
+):
+    options = {"inherit": odd, "teachers": (odd,), "methods": (("logits", 1.0), ("box", 1.0))}
+    whole, cut = (tiny_config(data, tmp_path / name, student=student, epochs=2, **options) for name in ("whole", "cut"))
+    record = train(whole, allow_weak_teacher=True, quiet=True)
+    assert record["anchors"] == {
+        str(stride): [list(size)] * 3 for stride, size in ODD.items()
+    }  # out of reach, and kept
+    assert record["inherited"]["fresh"] == []
     own = Trainer.preprocess_batch
 
     def stop(self, batch):
@@ -95,13 +103,20 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(data, student, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "preprocess_batch", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(cut, quiet=True)
+            train(cut, allow_weak_teacher=True, quiet=True)
     last = Path(cut.out) / "weights" / "last.pt"
     assert read_checkpoint(str(last))[1]["epoch"] == 0  # the official form in the middle of a run too
     assert train(cut, resume=True, quiet=True)["resumed"]
     states = [read_checkpoint(str(Path(c.out) / "weights" / "last.pt"))[0].state_dict() for c in (whole, cut)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A detector with anchors that no box of the data comes near."""
+    anchors = [[*size] * 3 for size in ODD.values()]
+    return save_classic(tmp_path_factory.mktemp("odd") / "odd.pt", NAMES, anchors=anchors)
 
 
 def dry(data, tmp_path, **changes):
@@ -120,12 +135,46 @@ def test_a_classic_student_learns_the_features_of_a_classic_teacher(data, studen
 
 
 @pytest.mark.train
+def test_a_fresh_student_has_the_anchors_of_the_teacher_whose_head_it_imitates(data, student, odd, tmp_path):
+    plan = dry(data, tmp_path, student=student, teachers=(odd,), methods=(("logits", 1.0), ("box", 1.0)))
+    assert all(np.isfinite(value) and value > 0 for value in plan["first_batch"]["terms"].values())
+    assert plan["anchors"]["16"] == [[500, 30]] * 3
+
+
+def test_heads_of_other_anchors_or_of_none_are_not_compared(data, student, odd, teacher, tmp_path):
+    free = save_detector(tmp_path / "free.pt", NAMES, imgsz=64)
+    for own, taught_by, method, words in (
+        (teacher, odd, "box", r"a teacher with anchors 2x2\.5, .*; 500x30, .* and a student with anchors 10x13, 16x30"),
+        (student, free, "logits", r"got a teacher with no anchors and a student with anchors .*: choose a method on"),
+        (
+            "yolov5n",
+            teacher,
+            "box",
+            r"got a teacher with anchors .* and a student with no anchors, expected equal ones",
+        ),
+        (student, teacher, "ld", r"ld: got reg_max 1 with the student's 1, expected the same above 1"),
+    ):
+        with pytest.raises(DistillationError, match=words):
+            dry(data, tmp_path, student=own, teachers=(taught_by,), methods=((method, 1.0),))
+
+
+@pytest.mark.train
 def test_an_anchor_free_student_learns_from_a_classic_teacher(data, teacher, tmp_path):
-    plan = dry(data, tmp_path, student="yolov5n", teachers=(teacher,), methods=FEATURES)
+    methods, fgfi = (("fgfi", 0.01), ("cwd", 1.0), ("score-l2", 6.0)), FgfiConfig(soft=True)
+    plan = dry(data, tmp_path, student="yolov5n", teachers=(teacher,), methods=methods, fgfi=fgfi)
     assert all(np.isfinite(value) and value > 0 for value in plan["first_batch"]["terms"].values())
     assert "anchors" not in plan
-    with pytest.raises(DistillationError, match=r"got an anchor-based head without a one-to-many branch"):
-        dry(data, tmp_path, student="yolov5n", teachers=(teacher,), methods=(("logits", 1.0),))
+
+
+@pytest.mark.train
+def test_both_kinds_of_students_learn_what_a_classic_teacher_has_been_asked(data, student, odd, tmp_path):
+    cache = tmp_path / "odd.npz"
+    assert cache_teacher(odd, data, cache, device="cpu", quiet=True)["rows"] > 0
+    for own in (student, "yolov5n"):
+        taught = {"teachers": (odd,), "methods": (("soft-labels", 0.5),), "teacher_cache": str(cache)}
+        plan = dry(data, tmp_path, student=own, **taught)
+        assert np.isfinite(plan["first_batch"]["terms"]["soft-labels"])
+        assert plan["first_batch"]["terms"]["soft-labels"] != 0
 
 
 @pytest.mark.train
@@ -159,14 +208,23 @@ def test_what_training_starts_from(run, teacher):
     assert isinstance(weights, classic.Model)
 
 
-def test_anchors_are_fitted_where_boxes_are_out_of_reach():
+def test_anchors_are_fitted_where_boxes_are_out_of_reach_unless_a_teachers_head_has_them_too(caplog):
     model = classic.Model(TINY)
     before = model.model[-1].priors
-    rng = np.random.default_rng(0)
-    sides = np.exp(rng.normal(0, 0.1, (30, 2)))
-    fit_anchors(model, SimpleNamespace(labels=[{"bboxes": np.tile(sides * 0.1, 2), "shape": (100, 100)}]), 320)
+    sides = np.exp(np.random.default_rng(0).normal(0, 0.1, (30, 2)))
+    near, far = (
+        SimpleNamespace(labels=[{"bboxes": np.tile(sides * size, 2), "shape": (100, 100)}])
+        for size in (0.1, [0.01, 0.4])
+    )
+    distilled = {"teachers": ("t.pt",), "imgsz": 320}
+    fit_anchors(model, near, config_of(imgsz=320))
+    fit_anchors(model, far, config_of(imgsz=320, fgfi=FgfiConfig(priors=PRIORS)))
+    assert not caplog.messages
+    fit_anchors(model, far, config_of(imgsz=320, inherit="t.pt"))
+    fit_anchors(model, far, config_of(**distilled, methods=(("box", 1.0),)))
+    assert [message[:34] for message in caplog.messages] == ["kd: the teacher's anchors stay, thou"[:34]] * 2
     assert model.model[-1].priors == before
-    fit_anchors(model, SimpleNamespace(labels=[{"bboxes": np.tile(sides * [0.01, 0.4], 2), "shape": (100, 100)}]), 320)
+    fit_anchors(model, far, config_of(**distilled, methods=(("cwd", 1.0),)))
     found = model.model[-1].priors
     assert all(
         w == pytest.approx(3.2, rel=0.4) and h == pytest.approx(128, rel=0.4) for s in found.values() for w, h in s
@@ -177,20 +235,16 @@ def config_of(**changes):
     return TrainConfig(**{"data": "d.yaml", "student": "classic/yolov5n", "out": "run", **changes})
 
 
-@pytest.mark.parametrize("method", ["logits", "box", "ld", "soft-labels", "built-in"])
-def test_methods_on_heads_are_refused_for_a_classic_student(method):
-    with pytest.raises(
-        DistillationError, match=rf"^classic/yolov5n: {method}: got a student with an anchor-based head"
-    ):
-        require_for_classic(config_of(teachers=("t.pt",), methods=((method, 0.5),)), classic.Model(TINY))
+def test_ultralytics_own_distillation_is_refused_for_a_classic_student():
+    with pytest.raises(DistillationError, match=r"^classic/yolov5n: built-in: got a student with an anchor-based head"):
+        require_for_classic(config_of(teachers=("t.pt",), methods=(("built-in", 6.0),)), classic.Model(TINY))
 
 
-@pytest.mark.parametrize("arm", ["logits", "soft-labels", "built-in"])
-def test_bench_leaves_out_what_a_classic_student_cannot_learn(tmp_path, arm):
+def test_bench_leaves_out_what_a_classic_student_cannot_learn(tmp_path):
     free = save_detector(tmp_path / "free.pt", NAMES, imgsz=64)
     pair = Pair(tmp_path, "classic/yolov5n.yaml", free, imgsz=64, batch=2, device="cpu")
-    with pytest.raises(DistillationError, match=rf"{arm}: got a student with an anchor-based head"):
-        pair.trainer(arm)
+    with pytest.raises(DistillationError, match=r"built-in: got a student with an anchor-based head"):
+        pair.trainer("built-in")
 
 
 @pytest.mark.parametrize("setting", [("box", 7.5), ("cls", 1.0), ("dfl", 1.0), ("cls_pw", 0.5), ("quantize", 8)])
@@ -223,15 +277,15 @@ def test_what_an_anchor_free_student_cannot_do_with_a_classic_model_is_refused(t
     config = config_of(student="s.pt", teachers=("t.pt",), methods=(("cwd", 1.0),), fgfi=FgfiConfig(priors=PRIORS))
     with pytest.raises(UsageError, match=r"--priors: got it with cwd, expected the method fgfi"):
         require_for_classic(config, free)
-    for pair in ((free, classic.Model(TINY)), (classic.Model(TINY), free)):
-        with pytest.raises(KdError, match=r"inherit: got a classic YOLOv5, expected an anchor-free model"):
-            require_family(*pair)
 
 
-def test_a_teacher_alone_is_imitated_by_fgfi(data, teacher):
-    for student, taught_by in (("classic/yolov5n", "t.pt"), ("yolov5n", teacher)):
-        config = choose(config_of(data=str(data), student=student, teachers=(taught_by,)))
-        assert dict(config.methods) == {"fgfi": 0.01}
+def test_of_a_teacher_alone_its_family_inherits_and_others_learn_its_labels(data, teacher):
+    chosen = [
+        choose(config_of(data=str(data), student=student, teachers=(teacher,)))
+        for student in ("classic/yolov5n", "yolov5n", teacher)
+    ]
+    assert [config.inherit for config in chosen] == [teacher, None, None]
+    assert [dict(config.methods) for config in chosen] == [{}, {"soft-labels": 0.5}, {"soft-labels": 0.5}]
 
 
 def test_priors_of_a_plain_classic_run_survive_json():

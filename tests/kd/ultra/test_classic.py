@@ -20,15 +20,15 @@ from torch import nn
 from ultralytics.utils import ASSETS, ROOT
 from ultralytics.utils.torch_utils import get_flops
 
+from kd.distillation.teacher import Teacher
 from kd.errors import ModelError
 from kd.ultra import classic, model_files, models
 from kd.ultra.classic.files import read_checkpoint
 from kd.ultra.classic.loss import ClassicLoss, match
 from tests.kd_fixtures import shared_weights
+from tests.kd_models import tiny_classic
 
-TINY = {  # yolov5n at half its width and with one block each; two classes
-    **classic.read_architecture("classic/yolov5n"), "nc": 2, "depth_multiple": 0.1, "width_multiple": 0.125,
-}  # fmt: skip
+TINY = tiny_classic()
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,26 @@ def test_the_official_nano_finds_what_it_finds_there():
     names = [found.names[int(label)] for label in found.boxes.cls]
     assert names == ["person"] * 4 + ["bus"]
     assert found.boxes.conf.tolist() == pytest.approx([0.86651, 0.76569, 0.76177, 0.47861, 0.43479], abs=1e-4)
+
+
+def test_methods_on_heads_compare_what_is_decoded(tiny, written):
+    image = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        found, preds = tiny(image)
+    teacher = Teacher(str(written), torch.device("cpu"), with_head=True)
+    features, (by_stride,) = teacher(image)
+    for own, (stride, theirs) in zip(tiny.model[-1].predictions(preds["raw"]), by_stride.items(), strict=True):
+        height, width = features[stride].shape[2:]
+        row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        centre = torch.stack((column, row)).repeat(1, 3, 1)  # of each anchor's cells
+        left_top, right_bottom = own.boxes.split(2, 1)
+        sides = (left_top + right_bottom) * stride
+        boxes = torch.cat(((centre + (right_bottom - left_top) / 2) * stride, sides), 1)
+        scores = own.scores.sigmoid() * own.objectness.sigmoid()
+        expected, found = found.split([3 * height * width, found.shape[2] - 3 * height * width], 2)
+        torch.testing.assert_close(torch.cat((boxes, scores), 1).flatten(2), expected, rtol=1e-5, atol=1e-4)
+        for maps in zip(own, theirs, strict=True):
+            torch.testing.assert_close(*maps, rtol=1e-3, atol=1e-4)  # the teacher is folded
 
 
 def test_an_official_model_yaml_is_an_architecture(tmp_path):

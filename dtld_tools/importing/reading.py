@@ -1,0 +1,36 @@
+"""A file that a user hands us in, the dataset that it describes out, if it is one of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from dtld_tools.importing.coco import import_coco
+from dtld_tools.importing.imported import Crowd, Form, Imported, Sequences, dataset_name
+from dtld_tools.importing.yolo import import_yolo
+
+
+def form_of(path: Path) -> Form | None:
+    """Which kind of dataset a file describes; None for a label file of DTLD, and for what cannot be read.
+
+    DTLD's v1.0 is a YAML list, and a data.yaml has keys; its v2.0 has no annotations, as COCO calls them.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".json":
+            return "coco" if b'"annotations"' in path.read_bytes() else None
+        if suffix not in (".yaml", ".yml"):
+            return None
+        with path.open("rb") as stream:
+            events = yaml.parse(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            first = next((event for event in events if isinstance(event, yaml.NodeEvent)), None)
+        return "yolo" if isinstance(first, yaml.MappingStartEvent) else None
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def read_import(path: Path, form: Form, root: Path, sequence_from: str | None, crowd: Crowd) -> Imported:
+    """The dataset of a data.yaml or of a COCO JSON, whose images lie below ROOT. Raises DatasetError."""
+    sequence_of = Sequences(dataset_name(root), sequence_from)
+    return import_yolo(path, root, sequence_of) if form == "yolo" else import_coco(path, sequence_of, crowd)
