@@ -50,7 +50,11 @@ class Card:
 class Exported(YOLO):
     """Ultralytics' YOLO around an exported file that `load_exported` has tried."""
 
-    card: Card
+    def __init__(self, path: Path, card: Card) -> None:
+        super(YOLO, self).__init__(
+            str(path), task="detect"
+        )  # YOLO's own turns what holds an RT-DETR into another class
+        self.card = card
 
     @property
     def names(self) -> dict[int, str]:
@@ -108,8 +112,7 @@ def load_exported(spec: str, device: str | None = None) -> Exported:
             f"detector: export it again"
         ) from error
     with session.silence():
-        yolo = Exported(str(path), task="detect")
-    yolo.card = _card(spec, path, backend)
+        yolo = Exported(path, _card(spec, path, backend))
     if yolo.card.own.get("single_cls"):
         yolo.overrides["single_cls"] = True
     return yolo

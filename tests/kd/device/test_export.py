@@ -31,7 +31,7 @@ from kd.ultra.data import label_file
 from kd.ultra.exported import SUFFIXES, load_exported
 from tests.kd.scoring.test_full_frame import make_dataset, one_light
 from tests.kd_fixtures import write_dataset
-from tests.kd_models import save_detector
+from tests.kd_models import save_detector, save_rtdetr
 
 NAMES = {0: "red", 1: "green"}
 
@@ -277,6 +277,19 @@ def test_a_file_whose_checkpoint_has_changed_is_named(own, data, tmp_path):
 def test_an_export_of_ultralytics_itself_is_taken(own, data):
     rewrite(own, lambda found: found.pop("kd"))
     assert evaluate(data, own, device="cpu")["map50"] > 0
+
+
+def test_an_rtdetr_is_scored_and_draws_as_its_checkpoint(data, tmp_path):
+    checkpoint = save_rtdetr(tmp_path / "m.pt", NAMES, imgsz=64)
+    export(checkpoint, out=tmp_path / "m.onnx")
+    mine, theirs = (evaluate(data, file, device="cpu") for file in (tmp_path / "m.onnx", checkpoint))
+    assert mine["map50"] == pytest.approx(theirs["map50"], abs=1e-3)
+    image = cv2.imread(str(next((data.parent / "images" / "test").iterdir())))
+    mine, theirs = (detect(file, [image], device="cpu", quiet=True) for file in (tmp_path / "m.onnx", checkpoint))
+    assert [box.confidence for box in mine.detections[0]] == pytest.approx(
+        [box.confidence for box in theirs.detections[0]], abs=1e-3
+    )
+    assert mine.detections[0]
 
 
 def test_an_export_with_nms_inside_is_scored_with_a_line(own, data):
