@@ -16,8 +16,16 @@ from hypothesis import strategies as st
 
 from kd.errors import DataError, ModelError, UsageError
 from kd.scoring.predict import (
-    COLOUR_OF_NAME, Column, Detection, detect, draw, expand, model_title, predict, read_image,
-)  # fmt: skip
+    COLOUR_OF_NAME,
+    Column,
+    Detection,
+    detect,
+    draw,
+    expand,
+    model_title,
+    predict,
+    read_image,
+)
 from kd.scoring.predict import _overlap as overlap
 from kd.scoring.predict import _place as place
 from kd.ultra.models import load_model
