@@ -28,13 +28,13 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.modules.head import RTDETRDecoder
 
-from kd.errors import DataError, KdError, UsageError
+from kd.errors import DataError, KdError, ModelError, UsageError
 from kd.files import require_no_input, require_writable, sha256
 from kd.scoring.evaluate import image_size, images_of, require_same_channels, require_same_classes
 from kd.scoring.predict import CONFIDENCE, model_title, read_image
 from kd.ultra import model_files, session
 from kd.ultra.data import resolve_data
-from kd.ultra.exported import KEY, SUFFIXES, missing, run_blank
+from kd.ultra.exported import KEY, SUFFIXES, missing, read_metadata, run_blank
 from kd.ultra.models import load_model
 from schemas.strict import StrictError, read_json
 
@@ -45,6 +45,7 @@ FORMATS = (
     "rknn", "ascend",
 )  # fmt: skip
 FLOAT32 = frozenset({"onnx", "torchscript"})  # what other runtimes calculate in is up to the processor
+FOLDERS = tuple(name for name in FORMATS if SUFFIXES[name].startswith("_") or name in {"coreml", "coreai"})
 NEEDS = {"onnx": ("onnx", "onnxslim", "onnxruntime"), "openvino": ("openvino",)}  # of the extra
 IMAGES = 8  # that a file is checked on
 
@@ -92,6 +93,8 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"--format: got {format!r}, expected one of {', '.join(FORMATS)}")
     begun, checkpoint = perf_counter(), Path(model)
+    if not model_files.what_it_is(str(model)) and not model_files.is_there(checkpoint):
+        raise ModelError(f"{model}: no such file, expected a checkpoint, such as weights/best.pt of a run")
     model_files.require_archive(str(model))
     yolo = load_model(str(model))
     model_files.require_names(yolo.model, str(model))
@@ -101,8 +104,8 @@ def export(
     _require_packages(format)
     images = _images(yolo, data, imgsz)
     metadata = _metadata(yolo, checkpoint, out, data)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".kd-export-", dir=out.parent) as scratch:
+    near = next(place for place in out.absolute().parents if place.exists())
+    with tempfile.TemporaryDirectory(prefix=".kd-export-", dir=near) as scratch:
         made = _write(yolo, format, imgsz, Path(scratch) / out.name.removesuffix(SUFFIXES[format]), metadata)
         checked = None
         if _runs_here(format):
@@ -136,9 +139,11 @@ def _require_place(out: Path, format: str, checkpoint: Path) -> None:
     if not out.name.endswith(suffix) or out.name == suffix:
         raise UsageError(f"--out: got {out}, expected a name that ends in {suffix}: by it runtimes know a format")
     require_no_input("--out", [out], [checkpoint])
-    if out.is_dir() and not (out / "metadata.yaml").is_file():
+    if out.exists() and out.is_dir() != (format in FOLDERS):
+        raise UsageError(f"--out: got {out}, a {'folder' if out.is_dir() else 'file'}, expected another name")
+    if out.is_dir() and not read_metadata(out):
         raise UsageError(f"--out: got {out}, a folder that is no earlier export, expected another name")
-    require_writable("--out", out / "metadata.yaml" if out.is_dir() else out)
+    require_writable("--out", out.with_name(f".{suffix}"))
 
 
 def _require_packages(format: str) -> None:
@@ -214,7 +219,7 @@ def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Differen
         return torch.cat((found[:, :4] * images.shape[-1], found[:, 4:]), 1)
 
     try:
-        backend = run_blank(made)
+        backend = run_blank(made, None if format == "engine" else "cpu")  # GPUs calculate float32 in TF32
         theirs = [rows(backend(image[None].to(backend.device))) for image in images]
     except ModuleNotFoundError as error:
         raise missing(f"--format {format}", error) from error
@@ -238,6 +243,8 @@ def _images(yolo: YOLO, data: str | Path | None, imgsz: int) -> Tensor:
     if data is None:
         return torch.rand(1, channels, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
     content = resolve_data(data, "train")
+    if not content.get("train"):
+        raise DataError(f"{data}: train: got none, expected images to check the file on: leave --data out")
     require_same_classes(yolo, content["names"], data)
     require_same_channels(yolo, content["channels"], data)
     if channels != 3:
@@ -250,6 +257,7 @@ def _images(yolo: YOLO, data: str | Path | None, imgsz: int) -> Tensor:
 
 def _place(made: Path, out: Path, scratch: Path) -> None:
     """Move what was made to ``out``, in place of an earlier export; the file system is the same."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     earlier = scratch / "earlier"
     if out.is_dir():
         out.rename(earlier)

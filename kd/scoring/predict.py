@@ -20,9 +20,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from kd.errors import DataError, UsageError
+from kd.errors import DataError, ModelError, UsageError
 from kd.files import require_no_input, write_all
-from kd.scoring.evaluate import image_size
+from kd.scoring.evaluate import channels_of, image_size
 from kd.ultra import model_files
 from kd.ultra.exported import Exported, load_runnable
 from kd.ultra.session import TORCH_THREADS, check_device, device_name, silence
@@ -159,6 +159,10 @@ def detect(
 ) -> Column:
     """Run one model over BGR pictures [H, W, 3]: once to find (and to warm up), once more to time."""
     yolo = load_runnable(str(model), device, tell)
+    if (channels := channels_of(yolo)) not in (1, 3):
+        raise ModelError(
+            f"{model}: got a model of {channels} channels, expected 3, or 1 for grey: pictures have no more"
+        )
     params = None
     if not isinstance(yolo, Exported):
         model_files.require_names(yolo.model, str(model))

@@ -76,13 +76,15 @@ def _nothing(_: logging.LogRecord) -> bool:
 def _keep_safe() -> None:
     """Keep Ultralytics from unpickling: labels cached next to the data, and checkpoints without restriction.
 
-    A cache would run code if it came with the data, and concurrent runs delete and overwrite one another's.
+    A cache would run code if it came with the data, and concurrent runs delete and overwrite one another's. Nor does it
+    install the packages that an export wants.
     """
     import torch
     from torchvision.models import mobilenetv2, mobilenetv3
     from torchvision.ops.misc import Conv2dNormActivation, SqueezeExcitation
     from ultralytics.data import dataset as label_reader
     from ultralytics.nn import tasks as networks
+    from ultralytics.utils import checks
 
     def load(path: Path) -> dict:
         raise FileNotFoundError(path)
@@ -91,8 +93,8 @@ def _keep_safe() -> None:
         x["version"] = version  # read by the caller
 
     label_reader.load_dataset_cache_file, label_reader.save_dataset_cache_file = load, save
-    # It reads ULTRALYTICS_SAFE_LOAD when it is first imported, which may have been before kd was.
-    networks.SAFE_LOAD = True
+    # It reads their environment variables when it is first imported, which may have been before kd was.
+    networks.SAFE_LOAD, checks.AUTOINSTALL = True, False
     blocks = [mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual, Conv2dNormActivation, SqueezeExcitation]
     torch.serialization.add_safe_globals(blocks)
 

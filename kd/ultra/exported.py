@@ -42,6 +42,7 @@ class Card:
     channels: int
     is_rtdetr: bool
     is_dynamic: bool  # takes images of any size
+    has_nms: bool  # by Ultralytics' nms=True: gives what is left at its own threshold
     size_bytes: int
     own: dict[str, Any]
 
@@ -49,7 +50,11 @@ class Card:
 class Exported(YOLO):
     """Ultralytics' YOLO around an exported file that `load_exported` has tried."""
 
-    card: Card
+    def __init__(self, path: Path, card: Card) -> None:
+        super(YOLO, self).__init__(
+            str(path), task="detect"
+        )  # YOLO's own turns what holds an RT-DETR into another class
+        self.card = card
 
     @property
     def names(self) -> dict[int, str]:
@@ -65,14 +70,16 @@ class Exported(YOLO):
 def load_runnable(spec: str, device: str | None = None, tell: Callable[[str], None] = lambda line: None) -> YOLO:
     """What ``spec`` names, as `kd.ultra.models.load_model` has it, or an exported file, tried on the device.
 
-    ``tell`` gets a line where the checkpoint of an export is another one by now. Raises ModelError, and KdError where
-    the file's runtime is not installed.
+    ``tell`` gets a line where the checkpoint of an export is another one by now, and where an export by Ultralytics
+    drops detections itself. Raises ModelError, and KdError where the file's runtime is not installed.
     """
     if not is_exported(spec):
         return load_model(spec)
     yolo = load_exported(spec, device)
     if line := stale(spec, yolo.card):
         tell(line)
+    if yolo.card.has_nms:
+        tell(f"{spec}: got an export with NMS inside, which drops scores below a threshold: its mAP is lower for that")
     return yolo
 
 
@@ -90,8 +97,7 @@ def load_exported(spec: str, device: str | None = None) -> Exported:
     path = Path(spec).resolve()
     if not model_files.is_there(path) and not model_files.is_there(path, folder=True):
         raise ModelError(f"{spec}: no such file or folder, expected one that kd export wrote")
-    metadata = BaseBackend.read_metadata(path)
-    if not isinstance(metadata, dict) or not metadata.get("names"):
+    if not read_metadata(path):
         raise ModelError(
             f"{spec}: got an export without class names in its metadata, expected a whole file that kd export or "
             f"Ultralytics wrote: export it again"
@@ -106,11 +112,16 @@ def load_exported(spec: str, device: str | None = None) -> Exported:
             f"detector: export it again"
         ) from error
     with session.silence():
-        yolo = Exported(str(path), task="detect")
-    yolo.card = _card(spec, path, backend)
+        yolo = Exported(path, _card(spec, path, backend))
     if yolo.card.own.get("single_cls"):
         yolo.overrides["single_cls"] = True
     return yolo
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What an export by Ultralytics says of itself, without running it; {} for what is none, or only half of one."""
+    found = BaseBackend.read_metadata(path)
+    return found if isinstance(found, dict) and found.get("names") else {}
 
 
 def run_blank(path: Path, device: str | None = None) -> AutoBackend:
@@ -119,6 +130,8 @@ def run_blank(path: Path, device: str | None = None) -> AutoBackend:
         backend = AutoBackend(str(path), device=session.check_device(device), verbose=False)
         if not all(type(side) is int and 1 <= side <= NUMBERS["imgsz"][1] for side in backend.imgsz):
             raise TypeError(f"image sides of {backend.imgsz}")
+        if backend.task != "detect":
+            raise TypeError(f"a model for {backend.task}")
         found = backend(torch.zeros(1, backend.channels, *backend.imgsz).to(backend.device))
     output = found[0] if isinstance(found, (list, tuple)) else found
     if output.ndim != 3 or not {6 if backend.end2end else 4 + len(backend.names)} & set(output.shape[1:]):
@@ -159,6 +172,7 @@ def _card(spec: str, path: Path, backend: AutoBackend) -> Card:
         channels=backend.channels,
         is_rtdetr=backend.metadata.get("head") == "RTDETRDecoder",
         is_dynamic=bool(backend.dynamic),
+        has_nms=bool(backend.metadata.get("args", {}).get("nms")),
         size_bytes=sum(file.stat().st_size for file in files),
         own=_own(spec, backend.metadata),
     )

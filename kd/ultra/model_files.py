@@ -32,7 +32,7 @@ EXPORTS = {
     ".pb": "TensorFlow", ".mlpackage": "Core ML", ".mlmodel": "Core ML", ".mnn": "MNN", ".xml": "OpenVINO",
     ".hef": "Hailo", ".pte": "ExecuTorch", "_openvino_model": "OpenVINO", "_saved_model": "TensorFlow",
     "_web_model": "TensorFlow.js", "_paddle_model": "Paddle", "_ncnn_model": "NCNN", "_imx_model": "Sony IMX",
-    "_rknn_model": "RKNN", "_executorch_model": "ExecuTorch",
+    "_rknn_model": "RKNN", "_executorch_model": "ExecuTorch", "_ascend_model": "Ascend", ".aimodel": "Core AI",
 }  # fmt: skip
 WEIGHTS_ALONE = (".pth", ".ckpt", ".safetensors", ".bin", ".weights", ".h5", ".keras", ".npz")
 

@@ -22,7 +22,7 @@ import schemas
 from dtld_tools.types import TileSpec
 from kd.device import export as module
 from kd.device.export import FORMATS, Difference, export
-from kd.errors import KdError, ModelError, UsageError
+from kd.errors import DataError, KdError, ModelError, UsageError
 from kd.scoring.evaluate import evaluate
 from kd.scoring.full_frame import evaluate_frames
 from kd.scoring.predict import detect, predict
@@ -31,7 +31,7 @@ from kd.ultra.data import label_file
 from kd.ultra.exported import SUFFIXES, load_exported
 from tests.kd.scoring.test_full_frame import make_dataset, one_light
 from tests.kd_fixtures import write_dataset
-from tests.kd_models import save_detector
+from tests.kd_models import save_detector, save_rtdetr
 
 NAMES = {0: "red", 1: "green"}
 
@@ -200,6 +200,9 @@ def test_an_openvino_folder_replaces_an_earlier_export_alone(exported, checkpoin
     (out / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"--out: got .*x_openvino_model, a folder that is no earlier export"):
         export(checkpoint, format="openvino", out=out)
+    (out / "metadata.yaml").write_text("version: 1")  # what many programs write
+    with pytest.raises(UsageError, match=r"a folder that is no earlier export"):
+        export(checkpoint, format="openvino", out=out)
     (out / "metadata.yaml").write_text("names: {0: other}")
     found = export(checkpoint, format="openvino", data=data, out=out)
     assert sorted(path.name for path in out.iterdir()) == ["metadata.yaml", "x.bin", "x.xml"]
@@ -225,9 +228,9 @@ def test_it_is_scored_as_ultralytics_scores_the_checkpoint_on_padded_images(expo
 
 def test_it_is_scored_on_whole_frames(tmp_path):
     checkpoint = save_lively(tmp_path / "m.pt", names={0: "relevant", 1: "not_relevant"}, imgsz=192)
-    export(checkpoint, out=tmp_path / "m.onnx")
+    file = export(checkpoint, format="torchscript", out=tmp_path / "m.torchscript")["out"]
     root = make_dataset(tmp_path, one_light, tiles=TileSpec(size_px=192, overlap=0), frames=1)
-    whole, part = (run(root / "data.yaml", tmp_path / "m.onnx", device="cpu") for run in (evaluate_frames, evaluate))
+    whole, part = (run(root / "data.yaml", file, device="cpu") for run in (evaluate_frames, evaluate))
     assert whole["frames"] == 1
     assert whole["map50"] == pytest.approx(part["map50"])
 
@@ -276,6 +279,28 @@ def test_an_export_of_ultralytics_itself_is_taken(own, data):
     assert evaluate(data, own, device="cpu")["map50"] > 0
 
 
+def test_an_rtdetr_is_scored_and_draws_as_its_checkpoint(data, tmp_path):
+    checkpoint = save_rtdetr(tmp_path / "m.pt", NAMES, imgsz=64)
+    file = export(checkpoint, format="torchscript", out=tmp_path / "m.torchscript")["out"]  # quicker than ONNX
+    mine, theirs = (evaluate(data, model, device="cpu") for model in (file, checkpoint))
+    assert mine["map50"] == pytest.approx(theirs["map50"], abs=1e-3)
+    image = cv2.imread(str(next((data.parent / "images" / "test").iterdir())))
+    mine, theirs = (detect(model, [image], device="cpu", quiet=True) for model in (file, checkpoint))
+    assert [box.confidence for box in mine.detections[0]] == pytest.approx(
+        [box.confidence for box in theirs.detections[0]], abs=1e-3
+    )
+    assert mine.detections[0]
+
+
+def test_an_export_with_nms_inside_is_scored_with_a_line(own, data):
+    lines: list[str] = []
+    rewrite(own, lambda found: found.update(args="{'nms': True}"))  # it has 6 outputs, as one with NMS has
+    evaluate(data, own, device="cpu", tell=lines.append)
+    assert [line.partition(": ")[2] for line in lines] == [
+        "got an export with NMS inside, which drops scores below a threshold: its mAP is lower for that"
+    ]
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -298,6 +323,7 @@ def test_a_half_written_file_is_refused(own, data, share):
         (lambda found: found.update(imgsz="[64, 65]"), "does not run"),
         (lambda found: found.update(imgsz="[640000, 640000]"), "image sides of"),
         (lambda found: found.update(channels="4"), "does not run"),
+        (lambda found: found.update(task="segment"), r"does not run \(TypeError: a model for segment\)"),
         (lambda found: found.update(kd="{"), "metadata: kd: "),
         (lambda found: found.update(kd='{"checkpoint": "/dev/zero"}'), "metadata: kd: "),
     ],
@@ -358,9 +384,9 @@ def test_what_an_exporter_says_is_one_line_and_nothing_is_left(checkpoint, tmp_p
 
     monkeypatch.setattr(YOLO, "export", fails)
     with pytest.raises(KdError, match=r"^--format ncnn: got RuntimeError: no such engine from Ultralytics' exporter"):
-        export(checkpoint, format="ncnn", out=tmp_path / "a_ncnn_model")
+        export(checkpoint, format="ncnn", out=tmp_path / "new" / "a_ncnn_model")
     assert capfd.readouterr().out == ""
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # nor the folder
 
 
 @pytest.mark.parametrize(
@@ -379,10 +405,27 @@ def test_options_that_do_not_fit_are_refused(checkpoint, options, error, reason)
         export(checkpoint, **options)
 
 
-@pytest.mark.parametrize("model", ["yolov5n", "nothing.pt", "best.onnx"])
+@pytest.mark.parametrize("model", ["yolov5n", "nothing.pt"])
 def test_only_a_checkpoint_is_exported(model):
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match=f"^{model}: no such file, expected a checkpoint"):
         export(model)
+
+
+def test_a_file_is_no_place_for_a_folder_nor_the_other_way_round(checkpoint, tmp_path):
+    (tmp_path / "a_openvino_model").write_text("mine")
+    (tmp_path / "a.onnx").mkdir()
+    (tmp_path / "a.onnx" / "metadata.yaml").write_text("names: {0: mine}")
+    with pytest.raises(UsageError, match=r"--out: got .*a_openvino_model, a file, expected another name"):
+        export(checkpoint, format="openvino", out=tmp_path / "a_openvino_model")
+    with pytest.raises(UsageError, match=r"--out: got .*a\.onnx, a folder, expected another name"):
+        export(checkpoint, out=tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx" / "metadata.yaml").is_file()
+
+
+def test_data_without_training_images_are_refused(checkpoint, folder, tmp_path):
+    (tmp_path / "data.yaml").write_text(f"val: {folder}/data/images/test\nnames: {{0: red, 1: green}}\n")
+    with pytest.raises(DataError, match=r"data\.yaml: train: got none, expected .*: leave --data out"):
+        export(checkpoint, data=tmp_path / "data.yaml")
 
 
 def test_every_format_is_one_of_ultralytics_with_an_ending_of_its_own():

@@ -14,8 +14,18 @@ pytest.importorskip("torch", reason="needs the extra kd")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd.errors import DataError, UsageError
-from kd.scoring.predict import COLOUR_OF_NAME, Column, Detection, draw, expand, model_title, predict, read_image
+from kd.errors import DataError, ModelError, UsageError
+from kd.scoring.predict import (
+    COLOUR_OF_NAME,
+    Column,
+    Detection,
+    detect,
+    draw,
+    expand,
+    model_title,
+    predict,
+    read_image,
+)
 from kd.scoring.predict import _overlap as overlap
 from kd.scoring.predict import _place as place
 from kd.ultra.models import load_model
@@ -171,6 +181,12 @@ def test_bad_images_get_one_line_each(tmp_path):
         "/raw.tiff: got uint16 in one channel, expected an 8-bit image; a raw DTLD frame? run `dtld convert` first"
     )
     assert "got uint16 in 3 channels" in error(tmp_path / "deep.png")
+
+
+def test_a_model_of_more_channels_than_pictures_have_is_refused(tmp_path):
+    model = save_detector(tmp_path / "m.pt", {0: "a"}, channels=4)
+    with pytest.raises(ModelError, match=r"m\.pt: got a model of 4 channels, expected 3, or 1 for grey"):
+        detect(model, [np.zeros((64, 64, 3), np.uint8)], device="cpu", quiet=True)
 
 
 def test_grey_images_are_read_as_colour(tmp_path):

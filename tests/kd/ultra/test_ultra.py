@@ -85,19 +85,22 @@ def test_a_pickle_bomb_runs_nothing(tmp_path, wrap, zipped):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pickle_bomb_runs_nothing_when_ultralytics_was_imported_first(tmp_path):
+def test_a_pickle_bomb_runs_nothing_and_nothing_is_installed_when_ultralytics_was_imported_first(tmp_path):
     torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "b.pt")
     code = (
-        "import ultralytics, ultralytics.utils as u\nassert not u.SAFE_LOAD\n"
+        "import ultralytics, ultralytics.utils as u\nassert u.AUTOINSTALL and not u.SAFE_LOAD\n"
         "from kd import errors\nfrom kd.ultra import models\n"
         f"try: models.load_model({str(tmp_path / 'b.pt')!r})\n"
         "except errors.ModelError: print('refused')\n"
+        "u.checks.ONLINE = True\n"
+        "u.checks.subprocess.check_output = lambda *_, **__: print('installs')\n"
+        "assert not u.checks.check_requirements('no-such-package')\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "ULTRALYTICS_SAFE_LOAD"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("ULTRALYTICS_SAFE_LOAD", "YOLO_AUTOINSTALL")}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True
     )
-    assert "refused" in done.stdout, done.stderr
+    assert done.stdout == "refused\n", done.stderr
     assert not (tmp_path / "ran").exists()
 
 
