@@ -228,7 +228,7 @@ def _warn_of_weight(terms: Mapping[str, Tensor], task: Tensor, features: Sequenc
     own = gradient_norm(task, features)
     ratio = gradient_norm(torch.stack(list(terms.values())).sum(), features) / own if own else 0.0
     if ratio > LOUD:
-        session.LOGGER.warning(
-            f"kd: after {PATIENCE} steps the methods' gradient is {ratio:.3g} times the task's: they may drown it: "
+        session.warn_aloud(
+            f"after {PATIENCE} steps the methods' gradient is {ratio:.3g} times the task's: they may drown it: "
             f"lower the weight, or choose it by --balance 0.1"
         )

@@ -35,6 +35,12 @@ def silence(below: int = logging.ERROR) -> Iterator[None]:
         LOGGER.setLevel(level)
 
 
+def warn_aloud(line: str) -> None:
+    """Log a warning in the middle of a run: without a terminal and with --quiet too, where others are held back."""
+    with silence(below=logging.WARNING):
+        LOGGER.warning(line)
+
+
 @contextlib.contextmanager
 def log_to_stderr(quiet: bool) -> Iterator[None]:
     """Send Ultralytics' log and progress bars to stderr; silence them when ``quiet`` or where that is no terminal."""

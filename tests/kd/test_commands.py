@@ -97,7 +97,7 @@ def test_help_of_every_command_ends_in_an_example_that_parses(kd, command):
 
 def test_every_flag_of_the_contract_is_there_with_its_default():
     options = {name: option for option in COMMANDS["train"].params for name in option.opts}
-    defaults = {"--epochs": 30, "--imgsz": 640, "--batch": 16, "--seed": 0}
+    defaults = {"--epochs": 30, "--imgsz": 640, "--batch": "16", "--seed": 0}  # auto is a batch, too
     assert {name: options[name].default for name in defaults} == defaults
     flags = {
         "--data", "--student", "--teacher", "--method", "--weight", "--device", "--freeze", "--out", "--resume",

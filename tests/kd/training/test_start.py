@@ -137,6 +137,6 @@ def test_a_failed_inheritance_leaves_no_folder(data, teacher, tmp_path, monkeypa
         raise MemoryError
 
     monkeypatch.setattr("kd.inheritance.weights.inherit", fail)
-    with pytest.raises(MemoryError):
+    with pytest.raises(RunError, match="got out of memory"):
         train(configure(data, teacher, tmp_path / "run"), quiet=True)
     assert not list((tmp_path / "run").glob("*"))

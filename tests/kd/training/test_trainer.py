@@ -206,7 +206,7 @@ def test_a_term_that_drowns_the_task_is_said_once(student_and_batch, monkeypatch
     trainer, batch = student_and_batch
     lines = []
     monkeypatch.setattr(trainer.distillation, "_steps", 0)
-    monkeypatch.setattr(session.LOGGER, "warning", lines.append)
+    monkeypatch.setattr(session, "warn_aloud", lines.append)
     run_steps(trainer, batch, term, 19, pytest.MonkeyPatch())
     assert not lines
     run_steps(trainer, batch, term, 41, pytest.MonkeyPatch())
@@ -220,7 +220,7 @@ def test_a_term_whose_weight_is_balanced_may_be_large(student_and_batch, monkeyp
     lines = []
     monkeypatch.setattr(trainer.distillation, "_steps", 0)
     monkeypatch.setattr(trainer.distillation, "balance", SimpleNamespace(settled=True, weights=lambda: {"fgfi": 1.0}))
-    monkeypatch.setattr(session.LOGGER, "warning", lines.append)
+    monkeypatch.setattr(session, "warn_aloud", lines.append)
     run_steps(trainer, batch, 440.0, 20, pytest.MonkeyPatch())
     assert not lines
 
