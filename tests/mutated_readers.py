@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -360,11 +361,8 @@ def _kill_a_run(inputs: Path, scratch: Path) -> None:
             raise KeyboardInterrupt
         return own(self, batch)
 
-    Trainer.preprocess_batch = interrupt
-    try:
+    with patch.object(Trainer, "preprocess_batch", interrupt):
         found = answer(tool("kd"), (*TRAIN, "--out", "../in/killed"), scratch)
-    finally:
-        Trainer.preprocess_batch = own
     assert found.code == 130, found
     assert (inputs / "killed/weights/last.kd.pt").exists()
 
