@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from kd.device_commands import app as device
 from kd.scoring_commands import app as scoring
-from kd.shared_options import DeviceOption, JsonOption, RayAddressOption, SizeOption
+from kd.shared_options import DeviceOption, JsonOption, RayAddressOption, SizeOption, is_given
 from kd.shared_options import is_quiet as _quiet
 from kd.show import (
     count,
@@ -56,7 +56,7 @@ def train(context: typer.Context, options: TrainOptions, as_json: JsonOption = F
     given = {
         name.replace("_", "-"): value
         for name, value in vars(options).items()
-        if name not in OF_THE_FOLDER and getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+        if name not in OF_THE_FOLDER and is_given(context, name)
     }
     values = train_values(given, DEFAULT_CFG_DICT)
     if options.resume and not options.overwrite:

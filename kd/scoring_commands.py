@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kd.predict_options import TiledOptions
-from kd.shared_options import DataOption, DeviceOption, JsonOption, SizeOption
+from kd.shared_options import DataOption, DeviceOption, JsonOption, SizeOption, is_given
 from kd.shared_options import is_quiet as _quiet
 from kd.show import print_groups, print_json, print_predictions, print_scores, print_tiled, warn
 from kd.train_options import Batch, SkipBadLabels
@@ -95,7 +95,7 @@ def predict(
         from kd.scoring.predict import predict as draw
 
         for name in vars(tiles):
-            if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE":
+            if is_given(context, name):
                 raise UsageError(f"--{name.replace('_', '-')}: got it without --tiled, expected both")
         if out is None:
             raise UsageError("--out: got none, expected the picture to write (.png)")

@@ -18,6 +18,11 @@ RayAddressOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter has its value from the line."""
+    return getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+
+
 def is_quiet(context: typer.Context) -> bool:
     """Whether --quiet stands on the line."""
     return (context.obj or {}).get("quiet", False)

@@ -83,10 +83,7 @@ def read_coco(path: Path, crowd: Crowd = "drop") -> Coco:
 
 def _image(item: coco.CocoImage, place: str) -> CocoImage:
     name = coco.path_of(item, place)
-    folders = name.parts[:-1]
-    has_place = "images" in folders
-    folders = folders if has_place else ("images", *folders)
-    at = max(index for index, folder in enumerate(folders) if folder == "images")
+    folders, at = coco.folders_of(name)
     split, last = coco.split_of(folders, at)
     return CocoImage(
         file_name=item.file_name,
@@ -95,7 +92,7 @@ def _image(item: coco.CocoImage, place: str) -> CocoImage:
         label_root="/".join((*folders[:at], "labels")),
         split=split,
         entry="/".join(folders[: last + 1]),
-        has_place=has_place,
+        has_place="images" in name.parts[:-1],
         size_wh=item.size_wh,
         targets=[],
     )

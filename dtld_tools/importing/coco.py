@@ -178,8 +178,18 @@ def box_of(annotation: CocoAnnotation) -> Box | None:
         box = Box(*corners)
         if [box.x1, box.y1, box.width, box.height] == bbox:  # else somebody changed bbox, which is what counts
             return box
-    x, y, w, h = bbox
-    return Box(x, y, x + w, y + h)
+    return Box.from_xywh(*bbox)
+
+
+def folders_of(path: PurePosixPath) -> tuple[tuple[str, ...], int]:
+    """The folders of an image, below one called images where none of them is, and which of them is the last such.
+
+    >>> folders_of(PurePosixPath("a/images/val/1.jpg")), folders_of(PurePosixPath("val/1.jpg"))
+    ((('a', 'images', 'val'), 1), (('images', 'val'), 0))
+    """
+    folders = path.parts[:-1]
+    folders = folders if "images" in folders else ("images", *folders)
+    return folders, len(folders) - 1 - folders[::-1].index("images")
 
 
 def split_of(folders: Sequence[str], at: int) -> tuple[Split | None, int]:
@@ -237,8 +247,7 @@ def import_coco(path: Path, sequence_of: Sequences, crowd: Crowd) -> Imported:
             raise DatasetError(f"{path}: images[{index}].file_name: got {text} a second time, expected it once")
         own, out = tuple(lights[image.id]), tuple(dropped.get(image.id, ()))
         frames[text] = Frame(text, sequence_of(text), None, own, out, image.size_wh)
-        folders = name.parts[:-1] if "images" in name.parts[:-1] else ("images", *name.parts[:-1])
-        split, _ = split_of(folders, max(at for at, folder in enumerate(folders) if folder == "images"))
+        split, _ = split_of(*folders_of(name))
         if split:
             splits[text] = (split,)
     if not frames:

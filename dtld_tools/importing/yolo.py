@@ -217,7 +217,7 @@ class LabelFiles:
 
 def _labels_beside(folder: Path, known: Collection[Path]) -> Iterator[Path]:
     """The label files of a folder of images that are not known as those of an image."""
-    labels = Path(label_of(f"{folder.absolute()}/x.jpg")).parent
+    labels = _labels_of(folder)
     if labels == folder.absolute():  # beside the images lie other texts, too
         return
     found = map(Path, glob.iglob(f"{glob.escape(str(labels))}/**/*.txt", recursive=True))
@@ -226,5 +226,9 @@ def _labels_beside(folder: Path, known: Collection[Path]) -> Iterator[Path]:
 
 def _image_of(label: Path, folder: Path, root: Path) -> str:
     """Where the image of a label file should lie, below ROOT."""
-    labels = Path(label_of(f"{folder.absolute()}/x.jpg")).parent
-    return _below(folder / label.relative_to(labels).with_suffix(".jpg"), root, str(label))
+    return _below(folder / label.relative_to(_labels_of(folder)).with_suffix(".jpg"), root, str(label))
+
+
+def _labels_of(folder: Path) -> Path:
+    """Where the label files of a folder of images lie."""
+    return Path(label_of(f"{folder.absolute()}/x.jpg")).parent

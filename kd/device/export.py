@@ -30,7 +30,7 @@ from ultralytics.nn.modules.head import RTDETRDecoder
 
 from kd.errors import DataError, KdError, ModelError, UsageError
 from kd.files import require_no_input, require_writable, sha256
-from kd.scoring.evaluate import image_size, images_of, require_same_channels, require_same_classes
+from kd.scoring.evaluate import channels_of, image_size, images_of, require_same_channels, require_same_classes
 from kd.scoring.predict import CONFIDENCE, model_title, read_image
 from kd.ultra import model_files, session
 from kd.ultra.data import resolve_data
@@ -239,7 +239,7 @@ def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Differen
 
 def _images(yolo: YOLO, data: str | Path | None, imgsz: int) -> Tensor:
     """What a file is checked on [M, C, imgsz, imgsz] in 0..1: training images, evenly picked, or without any noise."""
-    channels = yolo.model.yaml.get("channels", 3)
+    channels = channels_of(yolo)
     if data is None:
         return torch.rand(1, channels, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
     content = resolve_data(data, "train")

@@ -184,7 +184,7 @@ def fresh_student(
     """
     make, layout = (classic.Model if classic.is_classic_yaml(layout) else DetectionModel), deepcopy(layout)
     if make is classic.Model and (anchors := anchors_of(teacher)):
-        layout["anchors"] = [[side for size in sizes for side in size] for sizes in anchors.values()]
+        layout = classic.with_anchors(layout, anchors.values())
     require_head(layout)
     try:
         with session.silence(), torch.random.fork_rng():

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd.config import TrainConfig
+from kd.methods import boxes
 from kd.methods.batch import Batch, Method, Prediction
 
 CLASS_TEMPERATURE = 2.0  # mild: scores near 0 still tell which classes are alike, without drowning those near 1
@@ -65,21 +66,16 @@ def distances(boxes: Tensor) -> Tensor:
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of boxes around the same points: IoU - (hull - union) / hull (Rezatofighi et al., CVPR 2019).
+    """`kd.methods.boxes.giou` of boxes around the same points, which are left out.
 
-    ``a``, ``b`` distances [N, 4] left, top, right, bottom, in any unit: with a common centre, overlap and hull come
-    from their minima and maxima alone. Returns [N] in -1..1; boxes without area give no NaN.
+    ``a``, ``b`` distances [N, 4] left, top, right, bottom, in any unit. Returns [N] in -1..1; boxes without area, or
+    with sides below 0 as heads of reg_max 1 may give them, give no NaN.
 
     >>> giou(torch.tensor([[1.0, 1, 1, 1]]), torch.tensor([[1.0, 1, 3, 1]]))
     tensor([0.5000])
     """
-
-    def area(ltrb: Tensor) -> Tensor:
-        return (ltrb[:, :2] + ltrb[:, 2:]).clamp(min=0).prod(1)  # reg_max 1: nothing keeps sides above 0
-
-    inter, hull = area(a.minimum(b)), area(a.maximum(b)).clamp(min=1e-9)
-    union = (area(a) + area(b) - inter).clamp(min=1e-9)
-    return inter / union - (hull - union) / hull
+    signs = a.new_tensor([-1, -1, 1, 1])
+    return boxes.giou(a * signs, b * signs)
 
 
 def box_divergence(student: Tensor, teacher: Tensor, confidence: Tensor) -> Tensor:

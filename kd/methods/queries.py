@@ -13,23 +13,9 @@ from torch import Tensor
 
 from kd.config import TrainConfig
 from kd.methods.batch import Batch, Method, Queries
+from kd.methods.boxes import giou
 
 L1, GIOU = 5.0, 2.0  # the shares of a box beside its class, as in the loss of DETR and all of its kind
-
-
-def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU: IoU - (hull - union) / hull (Rezatofighi et al., CVPR 2019).
-
-    ``a``, ``b`` [..., 4] x1 y1 x2 y2 in any unit, of shapes that go together. Returns [...] in -1..1.
-
-    >>> giou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 1], [3, 0, 4, 2]]))
-    tensor([ 0.5000, -0.2500])
-    """
-    inter = (a[..., 2:].minimum(b[..., 2:]) - a[..., :2].maximum(b[..., :2])).clamp(min=0).prod(-1)
-    hull = (a[..., 2:].maximum(b[..., 2:]) - a[..., :2].minimum(b[..., :2])).prod(-1).clamp(min=1e-9)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]
-    union = (areas[0] + areas[1] - inter).clamp(min=1e-9)
-    return inter / union - (hull - union) / hull
 
 
 def differences(student: Queries, teacher: Queries) -> Tensor:

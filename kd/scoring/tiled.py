@@ -25,6 +25,7 @@ from kd.scoring.detection_metrics import Detections
 from kd.scoring.evaluate import channels_of, image_size
 from kd.scoring.frames import Frame, View
 from kd.scoring.full_frame import merge
+from kd.scoring.predict import CONFIDENCE
 from kd.scoring.shots import Shot, count_shots, find_files, is_video, read_shots
 from kd.scoring.sparse import FAINT, Attention
 from kd.scoring.tiles import Grid, TileDetector
@@ -60,7 +61,7 @@ def predict_frames(
     *,
     grid: Grid | None = None,
     imgsz: int | None = None,
-    conf: float = 0.25,
+    conf: float = CONFIDENCE,
     batch: int = 16,
     device: str | None = None,
     limit: int | None = None,

@@ -30,7 +30,7 @@ def starting_point(source: str, pretrained: Any, priors: Priors | None) -> tuple
     weights = classic.ClassicYOLO(source).model if source.lower().endswith(".pt") else None
     layout = weights.yaml if weights else classic.read_architecture(source)
     if priors:
-        layout = {**layout, "anchors": [[side for size in sizes for side in size] for _, sizes in priors]}
+        layout = classic.with_anchors(layout, dict(priors).values())
     if isinstance(pretrained, str):
         return layout, classic.ClassicYOLO(pretrained).model
     return layout, None if pretrained is False else weights

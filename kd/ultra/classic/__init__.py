@@ -2,7 +2,7 @@
 
 from kd.ultra.classic.anchors import better, sides_px
 from kd.ultra.classic.files import ClassicYOLO, is_classic, official_names, read_architecture
-from kd.ultra.classic.network import Detect, Model, anchor_free, become_classic, is_classic_yaml
+from kd.ultra.classic.network import Detect, Model, anchor_free, become_classic, is_classic_yaml, with_anchors
 
 __all__ = [
     "ClassicYOLO",
@@ -16,4 +16,5 @@ __all__ = [
     "official_names",
     "read_architecture",
     "sides_px",
+    "with_anchors",
 ]

@@ -8,7 +8,7 @@ checkpoint of that repository as it stands (kd/ultra/classic/files.py has the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -154,6 +154,15 @@ class Detect(heads.Detect):
             wh = (2 * wh).square() * (anchors * stride)[:, None, None]
             levels.append(torch.cat((xy, wh, objectness * scores), 4).flatten(1, 3))  # [B, A H W, 4 + K]
         return torch.cat(levels, 1).transpose(1, 2)
+
+
+def with_anchors(layout: Mapping[str, Any], anchors: Iterable[Sequence[tuple[float, float]]]) -> dict[str, Any]:
+    """A model yaml with these anchors, (width, height) in pixels of each level.
+
+    >>> with_anchors({"nc": 2}, [[(10, 13), (16, 30)]])
+    {'nc': 2, 'anchors': [[10, 13, 16, 30]]}
+    """
+    return {**layout, "anchors": [[side for size in sizes for side in size] for sizes in anchors]}
 
 
 class Model(DetectionModel):
