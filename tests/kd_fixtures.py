@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -50,6 +53,22 @@ def tiny_config(data: Path, out: Path, **changes):
         **({"methods": (("fgfi", 0.01),)} if changes.get("teachers") else {}),
     }  # fmt: skip
     return TrainConfig(**{**values, **changes})
+
+
+@contextmanager
+def interrupted(epoch: int = 1) -> Iterator[None]:
+    """A training in this process is interrupted at the first batch of an epoch, from 0."""
+    from kd.training.trainer import Trainer
+
+    own = Trainer.preprocess_batch
+
+    def interrupt(self: Trainer, batch: dict) -> dict:
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        return own(self, batch)
+
+    with patch.object(Trainer, "preprocess_batch", interrupt):
+        yield
 
 
 def shared_weights(name: str) -> str:

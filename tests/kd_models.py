@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def save_detector(
@@ -91,3 +95,17 @@ def save_classic(path: Path, names: dict[int, str], *, imgsz: int = 64, seed: in
     with classic.official_names():
         torch.save({"model": model, "epoch": -1, "train_args": {"task": "detect", "imgsz": imgsz}}, path)
     return str(path)
+
+
+def as_trained(model: nn.Module, images: Tensor) -> nn.Module:
+    """A fresh model whose channels differ and whose running statistics are those of ``images``, in evaluation mode."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2)
+            torch.nn.init.normal_(module.bias, std=0.3)
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+    return model.eval()

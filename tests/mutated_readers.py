@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ import yaml
 
 from tests.dtld_data import make_tree, random_raw, write_v1, write_v2
 from tests.hostile import Answer, answer, complaint, empty, snapshot, tool
-from tests.kd_fixtures import write_dataset
+from tests.kd_fixtures import interrupted, write_dataset
 from tests.mutators import FORGED, mutate
 
 WORDS = (
@@ -352,16 +351,7 @@ def write_kd_inputs(inputs: Path, scratch: Path) -> None:
 
 def _kill_a_run(inputs: Path, scratch: Path) -> None:
     """Leave ``in/killed`` as a run that was interrupted in its second epoch."""
-    from kd.training.trainer import Trainer
-
-    own = Trainer.preprocess_batch
-
-    def interrupt(self: Trainer, batch: dict) -> dict:
-        if self.epoch == 1:
-            raise KeyboardInterrupt
-        return own(self, batch)
-
-    with patch.object(Trainer, "preprocess_batch", interrupt):
+    with interrupted():
         found = answer(tool("kd"), (*TRAIN, "--out", "../in/killed"), scratch)
     assert found.code == 130, found
     assert (inputs / "killed/weights/last.kd.pt").exists()

@@ -14,7 +14,7 @@ from kd.ultra import classic
 from kd.ultra.classic.files import ALLOWED, globals_in
 from kd.ultra.models import load_model
 from tests.kd_fixtures import write_dataset
-from tests.kd_models import save_classic, save_detector, tiny_classic
+from tests.kd_models import as_trained, save_classic, save_detector, tiny_classic
 
 IMAGES = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 ANCHORS = [[4, 8, 6, 6, 9, 5], [12, 20, 14, 14, 30, 20], [40, 40, 60, 30, 80, 90]]
@@ -25,14 +25,7 @@ def detector(seed=0, width=0.25, names=("red", "green"), anchors=ANCHORS):
     torch.manual_seed(seed)
     model = classic.Model({**tiny_classic(), "width_multiple": width, "anchors": anchors}, nc=len(names))
     model.names = dict(enumerate(names))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 2)
-            torch.nn.init.normal_(module.bias, std=0.3)
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(IMAGES)  # running statistics as training leaves them
-    return model.eval()
+    return as_trained(model, IMAGES)
 
 
 def outputs(model):

@@ -12,6 +12,7 @@ from kd.errors import ModelError
 from kd.inheritance.inherit import inherit
 from kd.ultra import session
 from kd.ultra.models import load_model
+from tests.kd_models import as_trained
 
 IMAGES = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -25,14 +26,7 @@ def detector(name, *, names=("red", "green"), seed=0, width=None):
     with session.silence():
         model = DetectionModel(config, nc=len(names), verbose=False)
     model.names = dict(enumerate(names))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 2)
-            torch.nn.init.normal_(module.bias, std=0.3)
-            module.momentum = 1.0
-    with torch.no_grad(), session.silence():
-        model.train()(IMAGES)  # running statistics as training leaves them
-    return model.eval()
+    return as_trained(model, IMAGES)
 
 
 def outputs(model):

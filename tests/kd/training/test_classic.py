@@ -25,10 +25,9 @@ from kd.training.bench import Pair
 from kd.training.classic import fit_anchors, require_for_classic, starting_point
 from kd.training.defaults import choose
 from kd.training.run import train
-from kd.training.trainer import Trainer
 from kd.ultra import classic, models
 from kd.ultra.classic.files import ALLOWED, globals_in, read_checkpoint
-from tests.kd_fixtures import tiny_config, write_dataset
+from tests.kd_fixtures import interrupted, tiny_config, write_dataset
 from tests.kd_models import save_classic, save_detector, tiny_classic
 
 TINY = tiny_classic()
@@ -83,9 +82,7 @@ def test_a_run_writes_checkpoints_of_the_official_form(data, run, teacher):
 
 
 @pytest.mark.train
-def test_an_inherited_and_distilled_run_that_was_stopped_ends_like_one_that_was_not(
-    data, student, odd, tmp_path, monkeypatch
-):
+def test_an_inherited_and_distilled_run_that_was_stopped_ends_like_one_that_was_not(data, student, odd, tmp_path):
     options = {"inherit": odd, "teachers": (odd,), "methods": (("logits", 1.0), ("box", 1.0))}
     whole, cut = (tiny_config(data, tmp_path / name, student=student, epochs=2, **options) for name in ("whole", "cut"))
     record = train(whole, allow_weak_teacher=True, quiet=True)
@@ -93,17 +90,8 @@ def test_an_inherited_and_distilled_run_that_was_stopped_ends_like_one_that_was_
         str(stride): [list(size)] * 3 for stride, size in ODD.items()
     }  # out of reach, and kept
     assert record["inherited"]["fresh"] == []
-    own = Trainer.preprocess_batch
-
-    def stop(self, batch):
-        if self.epoch == 1:
-            raise KeyboardInterrupt
-        return own(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "preprocess_batch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(cut, allow_weak_teacher=True, quiet=True)
+    with interrupted(), pytest.raises(KeyboardInterrupt):
+        train(cut, allow_weak_teacher=True, quiet=True)
     last = Path(cut.out) / "weights" / "last.pt"
     assert read_checkpoint(str(last))[1]["epoch"] == 0  # the official form in the middle of a run too
     assert train(cut, resume=True, quiet=True)["resumed"]

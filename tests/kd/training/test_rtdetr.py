@@ -28,11 +28,10 @@ from kd.training.build import build_trainer
 from kd.training.defaults import choose
 from kd.training.rtdetr import require_for_rtdetr
 from kd.training.run import train
-from kd.training.trainer import Trainer
 from kd.ultra import models, session
 from kd.ultra.classic.files import globals_in
 from kd.ultra.data import resolve_data
-from tests.kd_fixtures import tiny_config, write_dataset
+from tests.kd_fixtures import interrupted, tiny_config, write_dataset
 from tests.kd_models import save_detector, save_rtdetr
 
 STUDENT = "rtdetr-p"
@@ -108,18 +107,10 @@ def test_a_run_writes_plain_checkpoints(data, distilled):
 
 
 @pytest.mark.train
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(data, teacher, distilled, tmp_path, monkeypatch):
-    cut, own = config_of(data, tmp_path / "cut", teacher), Trainer.preprocess_batch
-
-    def stop(self, batch):
-        if self.epoch == 1:
-            raise KeyboardInterrupt
-        return own(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "preprocess_batch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(cut)
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(data, teacher, distilled, tmp_path):
+    cut = config_of(data, tmp_path / "cut", teacher)
+    with interrupted(), pytest.raises(KeyboardInterrupt):
+        run(cut)
     assert not {word for word in globals_in(Path(cut.out) / "weights" / "last.pt") if word.startswith("kd")}
     assert run(cut, resume=True)["resumed"]
     states = [RTDETR(out / "weights" / "last.pt").model.state_dict() for out in (distilled[1], Path(cut.out))]
