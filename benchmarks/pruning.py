@@ -1,9 +1,10 @@
-"""Torch-Pruning beside `kd prune`, on the same budget: a teacher's channels pruned, tuned, written for OpenVINO, scored.
+"""Torch-Pruning beside `kd prune` on one budget: channels pruned, tuned, written for OpenVINO in INT8, scored.
 
-In: a teacher, its data, and the multiply-adds to come down to (those of the student of `kd prune`). Out: a line of JSON.
-Torch-Pruning 1.6 fails on C2f's split of one tensor, so a C2f becomes two convolutions first, as its authors advise, and
-plain Ultralytics would build the pruned network anew at full width, so a trainer here keeps it. Channels go by the norms
-of their groups, evenly over all layers; the head's last convolutions stay. Needs `pip install torch-pruning==1.6.1`.
+In: a teacher, its data, and the multiply-adds to come down to (those of the student of `kd prune`). Out: a line of
+JSON. Torch-Pruning 1.6 fails on C2f's split of one tensor, so a C2f becomes two convolutions first, as its authors
+advise, and plain Ultralytics would build the pruned network anew at full width, so a trainer here keeps it. Channels
+go by the norms of their groups, evenly over all layers; the head's last convolutions stay. Needs `pip install torch-
+pruning==1.6.1`.
 """
 
 import argparse
