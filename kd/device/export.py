@@ -133,7 +133,7 @@ def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Differen
     queries = isinstance(network.model[-1], RTDETRDecoder)
 
     def rows(output: Any) -> Tensor:
-        """One image's boxes xywh in pixels and class scores [N, 4 + K]."""
+        """One image's boxes xywh in pixels and class scores [N, 4 + K]; of queries the best score and its class."""
         found = (output[0] if isinstance(output, (list, tuple)) else output)[0].float().cpu()
         if not queries:
             return found.T
@@ -151,7 +151,8 @@ def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Differen
         ) from error
     with torch.inference_mode():
         ours = [rows(network(image[None])) for image in images]
-    if queries:  # its queries come in the order of scores that may be equal
+    if queries:  # they come in the order of scores that may be equal, so that the last ones may be others
+        ours = [found[: len(found) // 2] for found in ours]
         theirs = [b[torch.cdist(a, b).argmin(1)] for a, b in zip(ours, theirs, strict=True)]
     apart = (torch.stack(ours) - torch.stack(theirs)).abs()  # [M, N, 4 + K]
     boxes, scores = apart[..., :4], apart[..., 4:]

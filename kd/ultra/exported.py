@@ -134,7 +134,9 @@ def run_blank(path: Path, device: str | None = None) -> AutoBackend:
             raise TypeError(f"a model for {backend.task}")
         found = backend(torch.zeros(1, backend.channels, *backend.imgsz).to(backend.device))
     output = found[0] if isinstance(found, (list, tuple)) else found
-    if output.ndim != 3 or not {6 if backend.end2end else 4 + len(backend.names)} & set(output.shape[1:]):
+    chosen = backend.end2end or _is_rtdetr(backend) or _has_nms(backend)  # of boxes: their best score and its class
+    columns = 6 if chosen else 4 + len(backend.names)
+    if output.ndim != 3 or columns not in output.shape[1:]:
         raise TypeError(f"outputs of {list(output.shape)} for {len(backend.names)} classes")
     return backend
 
@@ -174,12 +176,20 @@ def _card(spec: str, path: Path, backend: AutoBackend) -> Card:
         names=backend.names,
         imgsz=max(sides),
         channels=backend.channels,
-        is_rtdetr=backend.metadata.get("head") == "RTDETRDecoder",
+        is_rtdetr=_is_rtdetr(backend),
         is_dynamic=bool(backend.dynamic),
-        has_nms=bool(backend.metadata.get("args", {}).get("nms")),
+        has_nms=_has_nms(backend),
         size_bytes=size_bytes(path),
         own=_own(spec, backend.metadata),
     )
+
+
+def _is_rtdetr(backend: AutoBackend) -> bool:
+    return backend.metadata.get("head") == "RTDETRDecoder"
+
+
+def _has_nms(backend: AutoBackend) -> bool:
+    return bool(backend.metadata.get("args", {}).get("nms"))
 
 
 def _own(spec: str, metadata: dict[str, Any]) -> dict[str, Any]:

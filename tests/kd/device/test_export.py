@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -281,12 +282,21 @@ def test_an_export_of_ultralytics_itself_is_taken(own, data):
     assert evaluate(data, own, device="cpu")["map50"] > 0
 
 
-def test_an_rtdetr_is_scored_and_draws_as_its_checkpoint(data, tmp_path):
-    checkpoint = save_rtdetr(tmp_path / "m.pt", NAMES, imgsz=64)
+@pytest.fixture(scope="module")
+def three(data):
+    """The same data with a third class: rows of boxes, best score and its class are not those of a score per class."""
+    file = data.with_name("three.yaml")
+    file.write_text(data.read_text().replace("1: green", "1: green, 2: blue"))
+    return file
+
+
+def test_an_rtdetr_is_scored_and_draws_as_its_checkpoint(data, three, tmp_path):
+    checkpoint = save_rtdetr(tmp_path / "m.pt", NAMES | {2: "blue"}, imgsz=64)
+    data, images = three, data.parent / "images" / "test"
     file = export(checkpoint, format="torchscript", out=tmp_path / "m.torchscript")["out"]  # quicker than ONNX
     mine, theirs = (evaluate(data, model, device="cpu") for model in (file, checkpoint))
     assert mine["map50"] == pytest.approx(theirs["map50"], abs=1e-3)
-    image = cv2.imread(str(next((data.parent / "images" / "test").iterdir())))
+    image = cv2.imread(str(next(images.iterdir())))
     mine, theirs = (detect(model, [image], device="cpu", quiet=True) for model in (file, checkpoint))
     assert [box.confidence for box in mine.detections[0]] == pytest.approx(
         [box.confidence for box in theirs.detections[0]], abs=1e-3
@@ -294,10 +304,12 @@ def test_an_rtdetr_is_scored_and_draws_as_its_checkpoint(data, tmp_path):
     assert mine.detections[0]
 
 
-def test_an_export_with_nms_inside_is_scored_with_a_line(own, data):
+def test_an_export_with_nms_inside_is_scored_with_a_line(three, tmp_path):
     lines: list[str] = []
-    rewrite(own, lambda found: found.update(args="{'nms': True}"))  # it has 6 outputs, as one with NMS has
-    evaluate(data, own, device="cpu", tell=lines.append)
+    checkpoint = save_lively(tmp_path / "m.pt", names=NAMES | {2: "blue"})
+    with session.silence(), warnings.catch_warnings(action="ignore"):
+        file = YOLO(checkpoint).export(format="torchscript", nms=True, imgsz=64)
+    evaluate(three, file, device="cpu", tell=lines.append)
     assert [line.partition(": ")[2] for line in lines] == [
         "got an export with NMS inside, which drops scores below a threshold: its mAP is lower for that"
     ]
