@@ -55,9 +55,8 @@ def recipes(network: nn.Module, format: str) -> list[Recipe]:
 
 def quantize_openvino(made: Path, images: Images, recipe: Recipe, network: nn.Module, out: Path) -> Path:
     """Write the INT8 form of a float OpenVINO folder as folder ``out``."""
-    with _quiet_log():  # it makes torch look for a compiler
-        import nncf
-        import openvino
+    import nncf
+    import openvino
 
     nncf.set_log_level(logging.ERROR)
     file = next(made.glob("*.xml"))
@@ -74,7 +73,7 @@ def quantize_openvino(made: Path, images: Images, recipe: Recipe, network: nn.Mo
     keep = [
         op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() != "Constant" and stays_float(op)
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+    with _quiet_log(), contextlib.redirect_stdout(io.StringIO()):  # its progress bars; torch looks for a compiler
         quantized = nncf.quantize(
             model,
             nncf.Dataset(images),
