@@ -121,11 +121,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A box to learn: in frame pixels in a `FrameRecord`, in image pixels in a `Tile`."""
+    """A box to learn: in frame pixels in a `FrameRecord`, in image pixels in a `Tile`.
+
+    A frame's also has the ``attributes`` of its light where the labels name some.
+    """
 
     class_id: int
     box: Box
     light_id: LightId
+    attributes: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Dropped:
     reason: str
     class_id: int | None = None
     box: Box | None = None
+    attributes: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

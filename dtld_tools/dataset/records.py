@@ -16,7 +16,7 @@ def frame_to_json(frame: FrameRecord) -> dict[str, Any]:
         "split": frame.split,
         "width": frame.width,
         "height": frame.height,
-        "lights": [{"id": t.light_id, "class": t.class_id, "box": list(t.box)} for t in frame.lights],
+        "lights": [_light_to_json(light) for light in frame.lights],
         "dropped": [_dropped_to_json(dropped) for dropped in frame.dropped],
     }
 
@@ -29,9 +29,11 @@ def frame_from_json(line: Mapping[str, Any]) -> FrameRecord:
         split=line["split"],
         width=line["width"],
         height=line["height"],
-        lights=tuple(Target(light["class"], Box(*light["box"]), light["id"]) for light in line["lights"]),
+        lights=tuple(
+            Target(light["class"], Box(*light["box"]), light["id"], light.get("attributes")) for light in line["lights"]
+        ),
         dropped=tuple(
-            Dropped(d["id"], d["reason"], d.get("class"), Box(*d["box"]) if "box" in d else None)
+            Dropped(d["id"], d["reason"], d.get("class"), Box(*d["box"]) if "box" in d else None, d.get("attributes"))
             for d in line["dropped"]
         ),
     )
@@ -83,10 +85,19 @@ def label_text(targets: Sequence[Target], size_wh: tuple[int, int]) -> str:
     )
 
 
+def _light_to_json(light: Target) -> dict[str, Any]:
+    line: dict[str, Any] = {"id": light.light_id, "class": light.class_id, "box": list(light.box)}
+    if light.attributes is not None:
+        line["attributes"] = light.attributes
+    return line
+
+
 def _dropped_to_json(dropped: Dropped) -> dict[str, Any]:
     line: dict[str, Any] = {"id": dropped.light_id, "reason": dropped.reason}
     if dropped.class_id is not None:
         line["class"] = dropped.class_id
     if dropped.box is not None:
         line["box"] = list(dropped.box)
+    if dropped.attributes is not None:
+        line["attributes"] = dropped.attributes
     return line

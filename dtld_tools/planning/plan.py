@@ -190,7 +190,7 @@ def _with_drops(frame: FrameRecord, tiles: Sequence[Tile], kept: Sequence[Tile])
         lights=tuple(light for light in frame.lights if light.light_id in shown),
         dropped=frame.dropped
         + tuple(
-            Dropped(light.light_id, reasons[light.light_id], light.class_id, light.box)
+            Dropped(light.light_id, reasons[light.light_id], light.class_id, light.box, light.attributes)
             for light in frame.lights
             if light.light_id not in shown
         ),

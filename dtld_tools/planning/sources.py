@@ -77,6 +77,9 @@ class Classes(Protocol):
     def class_of(self, light: Light) -> int | None:
         """The light's class number; None for one that is dropped."""
 
+    def attributes_of(self, light: Light) -> dict[str, str] | None:
+        """What the labels say of the light beside its class and its place."""
+
 
 def find_sources(
     frames: Sequence[Frame],
@@ -177,17 +180,17 @@ def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, classes: 
         boxes = [Box(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes]
     clipped = clip_boxes(boxes, whole)
     for index, (light, box) in enumerate(zip(frame.lights, clipped, strict=True)):
-        class_id = classes.class_of(light)
+        class_id, attributes = classes.class_of(light), classes.attributes_of(light)
         if _repeats(light, frame.lights[:index]):
-            dropped.append(Dropped(light.unique_id, "duplicate", class_id, box))
+            dropped.append(Dropped(light.unique_id, "duplicate", class_id, box, attributes))
         elif light.box.area <= 0:
-            dropped.append(Dropped(light.unique_id, "degenerate", class_id))
+            dropped.append(Dropped(light.unique_id, "degenerate", class_id, None, attributes))
         elif box is None:
-            dropped.append(Dropped(light.unique_id, "outside_frame", class_id))
+            dropped.append(Dropped(light.unique_id, "outside_frame", class_id, None, attributes))
         elif class_id is None:
-            dropped.append(Dropped(light.unique_id, "rule", None, box))
+            dropped.append(Dropped(light.unique_id, "rule", None, box, attributes))
         else:
-            lights.append(Target(class_id, box, light.unique_id))
+            lights.append(Target(class_id, box, light.unique_id, attributes))
     return FrameRecord(name, frame.sequence, split, width, height, tuple(lights), tuple(dropped))
 
 
