@@ -30,12 +30,10 @@ def frame_from_json(line: Mapping[str, Any]) -> FrameRecord:
         width=line["width"],
         height=line["height"],
         lights=tuple(
-            Target(light["class"], Box(*light["box"]), light["id"], light.get("attributes")) for light in line["lights"]
+            Target(light["class"], Box(*light["box"]), light["id"], light.get("attributes"), light.get("distance_m"))
+            for light in line["lights"]
         ),
-        dropped=tuple(
-            Dropped(d["id"], d["reason"], d.get("class"), Box(*d["box"]) if "box" in d else None, d.get("attributes"))
-            for d in line["dropped"]
-        ),
+        dropped=tuple(map(_dropped_from_json, line["dropped"])),
     )
 
 
@@ -87,9 +85,7 @@ def label_text(targets: Sequence[Target], size_wh: tuple[int, int]) -> str:
 
 def _light_to_json(light: Target) -> dict[str, Any]:
     line: dict[str, Any] = {"id": light.light_id, "class": light.class_id, "box": list(light.box)}
-    if light.attributes is not None:
-        line["attributes"] = light.attributes
-    return line
+    return line | _described(light)
 
 
 def _dropped_to_json(dropped: Dropped) -> dict[str, Any]:
@@ -98,6 +94,15 @@ def _dropped_to_json(dropped: Dropped) -> dict[str, Any]:
         line["class"] = dropped.class_id
     if dropped.box is not None:
         line["box"] = list(dropped.box)
-    if dropped.attributes is not None:
-        line["attributes"] = dropped.attributes
-    return line
+    return line | _described(dropped)
+
+
+def _dropped_from_json(line: Mapping[str, Any]) -> Dropped:
+    box = Box(*line["box"]) if "box" in line else None
+    return Dropped(line["id"], line["reason"], line.get("class"), box, line.get("attributes"), line.get("distance_m"))
+
+
+def _described(light: Target | Dropped) -> dict[str, Any]:
+    """What is known of a light beside its class and its place."""
+    known = {"attributes": light.attributes, "distance_m": light.distance_m}
+    return {key: value for key, value in known.items() if value is not None}
