@@ -26,12 +26,21 @@ def sample(
     frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many frames to draw.")] = 48,
     seed: Annotated[int, typer.Option(max=options.LARGEST, help="Another seed draws other streets.")] = 0,
     labels: Annotated[Literal["v1", "v2", "both"], typer.Option(help="Which label format to write.")] = "v2",
+    disparity: Annotated[bool, typer.Option("--disparity", help="Also write each frame's disparity image.")] = False,
     workers: options.Workers = None,
 ) -> None:
     """Draw a synthetic DTLD tree: raw 16-bit Bayer frames of street scenes, with labels."""
     from dtld_tools.synthetic.sample import sample as draw
 
-    made = draw(out, frames, seed, labels, workers=options.cores(workers), progress=not options.quiet(context))
+    made = draw(
+        out,
+        frames,
+        seed,
+        labels,
+        workers=options.cores(workers),
+        progress=not options.quiet(context),
+        disparity=disparity,
+    )
     say(f"{out}: {made['frames']} frames, {made['lights']} lights, {made['sequences']} sequences")
 
 
@@ -89,6 +98,7 @@ def convert(
     image_format: options.Format = "jpg",
     splits: options.LabelSplitting,
     frames: options.Frames,
+    distances: options.Distances,
     work: options.StrictWork,
     follow_symlinks: options.Symlinks = False,
     as_json: options.Json = False,
@@ -100,7 +110,7 @@ def convert(
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.convert(
-        frames.selection(labels, root, rules, follow_symlinks),
+        frames.selection(labels, root, rules, follow_symlinks, distances.stereo(context)),
         out,
         splits.given(context),
         image_format=image_format if options.is_given(context, "image_format") else None,
@@ -179,6 +189,7 @@ def prepare(
     image_format: options.Format = "jpg",
     splits: options.LabelSplitting,
     frames: options.Frames,
+    distances: options.Distances,
     tiles: options.Tiles,
     copies: options.Copies,
     augment_splits: options.AugmentSplits = "train",
@@ -190,7 +201,7 @@ def prepare(
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.prepare(
-        frames.selection(labels, root, rules, follow_symlinks),
+        frames.selection(labels, root, rules, follow_symlinks, distances.stereo(context)),
         out,
         splits.given(context),
         tiles.spec(),
