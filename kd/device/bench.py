@@ -105,6 +105,7 @@ def device_bench(
     image padded to a square, as files take them. Returns what schemas/device.schema.json describes. Raises UsageError,
     ModelError and DataError before anything is timed, and KdError for what fails later or where a runtime is missing.
     """
+    session.check_device(device)
     require_number("rounds", rounds)
     count = _threads(threads)
     content = resolve_data(data, split)

@@ -148,8 +148,8 @@ def _onnx_backend(threads: int, *args: Any, **options: Any) -> ONNXBackend:
 def precision(backend: AutoBackend, spec: str) -> str | None:
     """In what a model calculates, the most frequent first: 'float32', 'INT8 + bfloat16'; None where that is not known.
 
-    Of OpenVINO it is what its convolutions run in here, which a float32 file does not decide; of ONNX what the file
-    asks for; of a checkpoint what its weights are; of other formats what Ultralytics was asked to write.
+    Of OpenVINO it is what its convolutions run in here, which a float32 file does not decide; of ONNX and TorchScript
+    what the file asks for; of a checkpoint what its weights are; of other formats what Ultralytics was asked to write.
     """
     if backend.format in PRECISIONS:
         return PRECISIONS[backend.format](backend, spec)
@@ -160,10 +160,14 @@ def _of_weights(backend: AutoBackend, _: str) -> str:
     return str(next(backend.backend.model.parameters()).dtype).removeprefix("torch.")
 
 
+def _of_input(backend: AutoBackend, _: str) -> str:
+    return "float16" if backend.fp16 else "float32"
+
+
 def _of_graph(backend: AutoBackend, spec: str) -> str:
     import onnx
 
-    kind = "float16" if backend.fp16 else "float32"
+    kind = _of_input(backend, spec)
     nodes = onnx.load(spec, load_external_data=False).graph.node
     return f"INT8 + {kind}" if any(node.op_type in QUANTIZING for node in nodes) else kind
 
@@ -179,4 +183,5 @@ PRECISIONS: dict[str, Callable[[AutoBackend, str], str]] = {
     "pt": _of_weights,
     "onnx": _of_graph,
     "openvino": _of_convolutions,
+    "torchscript": _of_input,
 }

@@ -59,16 +59,16 @@ def write_bench(found: dict[str, Any], folder: Path) -> None:
 
 
 def machine(found: dict[str, Any]) -> str:
-    """'AMD EPYC (avx512_vnni), 2 of 2 cores, Linux x86_64'.
+    """'AMD EPYC (avx512_vnni), 1 thread on 2 cores, Linux x86_64'.
 
     >>> hardware = {"processor": "Cortex-A78AE", "features": [], "cores": 6, "system": "Linux aarch64"}
     >>> machine({"hardware": hardware, "threads": 4, "models": [{"device": "cpu"}, {"device": "Orin"}]})
-    'Cortex-A78AE, 4 of 6 cores, Orin, Linux aarch64'
+    'Cortex-A78AE, 4 threads on 6 cores, Orin, Linux aarch64'
     """
     own = found["hardware"]
     features = f" ({', '.join(own['features'])})" if own["features"] else ""
     devices = [name for name in dict.fromkeys(row["device"] for row in found["models"]) if name != "cpu"]
-    cores = f"{found['threads']} of {count(own['cores'], 'core')}"
+    cores = f"{count(found['threads'], 'thread')} on {count(own['cores'], 'core')}"
     return ", ".join([own["processor"] + features, cores, *devices, own["system"]])
 
 
@@ -81,9 +81,9 @@ def measured(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return (
         f"{images} of {data}, {found['split']}, with {objects}, padded to squares. ms is the median of {runs} of the "
-        f"network alone, at batch 1, the models in turns; with NMS has letterbox and NMS, too; speed is the first row's "
-        f"median over a row's own. Peak MiB is the resident memory of a process with Python and torch, model MiB what the "
-        f"model and its runtime added. {versions}."
+        "network alone, at batch 1, the models in turns; with NMS has letterbox and NMS, too; speed is the median of "
+        "the first row over a row's own. Peak MiB is the resident memory of a process with Python and torch, model MiB "
+        f"what the model and its runtime added. {versions}."
     )
 
 
