@@ -15,10 +15,11 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -74,6 +75,7 @@ class Model:
             return model_title(self.path)
         return self.path.name.removesuffix(SUFFIXES[self.format])
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Its hash, its size, and the hash of the checkpoint that it is, or was made of."""
         files = sorted(path for path in self.path.rglob("*") if path.is_file()) or [self.path]
@@ -116,28 +118,20 @@ def device_bench(
     merged = all(model.yolo.overrides.get("single_cls") for model in loaded)
     check_splits(data, content, [split], needed=[split], single_cls=merged, tell=tell, quiet=quiet)
     timings, accounts = _measure([model.timed for model in loaded], spread(images, IMAGES), rounds, quiet)
-    rows = []
-    for model, name, times, own in zip(loaded, _names(loaded), timings, accounts, strict=True):
-        options = {"split": split, "imgsz": model.timed.imgsz, "device": device, "quiet": quiet, "rect": False}
-        scores = score(model.yolo, data, **options)
-        rows.append({
-            "model": model.timed.spec, "name": name, "format": model.format, "imgsz": model.timed.imgsz,
-            **model.identity(), **own, **_summary(times), "speed": 1.0,
-            **{key: scores[key] for key in ("map50", "map50_95")},
-        })  # fmt: skip
-    for row in rows:
-        row["speed"] = round(rows[0]["median_ms"] / row["median_ms"], 3)
+    options = {"split": split, "device": device, "quiet": quiet, "rect": False}
+    scores = [score(model.yolo, data, imgsz=model.timed.imgsz, **options) for model in loaded]
+    rows = [_row(*each) for each in zip(loaded, _names(loaded), timings, accounts, scores, strict=True)]
     return {
         "data": str(data),
         "data_sha256": hash_data(data, {**dict.fromkeys(SPLITS, ()), split: content[split]}),
         "split": split,
-        "images": scores["images"],
-        "instances": scores["instances"],
+        "images": scores[0]["images"],
+        "instances": scores[0]["instances"],
         "threads": count,
         "runs": rounds * PER_TURN,
         "hardware": hardware(),
-        "versions": _versions(row["format"] for row in rows),
-        "models": rows,
+        "versions": _versions(model.format for model in loaded),
+        "models": [{**row, "speed": round(rows[0]["median_ms"] / row["median_ms"], 3)} for row in rows],
     }
 
 
@@ -187,18 +181,28 @@ def _load(
 
 def _names(models: Sequence[Model]) -> list[str]:
     """What each model is called: its title, or its path where models of other checkpoints have the same."""
-    origins = {(model.title, model.identity()["checkpoint_sha256"]) for model in models}
+    origins = {(model.title, model.identity["checkpoint_sha256"]) for model in models}
     shared = Counter(title for title, _ in origins)
     return [model.title if shared[model.title] == 1 else model.timed.spec for model in models]
 
 
-def _summary(times: Sequence[Timing]) -> dict[str, float]:
+def _row(
+    model: Model, name: str, times: Sequence[Timing], own: Mapping[str, Any], scores: Mapping[str, Any]
+) -> dict[str, Any]:
     network, whole = zip(*times, strict=True)
     return {
+        "model": model.timed.spec,
+        "name": name,
+        "format": model.format,
+        "imgsz": model.timed.imgsz,
+        **model.identity,
+        **own,
         "median_ms": round(median(network), 3),
         "p95_ms": round(float(np.percentile(network, 95)), 3),
         "whole_median_ms": round(median(whole), 3),
         "whole_p95_ms": round(float(np.percentile(whole, 95)), 3),
+        "map50": scores["map50"],
+        "map50_95": scores["map50_95"],
     }
 
 
@@ -244,7 +248,7 @@ def _process(model: Timed) -> Iterator[Callable[..., Any]]:
         yield ask
 
 
-def _versions(formats: Iterator[str]) -> dict[str, str]:
+def _versions(formats: Iterable[str]) -> dict[str, str]:
     """Of this package and its own, and of the runtimes of these formats as far as they say."""
     packages = {RUNTIMES[name] for name in formats if name in RUNTIMES}
     found = {name: str(getattr(sys.modules.get(name), "__version__", "")).partition("-")[0] for name in packages}

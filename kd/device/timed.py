@@ -172,14 +172,14 @@ def _of_graph(backend: AutoBackend, spec: str) -> str:
     return f"INT8 + {kind}" if any(node.op_type in QUANTIZING for node in nodes) else kind
 
 
-def _of_convolutions(backend: AutoBackend, _: str) -> str:
+def _of_convolutions(backend: AutoBackend, _: str) -> str | None:
     layers = [layer.get_rt_info() for layer in backend.ov_compiled_model.get_runtime_model().get_ops()]
     found = [layer["runtimePrecision"].value for layer in layers if "Convolution" in layer["layerType"].value]
     counts = Counter(KINDS.get(name, name) for name in found)
-    return " + ".join(name for name, _ in counts.most_common())
+    return " + ".join(name for name, _ in counts.most_common()) or None
 
 
-PRECISIONS: dict[str, Callable[[AutoBackend, str], str]] = {
+PRECISIONS: dict[str, Callable[[AutoBackend, str], str | None]] = {
     "pt": _of_weights,
     "onnx": _of_graph,
     "openvino": _of_convolutions,
