@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kd.config import TrainConfig as TrainConfig
     from kd.device.bench import device_bench as device_bench
     from kd.device.export import export as export
+    from kd.device.quantize import quantize as quantize
     from kd.errors import KdError as KdError
     from kd.methods.fgfi_config import FgfiConfig as FgfiConfig
     from kd.reports.report import report as report
@@ -40,6 +41,7 @@ _MODULE_OF = {
     "evaluate_frames": "kd.scoring.full_frame",
     "export": "kd.device.export",
     "predict": "kd.scoring.predict",
+    "quantize": "kd.device.quantize",
     "report": "kd.reports.report",
     "sweep": "kd.sweeps.sweep",
     "train": "kd.training.run",
