@@ -37,7 +37,7 @@ from kd.scoring.evaluate import image_size, images_of, require_known_classes, re
 from kd.scoring.predict import model_title
 from kd.ultra import model_files, session
 from kd.ultra.data import SPLITS, hash_data, resolve_data, spread
-from kd.ultra.exported import SUFFIXES, Exported, is_exported, load_runnable
+from kd.ultra.exported import SUFFIXES, Exported, is_exported, load_runnable, size_bytes
 from kd.ultra.labels import check_splits
 
 PER_TURN = 5  # timed images
@@ -85,7 +85,7 @@ class Model:
         return {
             "sha256": whole,
             "checkpoint_sha256": card.own.get("sha256") if card else whole,
-            "bytes": sum(path.stat().st_size for path in files),
+            "bytes": size_bytes(self.path),
         }
 
 
