@@ -28,10 +28,10 @@ from ultralytics.utils.callbacks.base import default_callbacks
 import cli
 from kd.distillation.cache import ask
 from kd.inheritance.weights import inherit_weights
-from kd.training.record import versions
 from kd.ultra import session
 from kd.ultra.data import image_files, resolve_data
 from kd.ultra.models import SHIPPED
+from kd.ultra.session import versions
 
 PLAIN, THEIRS, THEIR_DISTILLING = "kd train", "Ultralytics", "Ultralytics, distill_model="
 INHERIT, CACHE = "kd inherit", "kd cache"

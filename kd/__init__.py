@@ -14,6 +14,7 @@ prepare()
 
 if TYPE_CHECKING:
     from kd.config import TrainConfig as TrainConfig
+    from kd.device.bench import device_bench as device_bench
     from kd.device.export import export as export
     from kd.device.quantize import quantize as quantize
     from kd.errors import KdError as KdError
@@ -35,6 +36,7 @@ _MODULE_OF = {
     "TrainConfig": "kd.config",
     "bench": "kd.training.bench",
     "compare": "kd.runs.compare",
+    "device_bench": "kd.device.bench",
     "evaluate": "kd.scoring.evaluate",
     "evaluate_frames": "kd.scoring.full_frame",
     "export": "kd.device.export",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from kd.device_commands import app as device
-from kd.scoring_commands import app as scoring
+from kd.device_commands import app as device_app
+from kd.scoring_commands import app as scoring_app
 from kd.shared_options import DeviceOption, JsonOption, RayAddressOption, SizeOption, is_given
 from kd.shared_options import is_quiet as _quiet
 from kd.show import (
@@ -194,12 +194,16 @@ def report(
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images in Figure A1; 0 leaves it out.")] = 4,
+    device: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A bench.json of kd device-bench, beside those in DIR; repeatable."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Collect runs into the paper's tables and figures, as Markdown and HTML."""
     from kd.reports.report import report as write
 
-    written = write(folder, out, published=published, images=images)
+    written = write(folder, out, published=published, images=images, device=device or ())
     print_json(written) if as_json else print_report(out, written)
 
 
@@ -340,5 +344,5 @@ def _require_ray(executor: str, **options: Any) -> None:
         raise UsageError(f"--{name.replace('_', '-')}: is for --executor ray, which is not given")
 
 
-for part in (scoring, device):
+for part in (scoring_app, device_app):
     app.add_typer(part)  # without a name: its commands are kd's own

@@ -29,6 +29,7 @@ NUMBERS: dict[str, tuple[int, int]] = {
     "freeze": (0, 10_000),
     "every": (1, 100_000),
     "steps": (1, 100_000),
+    "rounds": (1, 100_000),
     "images": (1, 100_000),
 }
 

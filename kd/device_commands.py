@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from kd.config import TrainConfig
 from kd.shared_options import DataOption, DeviceOption, JsonOption, SizeOption, is_quiet
-from kd.show import print_exported, print_json, print_quantized, print_run, warn
+from kd.show import print_device, print_exported, print_json, print_quantized, print_run, warn
 
 app = typer.Typer()
 
@@ -91,3 +91,43 @@ def quantize(
 
     found = write(model, data, format=format, out=out, imgsz=imgsz, quiet=is_quiet(context), tell=warn)
     print_json(found) if as_json else print_quantized(found)
+
+
+@app.command(
+    epilog="Example: kd device-bench best.pt best_openvino_model best-int8_openvino_model --data tiles/data.yaml"
+)
+def device_bench(
+    context: typer.Context,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Trained detectors (.pt) and exported files; the first is what the others' speed is held against.",
+            show_default=False,
+        ),
+    ],
+    data: DataOption,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "test",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads of each model.  [default: as many as there are cores]")
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Turns of each model, of 5 timed images.")] = 20,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A new folder for bench.json, which kd report takes, and a figure."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time, weigh and score models on this machine, in turns: latency, size, memory, mAP per file."""
+    from kd.device.bench import device_bench as measure
+    from kd.files import require_new_folder
+    from kd.reports.device import machine, write_bench
+
+    if out:
+        require_new_folder("--out", out)
+    quiet = is_quiet(context) or as_json
+    found = measure(models, data, split=split, threads=threads, rounds=rounds, device=device, tell=warn, quiet=quiet)
+    if out:
+        write_bench(found, out)
+    print_json(found) if as_json else print_device(machine(found), found)

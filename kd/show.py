@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,44 @@ def print_quantized(found: dict[str, Any]) -> None:
     for row in found["tried"]:
         chosen = "stays float" if row["kept_float"] == found["kept_float"] else "was tried"
         say(f"{chosen}: {row['kept_float']} ({100 * row['map50_95']:.1f})")
+
+
+DEVICE_WORDS = ("model", "format", "precision")
+DEVICE_COLUMNS = (
+    *DEVICE_WORDS, "px", "MB", "ms", "p95", "ms with NMS", "speed", "peak MiB", "model MiB", "mAP50", "mAP50-95",
+)  # fmt: skip
+
+
+def device_cells(row: Mapping[str, Any]) -> list[str]:
+    """A model of `kd device-bench` as a row of a table with `DEVICE_COLUMNS`."""
+    memory = [row[key] for key in ("peak_mib", "model_mib")]
+    return [
+        one_line(row["name"], NAME),
+        row["format"],
+        row["precision"] or "-",
+        str(row["imgsz"]),
+        f"{row['bytes'] / 1e6:.1f}",
+        *(f"{row[key]:.1f}" for key in ("median_ms", "p95_ms", "whole_median_ms")),
+        f"{row['speed']:.2f}",
+        *("-" if mib is None else f"{mib:.0f}" for mib in memory),
+        *(percent(row[key]) for key in ("map50", "map50_95")),
+    ]
+
+
+def print_device(machine: str, found: dict[str, Any]) -> None:
+    """What `kd device-bench` measured, a row for each model."""
+    say(machine)
+    say(f"{found['data']}, {found['split']}: {count(found['images'], 'image')}, {count(found['instances'], 'object')}")
+    columns = list(zip(DEVICE_COLUMNS, *map(device_cells, found["models"]), strict=True))
+    for line in zip(*map(_aligned, columns), strict=True):
+        say(f"  {'  '.join(line)}")
+    say(f"ms: the network alone, median of {count(found['runs'], 'run')} in turns at batch 1; with NMS also letterbox")
+
+
+def _aligned(column: Sequence[str]) -> list[str]:
+    """A column's cells of one width: words to the left, figures to the right."""
+    width = max(map(len, column))
+    return [cell.ljust(width) if column[0] in DEVICE_WORDS else cell.rjust(width) for cell in column]
 
 
 def print_predictions(out: Path, found: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import pytest
 import dtld_tools
 import kd
 from tests.dtld_data import REPOSITORY
+from tests.kd_device import canned
 from tests.kd_fixtures import needs_torch
 
 API = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
@@ -60,9 +61,11 @@ def test_the_examples_of_dtld_tools_run(folder):
 @needs_torch
 @pytest.mark.train
 def test_the_examples_of_kd_run(folder, monkeypatch):
+    from kd.device import bench as device
     from kd.training import bench
 
     monkeypatch.setattr(bench, "_alone", lambda *_: None)  # memory, in a process per arm: test_bench.py measures it
+    monkeypatch.setattr(device, "_measure", canned)  # as well, in a process per model
     monkeypatch.chdir(folder)
     run_examples(kd)
 

@@ -44,7 +44,7 @@ def default_of(option) -> str:
 def documented(text: str, tool: str) -> set[tuple[str, str, str]]:
     """(command, option, default) of every row of a tool's tables in docs/options.md."""
     part = re.search(rf"^## {tool}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
-    rows = re.findall(r"^\| `(--[\w-]+)` \| ([\w, ]+) \| ([^|]+) \|", part, re.MULTILINE)
+    rows = re.findall(r"^\| `(--[\w-]+)` \| ([\w, -]+) \| ([^|]+) \|", part, re.MULTILINE)
     return {(command, option, default) for option, commands, default in rows for command in commands.split(", ")}
 
 
@@ -67,7 +67,7 @@ def test_a_missing_option_and_a_wrong_default_are_seen():
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_readme_lists_every_command_and_nothing_else(tool):
-    listed = re.findall(rf"^\| `{tool} (\w+)` \|", text_of(README), re.MULTILINE)
+    listed = re.findall(rf"^\| `{tool} ([\w-]+)` \|", text_of(README), re.MULTILINE)
     assert sorted(listed) == sorted(commands_of(tool))
 
 

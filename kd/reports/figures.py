@@ -38,6 +38,13 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 NAME = 120  # characters of a name in a figure
 CONFIDENCE = 0.25  # least one of a detection that is drawn
 MARK = 7  # half the side of a mark, with some air, in pixels of the canvas
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kd",
+    "font.family": "DejaVu Sans",
+    "text.color": INK,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
 Place = tuple[Any, tuple[float, float]]  # a transform of Matplotlib's, and the point it takes
 
 
@@ -56,18 +63,12 @@ def gflops_figure(
     rows = [row for row in published if row.gflops]
     if not arms:
         return None
-    style: dict[Any, str] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "kd",
-        "font.family": "DejaVu Sans",
-        "text.color": INK,
-    }
-    style |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 5), layout="constrained")
         canvas, axes = FigureCanvasAgg(figure), figure.subplots()
         kinds = _kinds(arms)
-        _axes(axes, [_x(arm) for arm in arms] + [row.gflops for row in rows if row.gflops], split)
+        widths = [_x(arm) for arm in arms] + [row.gflops for row in rows if row.gflops]
+        frame(axes, widths, "GFLOPs per image", f"mAP50-95 on {split} images, %, last checkpoint")
         scores = [100 * score for arm in arms for score in _scores(arm)] + [row.map50_95 for row in rows]
         room = 0.08 * (max(scores) - min(scores)) or 2
         axes.set_ylim(max(-room / 4, min(scores) - room), max(scores) + room)  # below 0 no more than a mark needs
@@ -80,9 +81,14 @@ def gflops_figure(
         figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
         canvas.draw()
         _draw_names(axes, arms, places)
-        images = [io.BytesIO(), io.BytesIO()]
-        figure.savefig(images[0], dpi=160, format="png")
-        figure.savefig(images[1], format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        return encoded(figure)
+
+
+def encoded(figure: Figure) -> tuple[bytes, bytes]:
+    """A figure as PNG and SVG, the same bytes for the same figure."""
+    images = [io.BytesIO(), io.BytesIO()]
+    figure.savefig(images[0], dpi=160, format="png")
+    figure.savefig(images[1], format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return images[0].getvalue(), images[1].getvalue()
 
 
@@ -95,7 +101,7 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
         settings = {key: value for key, value in run.config["settings"].items() if key != "pretrained"}  # a size's own
         asked = [settings, *(run.config[key] for key in ("freeze", "imgsz", "batch")), run.config.get("fgfi")]
         epochs = epochs_of(arm)
-        name = _plain(f"{run.method} from {run.teacher}") if run.taught else "without distillation"
+        name = plain(f"{run.method} from {run.teacher}") if run.taught else "without distillation"
         name += f", {' to '.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))} epochs" if vary else ""
         groups.setdefault((run.taught, name, json.dumps(asked, sort_keys=True)), []).append(arm)
     named: dict[str, list[Arm]] = {}
@@ -105,7 +111,8 @@ def _kinds(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     return named
 
 
-def _axes(axes: Any, widths: Sequence[float], split: str) -> None:
+def frame(axes: Any, widths: Sequence[float], xlabel: str, ylabel: str) -> None:
+    """Axes with room around what stands on the x axis, logarithmic where that spans more than a factor of 3."""
     low, high = min(widths), max(widths)
     if high > 3 * low:
         axes.set_xscale("log")
@@ -116,7 +123,7 @@ def _axes(axes: Any, widths: Sequence[float], split: str) -> None:
     else:
         reach = max(0.35 * (high - low), 0.25 * high)
         axes.set_xlim(max(0, low - reach), high + reach)
-    axes.set(xlabel="GFLOPs per image", ylabel=f"mAP50-95 on {split} images, %, last checkpoint")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25, color=GREY, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_facecolor("none")
@@ -152,7 +159,7 @@ def _draw_published(axes: Any, rows: Sequence[Published]) -> list[Place]:
             mine = [row for row in rows if row.source == source and bool(row.teacher) == taught]
             if mine:
                 points = [row.gflops for row in mine], [row.map50_95 for row in mine]
-                label = _plain(f"published, {words} distillation: {_short(source)}")
+                label = plain(f"published, {words} distillation: {_short(source)}")
                 axes.plot(*points, marker, ms=8, mfc="none", mec=INK, mew=1, label=label, zorder=2)
     return [(axes.transData, (row.gflops, row.map50_95)) for row in rows if row.gflops]
 
@@ -161,7 +168,7 @@ def _draw_best_teacher(axes: Any, teachers: Sequence[Arm]) -> None:
     if teachers:
         best = max(teachers, key=_mean)
         axes.plot([], [], "s", ms=9, mfc="none", mec=TEACHER, mew=1.4, label="a teacher")
-        label = _plain(f"best teacher, {best[0].student}: {_mean(best):.1f}")
+        label = plain(f"best teacher, {best[0].student}: {_mean(best):.1f}")
         axes.axhline(_mean(best), color=TEACHER, lw=1, ls=":", label=label)
 
 
@@ -175,7 +182,7 @@ def _draw_names(axes: Any, arms: Sequence[Arm], places: Sequence[Place]) -> None
         x, y = tops.get(arm[0].student, (_x(arm), 0))
         tops[arm[0].student] = (x, max(y, 100 * max(_scores(arm))))
     for name, top in tops.items():
-        word = axes.annotate(_plain(name), top, (0, 0), textcoords="offset points", ha="center", fontsize=9)
+        word = axes.annotate(plain(name), top, (0, 0), textcoords="offset points", ha="center", fontsize=9)
         word.set_in_layout(False)
         for lift in range(8, 120, 4):
             word.set_position((0, lift))
@@ -196,7 +203,7 @@ def inline(svg: bytes, words: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{words}"', 1).strip()
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """Words on one line, in which a dollar is a dollar and opens no formula."""
     return one_line(words, NAME).replace("$", r"\$")
 

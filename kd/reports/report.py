@@ -18,6 +18,7 @@ from urllib.parse import quote
 from kd.errors import DataError, RunError, UsageError
 from kd.files import require_no_input, write_all
 from kd.locks import hold
+from kd.reports.device import device_figure, device_table, find_benches, machine, measured
 from kd.reports.figures import detections_figure, gflops_figure, inline, teacher_runs
 from kd.reports.markdown import text
 from kd.reports.page import embedded, to_html
@@ -77,25 +78,32 @@ class Pages:
 
 
 def report(
-    folder: str | Path, out: str | Path, *, published: str | Path | None = None, images: int = 4
+    folder: str | Path,
+    out: str | Path,
+    *,
+    published: str | Path | None = None,
+    images: int = 4,
+    device: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Write the report of all runs below ``folder``; returns ``{runs, pairs, unfinished, out, html}``.
 
     One process at a time writes it, all of its files or none.
 
     The page is ``out`` with the ending .html, pictures lie beside both. ``published`` is for `read_published`, by
-    default what the plan of a sweep in ``folder`` names; ``images`` is how many Figure A1 shows, 0 for none. Raises
-    RunError where there is no finished run, DataError for published rows that are none, UsageError for another ending
-    of ``out``.
+    default what the plan of a sweep in ``folder`` names; ``images`` is how many Figure A1 shows, 0 for none; ``device``
+    are bench.json files of `kd device-bench`, beside those below ``folder``. Raises RunError where there is no finished
+    run, or a bench.json is none, DataError for published rows that are none, UsageError for another ending of ``out``.
     """
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() != ".md":
         raise UsageError(f"--out: got '{out}', expected a file name that ends in .md")
     with hold(out.with_name(f".{out.name}"), f"{out}: another process is writing this report"):
-        return _report(folder, out, published, images)
+        return _report(folder, out, published, images, [Path(path) for path in device])
 
 
-def _report(folder: Path, out: Path, published: str | Path | None, images: int) -> dict[str, Any]:
+def _report(
+    folder: Path, out: Path, published: str | Path | None, images: int, device: Sequence[Path]
+) -> dict[str, Any]:
     html = out.with_suffix(".html")
     runs, unfinished = read_runs(folder)
     if not runs:
@@ -104,13 +112,15 @@ def _report(folder: Path, out: Path, published: str | Path | None, images: int) 
     planned, complaint = _published_of_plan(folder)
     published = published or planned
     read = [run.folder / name for run in runs for name in RUN_FILES] + ([file_of(published)] if published else [])
+    read += device
     require_no_input("--out", (out, html), read)
     rows = read_published(published) if published else []
+    benches, broken = find_benches(folder, device)
     datasets = _by_dataset(runs)
     _require_known(rows, [name for name, _ in datasets], published)
     pages, pairs = Pages(out.stem), 0
     pages.add("# Runs with and without distillation", HOW_TO_READ)
-    left_out = {**unfinished, **_failures(folder), **complaint}
+    left_out = {**unfinished, **_failures(folder), **complaint, **broken}
     for i, (name, members) in enumerate(datasets):
         arms, repeats = arms_of(members)
         left_out |= repeats
@@ -118,6 +128,8 @@ def _report(folder: Path, out: Path, published: str | Path | None, images: int) 
         pairs += sum(len(contrast.pairs) for contrast in contrasts if not contrast.longer)
         mine = [row for row in rows if row.data in (None, name)]
         _dataset(pages, f"_{i + 1}" if i else "", name, arms, contrasts, mine, images)
+    for i, bench in enumerate(benches):
+        _device(pages, f"_{i + 1}" if i else "", bench)
     pages.add("## Appendix", "### All runs, all seeds", runs_table(runs, out.parent))
     if left_out:
         lines = [f"- {text(name)}: {text(reason)}" for name, reason in sorted(left_out.items())]
@@ -173,6 +185,13 @@ def _dataset(
         pages.add(_times(rows))
     if contrasts and classes:
         pages.add("### Paired differences by class", class_differences_table(contrasts, classes))
+
+
+def _device(pages: Pages, number: str, bench: dict[str, Any]) -> None:
+    """Table and picture of what models cost on one machine."""
+    pages.add(f"## On the device: {text(machine(bench))}", text(measured(bench)), device_table(bench))
+    if figure := device_figure(bench):
+        pages.picture(f"device{number}", "mAP50-95 against milliseconds", *figure)
 
 
 def _by_dataset(runs: Iterable[Run]) -> list[tuple[str, list[Run]]]:

@@ -127,18 +127,7 @@ class Run:
 def read_run(folder: Path) -> dict[str, Any]:
     """The content of a finished run's run.json. Raises RunError where it is none of kd train."""
     path = folder / RUN
-    try:
-        record = _check()(read_json(path))
-    except OSError as error:
-        raise RunError(f"{path}: got {error.strerror}, expected a file that kd train wrote") from error
-    except StrictError as error:
-        raise RunError(f"{path}: {error}, expected a file that kd train wrote") from error
-    except fastjsonschema.JsonSchemaValueException as error:
-        place = ".".join(map(str, error.path[1:])) or "all of it"
-        reason = error.message.removeprefix(error.name or "").strip()
-        raise RunError(
-            f"{path}: {place}: got {str(error.value)[:60]!r}, which {reason[:160]}: expected a file that kd train wrote"
-        ) from error
+    record = read_by_schema(path, "run", "kd train")
     if ("inherit" in record["config"]) != ("inherited" in record):
         raise RunError(
             f"{path}: config.inherit: got {record['config'].get('inherit', 'none')}, and "
@@ -155,9 +144,25 @@ def read_run(folder: Path) -> dict[str, Any]:
     return record
 
 
+def read_by_schema(path: Path, schema: str, tool: str) -> dict[str, Any]:
+    """The content of a JSON file that ``tool`` writes by a schema. Raises RunError where it is none."""
+    try:
+        return _check(schema)(read_json(path))
+    except OSError as error:
+        raise RunError(f"{path}: got {error.strerror}, expected a file that {tool} wrote") from error
+    except StrictError as error:
+        raise RunError(f"{path}: {error}, expected a file that {tool} wrote") from error
+    except fastjsonschema.JsonSchemaValueException as error:
+        place = ".".join(map(str, error.path[1:])) or "all of it"
+        reason = error.message.removeprefix(error.name or "").strip()
+        raise RunError(
+            f"{path}: {place}: got {str(error.value)[:60]!r}, which {reason[:160]}: expected a file that {tool} wrote"
+        ) from error
+
+
 @lru_cache
-def _check() -> Callable[[Any], Any]:
-    return fastjsonschema.compile(schemas.load("run"), use_default=False)
+def _check(schema: str) -> Callable[[Any], Any]:
+    return fastjsonschema.compile(schemas.load(schema), use_default=False)
 
 
 def read_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:

@@ -75,11 +75,13 @@ def score(
     quiet: bool = False,
     single_cls: bool = False,
     classes: Sequence[int] | int | None = None,
+    rect: bool = True,
 ) -> dict:
     """The metrics of one split by Ultralytics' validator.
 
     ``single_cls`` scores all classes as one, ``item``, as is always done with a model that was trained so; it may be
-    a model of the data's classes too. ``classes`` leaves out objects of all others.
+    a model of the data's classes too. ``classes`` leaves out objects of all others. Without ``rect`` a checkpoint sees
+    images padded to squares, as an exported file does.
 
     Returns ``{images, skipped, instances, map50, map50_95, precision, recall, per_class: {name: {map50, map50_95}}}``.
     A class without an instance in the split has None, not 0: it was not missed, it was not there. The means are over
@@ -92,8 +94,9 @@ def score(
     require_same_channels(yolo, content["channels"], data)
     objects = {"single_cls": names is SINGLE_CLASS, "classes": classes}
     validator = validate(
-        yolo, content, images, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet, objects=objects
-    )
+        yolo, content, images, split=split, imgsz=imgsz, batch=batch, device=device, quiet=quiet, objects=objects,
+        rect=rect,
+    )  # fmt: skip
     return _metrics(validator, names, len(images))
 
 
@@ -109,6 +112,7 @@ def validate(
     quiet: bool,
     objects: Mapping[str, Any] | None = None,
     validator: Callable[..., DetectionValidator] | None = None,
+    rect: bool = True,
 ) -> DetectionValidator:
     """Run Ultralytics' validator, or a class made from it, over some images; the only place of kd that does.
 
@@ -130,7 +134,7 @@ def validate(
             args={
                 "mode": "val", "task": yolo.task, "data": str(write_data(Path(scratch), view, images)),
                 "split": split, "imgsz": imgsz,
-                "batch": batch, "device": device, "rect": True, "plots": False, "workers": 2,
+                "batch": batch, "device": device, "rect": rect, "plots": False, "workers": 2,
                 **(objects or {}),
             },
         )  # fmt: skip

@@ -35,7 +35,6 @@ from kd.methods.facts import BUILT_IN, DEFAULT_WEIGHTS, SOFT_LABELS, WEIGHTS
 from kd.methods.masks import Grid, imitation_masks
 from kd.training import rtdetr
 from kd.training.classic import require_methods
-from kd.training.record import versions
 from kd.training.step import one_step
 from kd.training.trainer import trainer_class
 from kd.ultra import classic, memory, models, session
@@ -95,7 +94,7 @@ def bench(
         "boxes": batch * BOXES,
         "rounds": steps,
         "device": session.device_name(found),
-        "versions": versions(),
+        "versions": session.versions(),
         "arms": {
             name: {
                 "seconds": value,
@@ -269,24 +268,15 @@ def _alone(pair: Pair, arm: str, named: dict[str, float]) -> float | None:
 
 def _peak_mib(pair: Pair, arm: str, weight: float | None) -> float | None:
     with session.silence():
-        before = _resident_mib("VmRSS")
+        before = memory.resident_mib("VmRSS")
         trainer = pair.trainer(arm, weight)
         step = training_step(trainer)
         for _ in range(WARM_UP):
             step()
     if trainer.device.type == "cuda":
         return torch.cuda.max_memory_allocated(trainer.device) / 2**20
-    after = _resident_mib("VmHWM")
+    after = memory.resident_mib("VmHWM")
     return after - before if after and trainer.device.type == "cpu" else None
-
-
-def _resident_mib(key: str) -> float:
-    """Resident memory of this process now (VmRSS) or at most so far (VmHWM); 0 where the kernel does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
 
 
 def _wait(device: torch.device) -> None:

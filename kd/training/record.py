@@ -6,14 +6,11 @@ Invariant: inputs are identified by hashes, so a run can be resumed and compared
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import ultralytics
 from ultralytics.utils.torch_utils import get_flops
 
 from kd.config import TrainConfig
@@ -30,6 +27,7 @@ from kd.training.worth import Worth
 from kd.ultra import classic, models
 from kd.ultra.data import hash_data
 from kd.ultra.labels import Found
+from kd.ultra.session import versions
 
 
 @dataclass(frozen=True)
@@ -104,20 +102,6 @@ def run_json(config: TrainConfig, checked: Checked, out: Path, quiet: bool) -> d
         "metrics": {path.stem: _metrics(path, config, checked.data, quiet) for path in (last, best)},
         **_size(last, config.imgsz),
         "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """What made a run: this package, Python, torch, Ultralytics."""
-    try:
-        own = importlib.metadata.version("dtld-kd")
-    except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
-    return {
-        "dtld-kd": own,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "ultralytics": ultralytics.__version__,
     }
 
 

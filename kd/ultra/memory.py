@@ -9,6 +9,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -98,3 +99,12 @@ class CudaMeter:
 def meter_of(device: torch.device) -> Meter | None:
     """A meter for a device; None for a CPU, whose memory all programs share, and others than CUDA's."""
     return CudaMeter(device) if device.type == "cuda" else None
+
+
+def resident_mib(key: str) -> float:
+    """Resident memory of this process now (VmRSS) or at most so far (VmHWM); 0 where the kernel does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
+import platform
 import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
+import ultralytics
 from ultralytics.cfg import check_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
@@ -118,3 +121,17 @@ def device_name(device: torch.device, count: int = 1) -> str:
     names = {"cpu": f"{get_cpu_info()}, {TORCH_THREADS} threads"}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else names.get(device.type, device.type)
     return f"{count} x {name}" if count > 1 else name
+
+
+def versions() -> dict[str, str]:
+    """What figures were made with: this package, Python, torch, Ultralytics."""
+    try:
+        own = importlib.metadata.version("dtld-kd")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {
+        "dtld-kd": own,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "ultralytics": ultralytics.__version__,
+    }

@@ -21,6 +21,7 @@ import kd.ultra  # here, for its log keeps the stream that it finds, and a test'
 import schemas
 from kd.commands import app
 from kd.errors import KdError, UsageError
+from tests.kd_device import canned
 from tests.kd_fixtures import write_dataset
 from tests.kd_models import save_detector
 
@@ -120,6 +121,20 @@ def test_help_loads_neither_torch_nor_anything_slow():
 
 
 # --- what is printed -------------------------------------------------------------------------------------
+
+
+def test_device_bench_prints_one_json_object_or_a_table_and_writes_a_folder(kd, fails, data, model, monkeypatch):
+    monkeypatch.setattr("kd.device.bench._measure", canned)
+    options = ("device-bench", model, "--data", data, "--threads", 1, "--device", "cpu")
+    code, out, err = kd(*options, "--json", "--out", "bench")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(Path("bench/bench.json").read_text())
+    assert "--out: got bench, which is there already" in fails(*options, "--out", "bench", code=2)
+    assert re.search(
+        r"^  tiny +pt +float32 +96 +\d+\.\d +20\.0 +60\.0 +22\.0 +1\.00 +800 +50 ", kd(*options)[1], re.MULTILINE
+    )
+    assert "MODEL" in kd("device-bench", "--data", data)[2]
+    assert left_behind() == ["bench"]
 
 
 def test_evaluate_prints_one_json_object_and_leaves_nothing(kd, data, model):
