@@ -55,7 +55,7 @@ def recipes(network: nn.Module, format: str) -> list[Recipe]:
 
 def quantize_openvino(made: Path, images: Images, recipe: Recipe, network: nn.Module, out: Path) -> Path:
     """Write the INT8 form of a float OpenVINO folder as folder ``out``."""
-    with _quiet_log():  # it makes torch look for a compiler
+    with quiet_log():  # it makes torch look for a compiler
         import nncf
         import openvino
 
@@ -106,7 +106,7 @@ def quantize_onnx(made: Path, images: Images, recipe: Recipe, network: nn.Module
             return node.input[1].removesuffix(".weight") in recipe.floats
         return node.op_type not in {"Conv", "Gemm", "MatMul"} or node.name.startswith(head)
 
-    with _quiet_log():
+    with quiet_log():
         quantize_static(
             made,
             out,
@@ -152,7 +152,7 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def _quiet_log() -> Iterator[None]:
+def quiet_log() -> Iterator[None]:
     """Hold back what the two log: ONNX Runtime recommends a preparation that Ultralytics' export has done."""
     logging.disable(logging.WARNING)
     try:
