@@ -22,6 +22,7 @@ GRID_PX = 32  # image sides are multiples of this, or of the largest stride: Ult
 # Option -> least and most. Below the most stands whatever is in use; beyond it memory or time end first, or 32 bits.
 NUMBERS: dict[str, tuple[int, int]] = {
     "epochs": (1, 100_000),
+    "distil": (1, 100_000),
     "imgsz": (GRID_PX, 8192),  # one image of 8192 px takes 0.8 GB; a DTLD frame is 2048 px wide
     "teacher-imgsz": (GRID_PX, 8192),
     "batch": (1, 65_536),

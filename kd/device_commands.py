@@ -84,12 +84,17 @@ def quantize(
     ] = None,
     format: Annotated[str, typer.Option(metavar="openvino|onnx", help="The runtime that will run it.")] = "openvino",
     imgsz: SizeOption = None,
+    distil: Annotated[
+        int | None,
+        typer.Option(metavar="EPOCHS", help="Train the INT8 form first, the float one being its teacher (openvino)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a detector in INT8, calibrated on training images, and say what that costs and gains."""
     from kd.device.quantize import quantize as write
 
-    found = write(model, data, format=format, out=out, imgsz=imgsz, quiet=is_quiet(context), tell=warn)
+    quiet = is_quiet(context) or as_json
+    found = write(model, data, format=format, out=out, imgsz=imgsz, distil=distil, quiet=quiet, tell=warn)
     print_json(found) if as_json else print_quantized(found)
 
 

@@ -73,7 +73,7 @@ def quantize_openvino(made: Path, images: Images, recipe: Recipe, network: nn.Mo
     keep = [
         op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() != "Constant" and stays_float(op)
     ]
-    with _quiet_log(), contextlib.redirect_stdout(io.StringIO()):  # its progress bars; torch looks for a compiler
+    with quiet_log(), contextlib.redirect_stdout(io.StringIO()):  # its progress bars; torch looks for a compiler
         quantized = nncf.quantize(
             model,
             nncf.Dataset(images),
@@ -105,7 +105,7 @@ def quantize_onnx(made: Path, images: Images, recipe: Recipe, network: nn.Module
             return node.input[1].removesuffix(".weight") in recipe.floats
         return node.op_type not in {"Conv", "Gemm", "MatMul"} or node.name.startswith(head)
 
-    with _quiet_log():
+    with quiet_log():
         quantize_static(
             made,
             out,
@@ -151,7 +151,7 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def _quiet_log() -> Iterator[None]:
+def quiet_log() -> Iterator[None]:
     """Hold back what the two log: ONNX Runtime recommends a preparation that Ultralytics' export has done."""
     logging.disable(logging.WARNING)
     try:

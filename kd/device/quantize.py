@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from kd.config import require_number
+from kd.device.aware import STATE, eager, require_distillable, train_int8
 from kd.device.images import Images, training_images
 from kd.device.int8 import QUANTIZERS, describe_as, recipes
 from kd.device.writing import describe, load_checkpoint, place, require_packages, require_place, write
@@ -37,6 +39,7 @@ def quantize(
     format: str = "openvino",
     out: str | Path | None = None,
     imgsz: int | None = None,
+    distil: int | None = None,
     quiet: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -47,15 +50,25 @@ def quantize(
     if nothing does, what loses least, of which ``tell`` gets a line, as of a file that is slower here than the float
     one. ``out`` is by default named after the model, in the current folder.
 
+    With ``distil`` epochs the INT8 form is trained first, with the float one for a teacher (`kd.device.aware`), and
+    only the box decoding stays float; for OpenVINO alone. What a killed process has trained lies in ``OUT.distil.pt``
+    and is gone on from.
+
     Returns ``{model, out, format, imgsz, images, bytes, kept_float, float, int8, tried, seconds, metadata}``, where
     ``float`` and ``int8`` are ``{bytes, map50_95, ms}``, ms of one image through the network alone, and ``tried`` has
-    each ``{kept_float, map50_95}``. Raises UsageError, ModelError, DataError, and KdError for what fails in an
-    exporter: then ``out`` is as it was.
+    each ``{kept_float, map50_95}``; after ``distil`` also ``distilled``, the distillation term per epoch. Raises
+    UsageError, ModelError, DataError, and KdError for what fails in an exporter: then ``out`` is as it was.
     """
     if format not in QUANTIZERS:
         raise UsageError(f"--format: got {format!r}, expected one of {', '.join(QUANTIZERS)}")
+    if distil is not None:
+        require_number("distil", distil)
+        if format != "openvino":
+            raise UsageError(f"--distil: got it with --format {format}, expected openvino, whose rounding it trains in")
     begun, checkpoint = perf_counter(), Path(model)
     yolo = load_checkpoint(checkpoint)
+    if distil:
+        require_distillable(yolo.model, checkpoint)
     imgsz = image_size(yolo, imgsz)
     out = Path(out or f"{model_title(model)}_int8{SUFFIXES[format]}")
     require_place(out, format, checkpoint)
@@ -66,26 +79,37 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix=".kd-quantize-", dir=near) as folder:
         scratch = Path(folder)
         judged = write_data(scratch, resolve_data(data, "train"), paths)
-        check_splits(data, resolve_data(judged, "train"), ["train"], needed=["train"], tell=tell)
+        learned = data if distil else judged
+        check_splits(learned, resolve_data(learned, "train"), ["train"], needed=["train"], tell=tell)
 
         def judge(file: Path) -> float:
             exported = load_exported(str(file), "cpu")
             return score(exported, judged, split="train", imgsz=imgsz, device="cpu", quiet=quiet)["map50_95"]
 
-        made = write(yolo, format, imgsz, scratch / out.name.removesuffix(SUFFIXES[format]), metadata)
+        stem = out.name.removesuffix(SUFFIXES[format])
+        made = write(yolo, format, imgsz, scratch / stem, metadata)
         images = Images(paths, imgsz, title=None if quiet else "calibrate")
-        base, tried = judge(made), []
-        for recipe in recipes(yolo.model, format):
+        base, ladder, tried, terms = judge(made), recipes(yolo.model, format), [], None
+        if distil:
+            state = out.with_name(f"{out.name}{STATE}")
+            terms = train_int8(yolo, checkpoint, data, images, distil, state, quiet=quiet, tell=tell)
+            (scratch / "trained").mkdir()
+            with eager():
+                file = write(yolo, format, imgsz, scratch / "trained" / stem, metadata)
+            tried, ladder = [(judge(file), ladder[0], file)], []
+        for recipe in ladder:
             file = QUANTIZERS[format](made, images, recipe, yolo.model, scratch / f"{len(tried)}{SUFFIXES[format]}")
             tried.append((judge(file), recipe, file))
             if base - tried[-1][0] <= MOST_LOST:
                 break
         reached, recipe, file = max(tried, key=lambda row: row[0] if base - row[0] > MOST_LOST else 2)
-        metadata["int8"] = {"images": len(paths), "float": recipe.title}
+        metadata["int8"] = {"images": len(paths), "float": recipe.title, **({"distilled": distil} if distil else {})}
         describe_as(file, metadata)
         slow, fast = _milliseconds([made, file], torch.from_numpy(next(iter(Images(paths[:1], imgsz)))))
         sizes = [size_bytes(path) for path in (made, file)]
         place(file, out, scratch)
+    if distil:
+        state.unlink()
     if base - reached > MOST_LOST:
         tell(f"{out}: mAP50-95 is {100 * (base - reached):.1f} points below the float file's on training images")
     if fast > slow:
@@ -103,6 +127,7 @@ def quantize(
         "tried": [{"kept_float": recipe.title, "map50_95": found} for found, recipe, _ in tried],
         "seconds": round(perf_counter() - begun, 2),
         "metadata": metadata,
+        **({"distilled": terms} if distil else {}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,10 @@ def test_threads_wait_for_a_bounded_time_unless_the_user_says_how(user, expected
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux alone")
 def test_torchs_openmp_takes_it():
     assert f"GOMP_SPINCOUNT = '{SPINS}'" in run("import kd.ultra", OMP_DISPLAY_ENV="verbose").stderr
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra device")
+def test_openvino_has_nothing_to_report_with():
+    """By itself it sends an event when it is imported, and NNCF others."""
+    code = "import kd, openvino.tools.ovc as ovc; print(type(ovc.telemetry).__module__)"
+    assert run(code).stdout.strip() == "openvino.tools.ovc.telemetry_stub"

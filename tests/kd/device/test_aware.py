@@ -1,0 +1,123 @@
+"""The INT8 form learns from the float one, also when it is killed in between, and the file is what was trained."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra kd")
+for package in ("openvino", "nncf"):
+    pytest.importorskip(package, reason="needs the extra device")
+
+import schemas
+from kd.device import aware as module
+from kd.device.aware import STATE, train_int8, with_quantizers
+from kd.device.images import Images
+from kd.device.quantize import quantize
+from kd.errors import ModelError, UsageError
+from kd.ultra import models
+from kd.ultra.data import image_files, resolve_data
+from kd.ultra.exported import load_exported
+from tests.kd.device.test_export import save_lively
+from tests.kd.device.test_quantize import weights_of
+from tests.kd_fixtures import write_dataset
+from tests.kd_models import save_rtdetr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint and data of one batch."""
+    folder = tmp_path_factory.mktemp("aware")
+    write_dataset(folder / "data", train=4, side=64)
+    save_lively(folder / "best.pt")
+    return folder
+
+
+@pytest.fixture
+def train(folder, monkeypatch):
+    """Train with a rate at which two steps show; returns the detector and its terms."""
+    monkeypatch.setattr(module, "RATE", 1e-3)
+    monkeypatch.setattr(module, "METHODS", (("logits", 1.0),))
+    data = folder / "data" / "data.yaml"
+
+    def run(state, epochs=2, **options):
+        yolo = models.load_model(str(folder / "best.pt"))
+        images = Images(image_files(resolve_data(data, "train")["train"]), 64)
+        return yolo.model, train_int8(yolo, folder / "best.pt", data, images, epochs, state, **options), yolo.model
+
+    return run
+
+
+def test_a_killed_training_ends_as_an_uninterrupted_one_and_learns(train, tmp_path, monkeypatch):
+    _, terms, whole = train(tmp_path / "whole")
+    assert terms[0] > terms[1] > 0
+    with monkeypatch.context() as patch:
+        own = module._seed
+        patch.setattr(module, "_seed", lambda seed, epoch: own(seed, epoch) if epoch == 0 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tmp_path / "killed")
+    lines = []
+    _, again, resumed = train(tmp_path / "killed", tell=lines.append)
+    assert again == terms
+    assert lines == []
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_what_another_course_has_left_is_named_and_not_used(train, tmp_path):
+    state, lines = tmp_path / "state", []
+    _, terms, _ = train(state, epochs=1)
+    _, others, _ = train(state, epochs=1, seed=1, tell=lines.append)
+    assert others != terms
+    state.write_bytes(b"half")
+    train(state, epochs=1, tell=lines.append)
+    assert len(lines) == 2
+    assert "got an unfinished distillation of another checkpoint, other data or other options" in lines[0]
+    assert "got an unfinished distillation that cannot be read" in lines[1]
+
+
+def test_the_file_is_what_was_trained_and_says_so(folder):
+    lines = []
+    found = quantize(
+        folder / "best.pt",
+        folder / "data" / "data.yaml",
+        out=folder / "small_openvino_model",
+        distil=1,
+        tell=lines.append,
+    )
+    exported = load_exported(found["out"], "cpu")
+    jsonschema.validate(exported.card.own, schemas.load("export"))
+    assert exported.card.own == found["metadata"]
+    assert found["metadata"]["int8"] == {"images": 4, "float": "the box decoding", "distilled": 1}
+    assert len(found["distilled"]) == len(found["tried"]) == 1
+    assert found["int8"]["bytes"] < 0.5 * found["float"]["bytes"]
+    kinds = weights_of(found["out"])
+    assert {kind for name, kind in kinds.items() if "dfl" not in name} == {"i8"}
+    assert {kind for name, kind in kinds.items() if "dfl" in name} == {"f32"}
+    assert not list(folder.glob(f"*{STATE}"))
+    assert not list(folder.glob(".kd-*"))
+
+
+def test_only_what_the_network_learns_is_rounded(folder):
+    yolo = models.load_model(str(folder / "best.pt"))
+    data = resolve_data(folder / "data" / "data.yaml", "train")
+    with module.eager():
+        quantized = with_quantizers(yolo.model, Images(image_files(data["train"]), 64))
+        images = torch.rand(2, 3, 64, 64)
+        with torch.no_grad():
+            decoded, raw = quantized.eval()(images)
+            trained = quantized.train()(images)
+    assert decoded.shape[1] == 6
+    for key in ("boxes", "scores"):
+        assert torch.equal(raw[key], trained[key])
+    assert "_inference" not in vars(yolo.model.model[-1]) | vars(quantized.model[-1])
+
+
+def test_what_it_does_not_do_is_one_line(folder, tmp_path):
+    data = folder / "data" / "data.yaml"
+    with pytest.raises(UsageError, match="--distil: got it with --format onnx, expected openvino"):
+        quantize(folder / "best.pt", data, format="onnx", distil=1, out=tmp_path / "x.onnx")
+    with pytest.raises(UsageError, match="--distil: got -1"):
+        quantize(folder / "best.pt", data, distil=-1, out=tmp_path / "x_openvino_model")
+    other = save_rtdetr(tmp_path / "rtdetr.pt", {0: "red", 1: "green"})
+    with pytest.raises(ModelError, match=r"--distil: .*: got a RTDETRDecoder head"):
+        quantize(other, data, distil=1, out=tmp_path / "x_openvino_model")
