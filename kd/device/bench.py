@@ -117,6 +117,8 @@ def device_bench(
         raise UsageError("MODEL: got none, expected at least one checkpoint or exported file")
     merged = all(model.yolo.overrides.get("single_cls") for model in loaded)
     check_splits(data, content, [split], needed=[split], single_cls=merged, tell=tell, quiet=quiet)
+    if busy := _busy():
+        tell(busy)
     timings, accounts = _measure([model.timed for model in loaded], spread(images, IMAGES), rounds, quiet)
     options = {"split": split, "device": device, "quiet": quiet, "rect": False}
     scores = [score(model.yolo, data, imgsz=model.timed.imgsz, **options) for model in loaded]
@@ -147,6 +149,14 @@ def hardware() -> dict[str, Any]:
         "cores": len(processors()),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _busy() -> str | None:
+    """A line where more threads wait for processors than there are, before any of ours does."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, len(processors())
+    if load <= cores:
+        return None
+    return f"got a load average of {load:.1f} on {cores} cores: other programs run, and times are longer and less even"
 
 
 def _threads(asked: int | None) -> int:

@@ -125,6 +125,7 @@ def test_help_loads_neither_torch_nor_anything_slow():
 
 def test_device_bench_prints_one_json_object_or_a_table_and_writes_a_folder(kd, fails, data, model, monkeypatch):
     monkeypatch.setattr("kd.device.bench._measure", canned)
+    monkeypatch.setattr("kd.device.bench._busy", lambda: None)
     options = ("device-bench", model, "--data", data, "--threads", 1, "--device", "cpu")
     code, out, err = kd(*options, "--json", "--out", "bench")
     assert (code, err) == (0, "")

@@ -98,6 +98,14 @@ def test_models_of_one_name_and_other_checkpoints_go_by_their_paths():
     assert module._names(models) == ["x/run.onnx", "y/run.onnx", "one", "one"]
 
 
+@pytest.mark.parametrize(("load", "start"), [(1.9, None), (4.0, "got a load average of 4.0 on 2 cores: ")])
+def test_a_busy_machine_is_named(monkeypatch, load, start):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    monkeypatch.setattr(module, "processors", lambda: [0, 1])
+    found = module._busy()
+    assert found is None if start is None else found.startswith(start)
+
+
 # ---------------------------------------------------------------- a process of its own
 
 
