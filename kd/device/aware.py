@@ -43,7 +43,7 @@ from kd.ultra.data import hash_data, resolve_data, ultralytics_view
 METHODS = (("logits", 1.0), ("box", 1.0))  # what the float form is imitated in, beside the labels
 STATE = ".distil.pt"  # behind the name of the output
 BATCH = 16
-RATE = 3e-5  # Adam's: ten rounding steps of a weight in an epoch would be too many
+RATE = 3e-5  # Adam's, small: weights shall find their rounding, not another minimum
 LAST_RATE = 0.05  # of it, at the end of a half cosine
 LONGEST_GRADIENT = 10.0  # Ultralytics' own bound
 AUGMENTED = {"mosaic": 0.0}  # otherwise as Ultralytics trains; what is calibrated on are whole images

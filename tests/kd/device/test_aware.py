@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import asdict, replace
+
 import jsonschema
 import pytest
 
@@ -11,7 +14,7 @@ for package in ("openvino", "nncf"):
 
 import schemas
 from kd.device import aware as module
-from kd.device.aware import STATE, train_int8, with_quantizers
+from kd.device.aware import STATE, Course, train_int8, with_quantizers
 from kd.device.images import Images
 from kd.device.quantize import quantize
 from kd.errors import ModelError, UsageError
@@ -33,44 +36,65 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def images(folder):
+    return Images(image_files(resolve_data(folder / "data" / "data.yaml", "train")["train"]), 64)
+
+
+@pytest.fixture(scope="module")
+def quantized(folder, images):
+    """Its INT8 form, calibrated and not trained."""
+    yolo = models.load_model(str(folder / "best.pt"))
+    with module.eager():
+        found = with_quantizers(yolo.model, images)
+    assert "_inference" not in vars(yolo.model.model[-1]) | vars(found.model[-1])
+    return found
+
+
 @pytest.fixture
-def train(folder, monkeypatch):
-    """Train with a rate at which two steps show; returns the detector and its terms."""
+def train(folder, images, quantized, monkeypatch):
+    """Train it for two epochs, with a rate at which that shows; returns its state and its terms."""
     monkeypatch.setattr(module, "RATE", 1e-3)
     monkeypatch.setattr(module, "METHODS", (("logits", 1.0),))
-    data = folder / "data" / "data.yaml"
+    monkeypatch.setattr(module, "with_quantizers", lambda network, _: deepcopy(quantized))
 
-    def run(state, epochs=2, **options):
+    def run(state, **options):
         yolo = models.load_model(str(folder / "best.pt"))
-        images = Images(image_files(resolve_data(data, "train")["train"]), 64)
-        return yolo.model, train_int8(yolo, folder / "best.pt", data, images, epochs, state, **options), yolo.model
+        terms = train_int8(yolo, folder / "best.pt", folder / "data" / "data.yaml", images, 2, state, **options)
+        return yolo.model.state_dict(), terms
 
     return run
 
 
-def test_a_killed_training_ends_as_an_uninterrupted_one_and_learns(train, tmp_path, monkeypatch):
-    _, terms, whole = train(tmp_path / "whole")
-    assert terms[0] > terms[1] > 0
+def test_a_killed_training_ends_as_an_uninterrupted_one(train, quantized, tmp_path, monkeypatch):
+    whole, terms = train(tmp_path / "whole")
+    assert len(terms) == 2
+    assert min(terms) > 0  # rounding parts the two
+    before = quantized.state_dict()
+    for part in ("model.0.conv.weight", "input_low", "input_range", "scale"):  # weights and ranges have moved
+        assert any(not torch.equal(whole[name], before[name]) for name in whole if name.endswith(part)), part
     with monkeypatch.context() as patch:
         own = module._seed
         patch.setattr(module, "_seed", lambda seed, epoch: own(seed, epoch) if epoch == 0 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tmp_path / "killed")
     lines = []
-    _, again, resumed = train(tmp_path / "killed", tell=lines.append)
+    resumed, again = train(tmp_path / "killed", tell=lines.append)
     assert again == terms
     assert lines == []
-    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
-def test_what_another_course_has_left_is_named_and_not_used(train, tmp_path):
+def test_what_another_course_has_left_is_named_and_not_used(tmp_path):
     state, lines = tmp_path / "state", []
-    _, terms, _ = train(state, epochs=1)
-    _, others, _ = train(state, epochs=1, seed=1, tell=lines.append)
-    assert others != terms
+    course = Course("a", "b", 64, 4, 2, 0)
+    assert module._load(state, course, lines.append) == {}
+    torch.save({"course": asdict(course), "terms": [0.5]}, state)
+    assert module._load(state, course, lines.append)["terms"] == [0.5]
+    assert lines == []
+    assert module._load(state, replace(course, epochs=3), lines.append) == {}
     state.write_bytes(b"half")
-    train(state, epochs=1, tell=lines.append)
-    assert len(lines) == 2
+    assert module._load(state, course, lines.append) == {}
     assert "got an unfinished distillation of another checkpoint, other data or other options" in lines[0]
     assert "got an unfinished distillation that cannot be read" in lines[1]
 
@@ -97,19 +121,14 @@ def test_the_file_is_what_was_trained_and_says_so(folder):
     assert not list(folder.glob(".kd-*"))
 
 
-def test_only_what_the_network_learns_is_rounded(folder):
-    yolo = models.load_model(str(folder / "best.pt"))
-    data = resolve_data(folder / "data" / "data.yaml", "train")
-    with module.eager():
-        quantized = with_quantizers(yolo.model, Images(image_files(data["train"]), 64))
-        images = torch.rand(2, 3, 64, 64)
-        with torch.no_grad():
-            decoded, raw = quantized.eval()(images)
-            trained = quantized.train()(images)
-    assert decoded.shape[1] == 6
-    for key in ("boxes", "scores"):
-        assert torch.equal(raw[key], trained[key])
-    assert "_inference" not in vars(yolo.model.model[-1]) | vars(quantized.model[-1])
+def test_it_is_calibrated_as_it_is_trained_and_detects(quantized):
+    with module.eager(), torch.no_grad():
+        pictures = torch.rand(2, 3, 64, 64)
+        decoded, raw = quantized.eval()(pictures)
+        trained = quantized.train()(pictures)
+    assert decoded.shape == (2, 4 + 2, 64 + 16 + 4)
+    assert all(torch.equal(raw[key], trained[key]) for key in ("boxes", "scores"))
+    assert decoded[:, :4].unique().numel() > 256  # in pixels, not rounded
 
 
 def test_what_it_does_not_do_is_one_line(folder, tmp_path):
