@@ -274,21 +274,44 @@ def export(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The file to write; for --format yolo, the folder for labels/.", show_default=False)
+        Path,
+        typer.Option(help="The file to write (coco); a new folder; the folder for labels/ (yolo).", show_default=False),
     ],
-    form: Annotated[Literal["coco", "yolo"], typer.Option("--format", help="COCO JSON, or YOLO label files.")] = "coco",
+    form: Annotated[
+        Literal["coco", "voc", "createml", "webdataset", "yolo"],
+        typer.Option("--format", help="What to make of a dataset; of a COCO JSON, YOLO label files."),
+    ] = "coco",
     split: Annotated[
-        list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits (coco).  [default: all]")
+        list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits.  [default: all]")
     ] = None,
+    shard_size: Annotated[int, typer.Option(help="Images in a shard (webdataset).")] = 1000,
     crowd: Annotated[
         Literal["drop", "keep"], typer.Option(help="Boxes around many objects: left out, or objects too (yolo).")
     ] = "drop",
     as_json: options.Json = False,
 ) -> None:
-    """Write a dataset's boxes, unrounded, as COCO JSON; or a COCO JSON's boxes as YOLO label files."""
+    """Write a dataset's boxes in another format, with its images where that has them; or COCO's as YOLO label files."""
+    from dtld_tools.export.createml import to_createml
     from dtld_tools.export.export import to_coco, to_yolo
+    from dtld_tools.export.voc import to_voc
+    from dtld_tools.export.webdataset import to_webdataset
 
-    needed, other = ("--format coco", "split") if form == "yolo" else ("--format yolo", "crowd")
-    options.refuse_without(needed, context, other)
-    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out, crowd)
+    if form == "yolo":
+        options.refuse_without("another --format than yolo", context, "split")
+    else:
+        options.refuse_without("--format yolo", context, "crowd")
+    if form != "webdataset":
+        options.refuse_without("--format webdataset", context, "shard_size")
+    splits = options.split_names(split)
+    match form:
+        case "yolo":
+            made = to_yolo(source, out, crowd)
+        case "coco":
+            made = to_coco(source, out, splits)
+        case "voc":
+            made = to_voc(source, out, splits)
+        case "createml":
+            made = to_createml(source, out, splits)
+        case "webdataset":
+            made = to_webdataset(source, out, splits, shard_size=shard_size)
     print_json(made) if as_json else print_export(made)
