@@ -15,6 +15,7 @@ prepare()
 if TYPE_CHECKING:
     from kd.config import TrainConfig as TrainConfig
     from kd.device.export import export as export
+    from kd.device.quantize import quantize as quantize
     from kd.errors import KdError as KdError
     from kd.methods.fgfi_config import FgfiConfig as FgfiConfig
     from kd.reports.report import report as report
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "evaluate_frames": "kd.scoring.full_frame",
     "export": "kd.device.export",
     "predict": "kd.scoring.predict",
+    "quantize": "kd.device.quantize",
     "report": "kd.reports.report",
     "sweep": "kd.sweeps.sweep",
     "train": "kd.training.run",

@@ -109,6 +109,18 @@ def print_exported(found: dict[str, Any]) -> None:
     say(f"in its metadata: {', '.join(f'{key} {value}' for key, value in metadata.items())}")
 
 
+def print_quantized(found: dict[str, Any]) -> None:
+    """What `kd quantize` has written, what was tried, and what INT8 costs and gains."""
+    say(f"{found['out']}: INT8, {found['format']}, {found['imgsz']} px, {found['bytes'] / 1e6:.2f} MB")
+    say(f"on {count(found['images'], 'training image')}, mAP50-95 and ms of the network here:")
+    for name in ("float", "int8"):
+        row = found[name]
+        say(f"  {name:<6} {100 * row['map50_95']:5.1f}  {row['ms']:7.2f} ms  {row['bytes'] / 1e6:6.2f} MB")
+    for row in found["tried"]:
+        chosen = "stays float" if row["kept_float"] == found["kept_float"] else "was tried"
+        say(f"{chosen}: {row['kept_float']} ({100 * row['map50_95']:.1f})")
+
+
 def print_predictions(out: Path, found: dict[str, Any]) -> None:
     """A line for each model of `kd predict`, and the picture."""
     for row in found["models"]:

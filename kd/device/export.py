@@ -6,16 +6,10 @@ Invariant: what lies at ``out`` has given the checkpoint's outputs; the checkpoi
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,29 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor
 from ultralytics import YOLO
-from ultralytics.data.augment import LetterBox
 from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.modules.head import RTDETRDecoder
 
-from kd.errors import DataError, KdError, ModelError, UsageError
-from kd.files import require_no_input, require_writable, sha256
-from kd.scoring.evaluate import channels_of, image_size, images_of, require_same_channels, require_same_classes
-from kd.scoring.predict import CONFIDENCE, model_title, read_image
-from kd.ultra import model_files, session
-from kd.ultra.data import resolve_data
-from kd.ultra.exported import KEY, SUFFIXES, missing, read_metadata, run_blank
-from kd.ultra.models import load_model
-from schemas.strict import StrictError, read_json
+from kd.device.images import Images, training_images
+from kd.device.writing import (
+    FORMATS,
+    describe,
+    load_checkpoint,
+    place,
+    require_packages,
+    require_place,
+    write,
+)
+from kd.errors import KdError, UsageError
+from kd.scoring.evaluate import channels_of, image_size
+from kd.scoring.predict import model_title
+from kd.ultra import session
+from kd.ultra.exported import SUFFIXES, missing, run_blank, size_bytes
 
-# Ultralytics has more, left out here: those that are INT8 alone and calibrate on images (edgetpu, imx, axelera, deepx,
-# qnn, hailo, xilinx), and those that fetch files while they export (saved_model, pb).
-FORMATS = (
-    "onnx", "openvino", "engine", "ncnn", "torchscript", "litert", "coreml", "coreai", "paddle", "mnn", "executorch",
-    "rknn", "ascend",
-)  # fmt: skip
 FLOAT32 = frozenset({"onnx", "torchscript"})  # what other runtimes calculate in is up to the processor
-FOLDERS = tuple(name for name in FORMATS if SUFFIXES[name].startswith("_") or name in {"coreml", "coreai"})
-NEEDS = {"onnx": ("onnx", "onnxslim", "onnxruntime"), "openvino": ("openvino",)}  # of the extra
 IMAGES = 8  # that a file is checked on
 
 
@@ -93,20 +84,16 @@ def export(
     if format not in FORMATS:
         raise UsageError(f"--format: got {format!r}, expected one of {', '.join(FORMATS)}")
     begun, checkpoint = perf_counter(), Path(model)
-    if not model_files.what_it_is(str(model)) and not model_files.is_there(checkpoint):
-        raise ModelError(f"{model}: no such file, expected a checkpoint, such as weights/best.pt of a run")
-    model_files.require_archive(str(model))
-    yolo = load_model(str(model))
-    model_files.require_names(yolo.model, str(model))
+    yolo = load_checkpoint(checkpoint)
     imgsz = image_size(yolo, imgsz)
     out = Path(out or f"{model_title(model)}{SUFFIXES[format]}")
-    _require_place(out, format, checkpoint)
-    _require_packages(format)
+    require_place(out, format, checkpoint)
+    require_packages(format)
     images = _images(yolo, data, imgsz)
-    metadata = _metadata(yolo, checkpoint, out, data)
-    near = next(place for place in out.absolute().parents if place.exists())
+    metadata = describe(yolo, checkpoint, out, data)
+    near = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".kd-export-", dir=near) as scratch:
-        made = _write(yolo, format, imgsz, Path(scratch) / out.name.removesuffix(SUFFIXES[format]), metadata)
+        made = write(yolo, format, imgsz, Path(scratch) / out.name.removesuffix(SUFFIXES[format]), metadata)
         checked = None
         if _runs_here(format):
             checked = _difference(yolo, made, images, format)
@@ -118,8 +105,8 @@ def export(
                 )
         else:
             tell(f"{out}: not checked against {model}, for only its device runs a file of this format")
-        size = sum(file.stat().st_size for file in (made, *made.rglob("*")) if file.is_file())
-        _place(made, out, Path(scratch))
+        size = size_bytes(made)
+        place(made, out, Path(scratch))
     return {
         "model": str(model),
         "out": str(out),
@@ -133,76 +120,10 @@ def export(
     }
 
 
-def _require_place(out: Path, format: str, checkpoint: Path) -> None:
-    """Raise UsageError where the export would have a name of another format, or replace something else."""
-    suffix = SUFFIXES[format]
-    if not out.name.endswith(suffix) or out.name == suffix:
-        raise UsageError(f"--out: got {out}, expected a name that ends in {suffix}: by it runtimes know a format")
-    require_no_input("--out", [out], [checkpoint])
-    if out.exists() and out.is_dir() != (format in FOLDERS):
-        raise UsageError(f"--out: got {out}, a {'folder' if out.is_dir() else 'file'}, expected another name")
-    if out.is_dir() and not read_metadata(out):
-        raise UsageError(f"--out: got {out}, a folder that is no earlier export, expected another name")
-    require_writable("--out", out.with_name(f".{suffix}"))
-
-
-def _require_packages(format: str) -> None:
-    for name in NEEDS.get(format, ()):
-        if find_spec(name) is None:
-            raise missing(f"--format {format}", ModuleNotFoundError(name=name))
-
-
 def _runs_here(format: str) -> bool:
     table = export_formats()
     at = table["Argument"].index(format)
     return (table["CPU"][at] or table["GPU"][at]) and (format not in {"coreml", "coreai"} or sys.platform == "darwin")
-
-
-def _metadata(yolo: YOLO, checkpoint: Path, out: Path, data: str | Path | None) -> dict[str, Any]:
-    """What the file says of itself beside what Ultralytics writes (schemas/export.schema.json)."""
-    trained_on = data or (yolo.ckpt.get("train_args") or {}).get("data")
-    found = {
-        "checkpoint": Path(os.path.relpath(checkpoint.resolve(), out.resolve().parent)).as_posix(),
-        "sha256": sha256(checkpoint),
-        "threshold": CONFIDENCE,
-        "tiles": _tiles(trained_on),
-        "single_cls": bool(yolo.overrides.get("single_cls")),
-    }
-    return {key: value for key, value in found.items() if value}
-
-
-def _tiles(data: Any) -> dict[str, Any] | None:
-    """How dtld cut the frames of a dataset, by the report.json beside its data.yaml; None where there is none."""
-    if not isinstance(data, (str, Path)):
-        return None
-    try:
-        tiles = read_json(Path(data).parent / "report.json")["configuration"]["tiles"]
-        return {key: tiles[key] for key in ("layout", "size_px", "overlap")}
-    except (OSError, StrictError, LookupError, TypeError):
-        return None
-
-
-def _write(yolo: YOLO, format: str, imgsz: int, stem: Path, metadata: dict[str, Any]) -> Path:
-    """Export to a file or folder beside ``stem``. Ultralytics writes beside where it believes the checkpoint to be."""
-    yolo.model.pt_path = f"{stem}.kd-checkpoint"  # it replaces the ending wherever that stands in the path
-
-    def describe(exporter: Any) -> None:
-        exporter.metadata.update({KEY: json.dumps(metadata), "description": f"{stem.name}, exported by kd"})
-
-    yolo.add_callback("on_export_start", describe)
-    try:
-        with session.silence(logging.CRITICAL), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            return Path(yolo.export(format=format, imgsz=imgsz))
-    except ModuleNotFoundError as error:
-        raise missing(f"--format {format}", error) from error
-    except Exception as error:  # of Ultralytics, of a converter, of a runtime
-        raise KdError(
-            f"--format {format}: got {session.first_line(error)} from Ultralytics' exporter, expected a file: see its "
-            f"page on this format for what it needs"
-        ) from error
-    finally:
-        torch.set_num_threads(session.TORCH_THREADS)
 
 
 def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Difference:
@@ -242,28 +163,5 @@ def _images(yolo: YOLO, data: str | Path | None, imgsz: int) -> Tensor:
     channels = channels_of(yolo)
     if data is None:
         return torch.rand(1, channels, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
-    content = resolve_data(data, "train")
-    if not content.get("train"):
-        raise DataError(f"{data}: train: got none, expected images to check the file on: leave --data out")
-    require_same_classes(yolo, content["names"], data)
-    require_same_channels(yolo, content["channels"], data)
-    if channels != 3:
-        raise DataError(f"{data}: got images of {channels} channels, expected 3: leave --data out")
-    paths = images_of(content, data, "train")
-    resize = LetterBox((imgsz, imgsz), auto=False)
-    pictures = [resize(image=read_image(path))[..., ::-1] for path in paths[:: -(-len(paths) // IMAGES)]]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-
-
-def _place(made: Path, out: Path, scratch: Path) -> None:
-    """Move what was made to ``out``, in place of an earlier export; the file system is the same."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    earlier = scratch / "earlier"
-    if out.is_dir():
-        out.rename(earlier)
-    try:
-        made.replace(out)
-    except OSError:
-        if earlier.exists():
-            earlier.rename(out)
-        raise
+    paths = training_images(yolo, data, IMAGES, ": leave --data out")
+    return torch.from_numpy(np.concatenate(list(Images(paths, imgsz))))

@@ -28,7 +28,7 @@ from schemas.strict import StrictError, load_json
 
 KEY = "kd"  # of the metadata
 EXTRA = "pip install 'dtld-kd[device]'"
-IN_EXTRA = frozenset({"onnx", "onnxruntime", "onnxslim", "openvino"})
+IN_EXTRA = frozenset({"nncf", "onnx", "onnxruntime", "onnxslim", "openvino"})
 SUFFIXES = dict(zip(export_formats()["Argument"], export_formats()["Suffix"], strict=True))
 ENDINGS = tuple(suffix for suffix in SUFFIXES.values() if suffix != ".pt")
 
@@ -163,9 +163,13 @@ def require_side_of(card: Card, imgsz: int) -> None:
         )
 
 
+def size_bytes(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
 def _card(spec: str, path: Path, backend: AutoBackend) -> Card:
     sides = backend.imgsz
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return Card(
         names=backend.names,
         imgsz=max(sides),
@@ -173,7 +177,7 @@ def _card(spec: str, path: Path, backend: AutoBackend) -> Card:
         is_rtdetr=backend.metadata.get("head") == "RTDETRDecoder",
         is_dynamic=bool(backend.dynamic),
         has_nms=bool(backend.metadata.get("args", {}).get("nms")),
-        size_bytes=sum(file.stat().st_size for file in files),
+        size_bytes=size_bytes(path),
         own=_own(spec, backend.metadata),
     )
 

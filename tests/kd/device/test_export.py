@@ -21,7 +21,9 @@ from ultralytics import YOLO
 import schemas
 from dtld_tools.types import TileSpec
 from kd.device import export as module
-from kd.device.export import FORMATS, Difference, export
+from kd.device import writing
+from kd.device.export import Difference, export
+from kd.device.writing import FORMATS
 from kd.errors import DataError, KdError, ModelError, UsageError
 from kd.scoring.evaluate import evaluate
 from kd.scoring.full_frame import evaluate_frames
@@ -145,7 +147,7 @@ def test_the_file_says_what_it_is(exported, checkpoint):
     jsonschema.Draft7Validator(schemas.load("export")).validate(own)
     assert own == exported["metadata"] == {
         "checkpoint": "weights/best.pt",
-        "sha256": module.sha256(checkpoint),
+        "sha256": writing.sha256(checkpoint),
         "threshold": 0.25,
         "tiles": {"layout": "grid", "size_px": 640, "overlap": 0.2},
     }  # fmt: skip
@@ -346,9 +348,9 @@ def test_a_text_is_no_export(tmp_path, data):
 
 def test_a_file_that_differs_from_its_checkpoint_leaves_nothing(exported, own, checkpoint, data, monkeypatch):
     other = str(save_lively(own.parent.parent / "other.pt", seed=1))
-    before, write = own.read_bytes(), module._write
+    before, write = own.read_bytes(), module.write
     wrong = lambda yolo, *rest: write(models.load_model(other), *rest)  # noqa: E731
-    monkeypatch.setattr(module, "_write", wrong)
+    monkeypatch.setattr(module, "write", wrong)
     with pytest.raises(
         KdError, match=r"best\.onnx: got boxes that differ .*, expected at most 0\.05 px .*: nothing was"
     ):
@@ -368,7 +370,7 @@ def test_the_tolerance_has_two_sides_and_takes_no_nan():
 
 def test_a_missing_package_is_named_with_the_extra(checkpoint, exported, data, monkeypatch, tmp_path):
     extra = r"got no package {}, expected it to be installed: pip install 'dtld-kd\[device\]'"
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxslim" else SimpleNamespace())
+    monkeypatch.setattr(writing, "find_spec", lambda name: None if name == "onnxslim" else SimpleNamespace())
     with pytest.raises(KdError, match="--format onnx: " + extra.format("onnxslim")):
         export(checkpoint, out=tmp_path / "a.onnx")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)

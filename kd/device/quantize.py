@@ -1,0 +1,118 @@
+"""A detector in INT8, calibrated on training images, judged in the runtime that runs it: what ``kd quantize`` does.
+
+In: a .pt and the data that it was trained on. Out: one file or folder, such as x_int8_openvino_model/.
+Invariant: what is said of its score and its speed was measured on that file itself, beside the float one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from kd.device.images import Images, training_images
+from kd.device.int8 import QUANTIZERS, describe_as, recipes
+from kd.device.writing import describe, load_checkpoint, place, require_packages, require_place, write
+from kd.errors import UsageError
+from kd.scoring.evaluate import image_size, score
+from kd.scoring.predict import model_title
+from kd.ultra.data import resolve_data, write_data
+from kd.ultra.exported import SUFFIXES, load_exported, run_blank, size_bytes
+from kd.ultra.labels import check_splits
+
+IMAGES = 300  # to calibrate on, which is NNCF's own number
+MOST_LOST = 0.003  # of mAP50-95
+ROUNDS = 40  # of float and INT8 in turns
+
+
+def quantize(
+    model: str | Path,
+    data: str | Path,
+    *,
+    format: str = "openvino",
+    out: str | Path | None = None,
+    imgsz: int | None = None,
+    quiet: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write a checkpoint as an INT8 file for OpenVINO (a folder) or ONNX Runtime.
+
+    At most 300 training images of ``data``, evenly picked, calibrate it, and the file is scored on them beside the
+    float one: what stays in float is the least that keeps mAP50-95 within 0.3 points (`kd.device.int8.recipes`), and
+    if nothing does, what loses least, of which ``tell`` gets a line, as of a file that is slower here than the float
+    one. ``out`` is by default named after the model, in the current folder.
+
+    Returns ``{model, out, format, imgsz, images, bytes, kept_float, float, int8, tried, seconds, metadata}``, where
+    ``float`` and ``int8`` are ``{bytes, map50_95, ms}``, ms of one image through the network alone, and ``tried`` has
+    each ``{kept_float, map50_95}``. Raises UsageError, ModelError, DataError, and KdError for what fails in an
+    exporter: then ``out`` is as it was.
+    """
+    if format not in QUANTIZERS:
+        raise UsageError(f"--format: got {format!r}, expected one of {', '.join(QUANTIZERS)}")
+    begun, checkpoint = perf_counter(), Path(model)
+    yolo = load_checkpoint(checkpoint)
+    imgsz = image_size(yolo, imgsz)
+    out = Path(out or f"{model_title(model)}_int8{SUFFIXES[format]}")
+    require_place(out, format, checkpoint)
+    require_packages(format, for_int8=True)
+    paths = training_images(yolo, data, IMAGES)
+    metadata = describe(yolo, checkpoint, out, data)
+    near = next(folder for folder in out.absolute().parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".kd-quantize-", dir=near) as folder:
+        scratch = Path(folder)
+        judged = write_data(scratch, resolve_data(data, "train"), paths)
+        check_splits(data, resolve_data(judged, "train"), ["train"], needed=["train"], tell=tell)
+
+        def judge(file: Path) -> float:
+            exported = load_exported(str(file), "cpu")
+            return score(exported, judged, split="train", imgsz=imgsz, device="cpu", quiet=quiet)["map50_95"]
+
+        made = write(yolo, format, imgsz, scratch / out.name.removesuffix(SUFFIXES[format]), metadata)
+        images = Images(paths, imgsz, title=None if quiet else "calibrate")
+        base, tried = judge(made), []
+        for recipe in recipes(yolo.model, format):
+            file = QUANTIZERS[format](made, images, recipe, yolo.model, scratch / f"{len(tried)}{SUFFIXES[format]}")
+            tried.append((judge(file), recipe, file))
+            if base - tried[-1][0] <= MOST_LOST:
+                break
+        reached, recipe, file = max(tried, key=lambda row: row[0] if base - row[0] > MOST_LOST else 2)
+        metadata["int8"] = {"images": len(paths), "float": recipe.title}
+        describe_as(file, metadata)
+        slow, fast = _milliseconds([made, file], torch.from_numpy(next(iter(Images(paths[:1], imgsz)))))
+        sizes = [size_bytes(path) for path in (made, file)]
+        place(file, out, scratch)
+    if base - reached > MOST_LOST:
+        tell(f"{out}: mAP50-95 is {100 * (base - reached):.1f} points below the float file's on training images")
+    if fast > slow:
+        tell(f"{out}: INT8 takes {fast:.1f} ms here, float {slow:.1f}: on this processor it saves size alone")
+    return {
+        "model": str(model),
+        "out": str(out),
+        "format": format,
+        "imgsz": imgsz,
+        "images": len(paths),
+        "bytes": sizes[1],
+        "kept_float": recipe.title,
+        "float": {"bytes": sizes[0], "map50_95": base, "ms": slow},
+        "int8": {"bytes": sizes[1], "map50_95": reached, "ms": fast},
+        "tried": [{"kept_float": recipe.title, "map50_95": found} for found, recipe, _ in tried],
+        "seconds": round(perf_counter() - begun, 2),
+        "metadata": metadata,
+    }
+
+
+def _milliseconds(files: list[Path], image: torch.Tensor) -> list[float]:
+    """The median time that each file takes for one image on the CPU, in turns."""
+    backends = [run_blank(file, "cpu") for file in files]
+    times: list[list[float]] = [[] for _ in files]
+    for _ in range(ROUNDS):
+        for backend, of_file in zip(backends, times, strict=True):
+            begun = perf_counter()
+            backend(image)
+            of_file.append(1000 * (perf_counter() - begun))
+    return [median(of_file[ROUNDS // 4 :]) for of_file in times]
