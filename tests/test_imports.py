@@ -36,6 +36,7 @@ LAYERS = {
         {"distillation"},
         {"runs"},
         {"reports"},
+        {"analysis"},
         {"inheritance"},
         {"training"},
         {"sweeps"},

@@ -90,7 +90,8 @@ def analyse(
     found = []
     for model, yolo, size in zip(models, yolos, sizes, strict=True):
         with enough_memory(model, batch, size, lambda: fewer(batch)):
-            found.append(_detections(yolo, frames, content, imgsz=size, batch=batch, device=device, quiet=quiet))
+            options = {"imgsz": size, "batch": batch, "device": device, "quiet": quiet, "single_cls": single}
+            found.append(_detections(yolo, frames, content, **options))
     analysis = measure(frames, found, names, conf)
     titles = titles_of(models)
     figures: dict[str, Any] = {

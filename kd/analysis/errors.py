@@ -78,12 +78,12 @@ def explain(found: Detections, frame: Frame) -> Verdict:
     return Verdict(kinds, lights, taken, frame.counted & ~taken & ~explained)
 
 
-def costs(frames: Sequence[Frame], found: Sequence[Detections], verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+def costs(frames: Sequence[Frame], found: Sequence[Detections], verdicts: Sequence[Verdict]) -> dict[str, float]:
     """What mending all errors of a kind, and nothing else, would add to AP at IoU 0.5: ``{kind: gain}``.
 
     TIDE's oracles: the class or the place is put right for the surest such detection of each light that was not
     found, and others of the kind are taken away; a detection that is both, a duplicate or background is taken away;
-    a missed light is no longer asked for. The gains do not add up to 1 - AP. None without a light.
+    a missed light is no longer asked for. The gains do not add up to 1 - AP.
     """
     offsets = np.cumsum([0, *(len(frame.counted) for frame in frames)])
     kinds = _joined([verdict.kinds for verdict in verdicts])
@@ -92,14 +92,12 @@ def costs(frames: Sequence[Frame], found: Sequence[Detections], verdicts: Sequen
     truth_ids, counted = _joined([f.class_ids for f in frames]), _joined([f.counted for f in frames]).astype(bool)
     confidences, class_ids = (_joined([getattr(d, key) for d in found]) for key in ("confidences", "class_ids"))
 
-    def score(kept: np.ndarray, right: np.ndarray, ids: np.ndarray, truth: np.ndarray) -> float | None:
+    def score(kept: np.ndarray, right: np.ndarray, ids: np.ndarray, truth: np.ndarray) -> float:
         return average_precision(right[kept], confidences[kept], ids[kept], truth_ids[truth])
 
     valid, right = kinds != IGNORED, kinds == RIGHT
     now = score(valid, right, class_ids, counted)
-    if now is None:
-        return dict.fromkeys((*KINDS, MISSED))
-    gains: dict[str, float | None] = {}
+    gains = {}
     for kind, name in enumerate(KINDS):
         mended = np.zeros(len(kinds), bool)
         if kind in (CLASS, PLACE):

@@ -86,14 +86,13 @@ def as_coco(
     annotations = []
     for i, suspect in enumerate(suspected):
         x1, y1, x2, y2 = suspect.box_xyxy
-        width, height = x2 - x1, y2 - y1
         annotations.append(
             {
                 "id": FIRST_ID + i,
                 "image_id": ids[suspect.frame],
                 "category_id": FIRST_ID + suspect.class_id,
-                "bbox": [round(value, 3) for value in (x1, y1, width, height)],
-                "area": round(width * height, 3),
+                "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "area": round((x2 - x1) * (y2 - y1), 3),
                 "iscrowd": 0,
                 "score": round(suspect.confidence, 4),
                 "attributes": {

@@ -80,7 +80,7 @@ def measure(
         both = ((hits[0], hits[1], words[0]), (hits[1], hits[0], words[1]))
         alone = [of_lights(lights, own & ~other, matter.chosen, its, 2 * SHOWN) for own, other, its in both]
     said = of_suspects(suspected, frames, names)
-    figures = {
+    figures: dict[str, Any] = {
         "frames": len(frames),
         "objects": len(lights),
         "ignored": sum(int((~frame.counted).sum()) for frame in frames),
@@ -139,8 +139,7 @@ def _figures(
     seen = np.array(
         [pair in mistaken for pair in zip(lights.frames.tolist(), lights.places.tolist(), strict=True)], bool
     )
-    row = recall_row(hits[matter.chosen])
-    interval = row["interval95"]
+    missed = recall_row(~hits[matter.chosen])
     return {
         "ap50": _ap50(frames, model),
         "precision": right / (right + wrong) if right + wrong else None,
@@ -148,10 +147,10 @@ def _figures(
         "false_alarms": wrong,
         "false_alarms_per_frame": wrong / len(frames),
         "critical": {
-            "objects": row["objects"],
-            "missed": row["objects"] - row["found"],
-            "share_missed": None if row["recall"] is None else 1 - row["recall"],
-            "interval95": None if interval is None else [1 - interval[1], 1 - interval[0]],
+            "objects": missed["objects"],
+            "missed": missed["found"],
+            "share_missed": missed["recall"],
+            "interval95": missed["interval95"],
             "seen_as_another_class": int((seen & matter.chosen & ~hits).sum()),
         },
         "errors": {kind: {"count": counts[kind], "ap50_cost": gains[kind]} for kind in (*KINDS, MISSED)},
@@ -161,7 +160,7 @@ def _figures(
     }
 
 
-def _ap50(frames: Sequence[Frame], model: Judged) -> float | None:
+def _ap50(frames: Sequence[Frame], model: Judged) -> float:
     """The mean AP at IoU 0.5 that `kd evaluate` gives."""
     kinds, confidences, class_ids = (
         np.concatenate(arrays)

@@ -97,14 +97,14 @@ def _critical(figures: Mapping[str, Any], analysis: Analysis, titles: Sequence[s
 
 def _errors(figures: Mapping[str, Any], analysis: Analysis, titles: Sequence[str], picture: Picture) -> str:
     models = [row["errors"] for row in figures["models"]]
-    most = max(errors[kind]["ap50_cost"] or 0 for errors in models for kind in MEANINGS) or 1
+    most = max(errors[kind]["ap50_cost"] for errors in models for kind in MEANINGS) or 1
     columns = [("kind", 1), *(pair for title in titles for pair in ((title, 1), ("AP50 it costs", 2)))]
     rows, galleries = [], []
     for kind, meaning in MEANINGS.items():
         cells = ""
         for model, errors in enumerate(models):
             count, cost = errors[kind]["count"], errors[kind]["ap50_cost"]
-            cells += f"{number(count)}{number(percent(cost))}<td>{charts.bar((cost or 0) / most, model)}</td>"
+            cells += f"{number(count)}{number(percent(cost))}<td>{charts.bar(cost / most, model)}</td>"
         rows.append((f"{kind}<br><small>{meaning}</small>", cells))
     for kind in (*KINDS, MISSED):
         for model, (title, errors, worst) in enumerate(zip(titles, models, analysis.worst, strict=True)):

@@ -52,8 +52,8 @@ def crop(frame: Frame, box_xyxy: Sequence[float], layers: Sequence[Layer]) -> by
     """A JPEG of a box with what is around it, put together of the frame's images; later layers lie on top."""
     region = region_of(box_xyxy, frame.size_wh)
     zoom = SIDE_PX / max(region[2] - region[0], region[3] - region[1])
-    size = tuple(max(1, round((region[i + 2] - region[i]) * zoom)) for i in (0, 1))
-    page = Image.new("RGB", size, PAPER)
+    width, height = (max(1, round((region[i + 2] - region[i]) * zoom)) for i in (0, 1))
+    page = Image.new("RGB", (width, height), PAPER)
     for view in frame.views:
         _paste(page, view, region, zoom)
     pen = ImageDraw.Draw(page)

@@ -91,13 +91,13 @@ def match(found: Detections, frame: Frame, counted: np.ndarray) -> np.ndarray:
 
 def average_precision(
     right: np.ndarray, confidences: np.ndarray, class_ids: np.ndarray, truth_ids: np.ndarray
-) -> float | None:
-    """The mean over the classes that are there of AP at one IoU, of detections [N] right or wrong; None without truth.
+) -> float:
+    """The mean over the classes that are there of AP at one IoU, of detections [N] right or wrong; 0 without truth.
 
     Ultralytics' own, as everywhere here.
     """
     if not len(truth_ids):
-        return None
+        return 0.0
     return float(ap_per_class(right[:, None], confidences, class_ids, truth_ids)[5][:, 0].mean())
 
 
