@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dtld_tools.errors import DtldError as DtldError
+    from dtld_tools.export.createml import to_createml as to_createml
     from dtld_tools.export.export import to_coco as to_coco
     from dtld_tools.export.export import to_yolo as to_yolo
     from dtld_tools.export.preview import preview as preview
+    from dtld_tools.export.voc import to_voc as to_voc
+    from dtld_tools.export.webdataset import to_webdataset as to_webdataset
     from dtld_tools.labels.parse import read_labels as read_labels
     from dtld_tools.pipeline.stages import Run as Run
     from dtld_tools.pipeline.stages import Selection as Selection
@@ -44,6 +47,9 @@ _MODULE_OF = {
     "split": "dtld_tools.pipeline.stages",
     "tile": "dtld_tools.pipeline.stages",
     "to_coco": "dtld_tools.export.export",
+    "to_createml": "dtld_tools.export.createml",
+    "to_voc": "dtld_tools.export.voc",
+    "to_webdataset": "dtld_tools.export.webdataset",
     "to_yolo": "dtld_tools.export.export",
     "validate": "dtld_tools.validation.validate",
 }

@@ -26,12 +26,21 @@ def sample(
     frames: Annotated[int, typer.Option(min=1, max=100_000, help="How many frames to draw.")] = 48,
     seed: Annotated[int, typer.Option(max=options.LARGEST, help="Another seed draws other streets.")] = 0,
     labels: Annotated[Literal["v1", "v2", "both"], typer.Option(help="Which label format to write.")] = "v2",
+    disparity: Annotated[bool, typer.Option("--disparity", help="Also write each frame's disparity image.")] = False,
     workers: options.Workers = None,
 ) -> None:
     """Draw a synthetic DTLD tree: raw 16-bit Bayer frames of street scenes, with labels."""
     from dtld_tools.synthetic.sample import sample as draw
 
-    made = draw(out, frames, seed, labels, workers=options.cores(workers), progress=not options.quiet(context))
+    made = draw(
+        out,
+        frames,
+        seed,
+        labels,
+        workers=options.cores(workers),
+        progress=not options.quiet(context),
+        disparity=disparity,
+    )
     say(f"{out}: {made['frames']} frames, {made['lights']} lights, {made['sequences']} sequences")
 
 
@@ -89,6 +98,7 @@ def convert(
     image_format: options.Format = "jpg",
     splits: options.LabelSplitting,
     frames: options.Frames,
+    distances: options.Distances,
     work: options.StrictWork,
     follow_symlinks: options.Symlinks = False,
     as_json: options.Json = False,
@@ -100,7 +110,7 @@ def convert(
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.convert(
-        frames.selection(labels, root, rules, follow_symlinks),
+        frames.selection(labels, root, rules, follow_symlinks, distances.stereo(context)),
         out,
         splits.given(context),
         image_format=image_format if options.is_given(context, "image_format") else None,
@@ -179,6 +189,7 @@ def prepare(
     image_format: options.Format = "jpg",
     splits: options.LabelSplitting,
     frames: options.Frames,
+    distances: options.Distances,
     tiles: options.Tiles,
     copies: options.Copies,
     augment_splits: options.AugmentSplits = "train",
@@ -190,7 +201,7 @@ def prepare(
     from dtld_tools.pipeline import stages as pipeline
 
     report = pipeline.prepare(
-        frames.selection(labels, root, rules, follow_symlinks),
+        frames.selection(labels, root, rules, follow_symlinks, distances.stereo(context)),
         out,
         splits.given(context),
         tiles.spec(),
@@ -263,21 +274,44 @@ def export(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The file to write; for --format yolo, the folder for labels/.", show_default=False)
+        Path,
+        typer.Option(help="The file to write (coco); a new folder; the folder for labels/ (yolo).", show_default=False),
     ],
-    form: Annotated[Literal["coco", "yolo"], typer.Option("--format", help="COCO JSON, or YOLO label files.")] = "coco",
+    form: Annotated[
+        Literal["coco", "voc", "createml", "webdataset", "yolo"],
+        typer.Option("--format", help="What to make of a dataset; of a COCO JSON, YOLO label files."),
+    ] = "coco",
     split: Annotated[
-        list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits (coco).  [default: all]")
+        list[str] | None, typer.Option(metavar="A,B", help="Only images of these splits.  [default: all]")
     ] = None,
+    shard_size: Annotated[int, typer.Option(help="Images in a shard (webdataset).")] = 1000,
     crowd: Annotated[
         Literal["drop", "keep"], typer.Option(help="Boxes around many objects: left out, or objects too (yolo).")
     ] = "drop",
     as_json: options.Json = False,
 ) -> None:
-    """Write a dataset's boxes, unrounded, as COCO JSON; or a COCO JSON's boxes as YOLO label files."""
+    """Write a dataset's boxes in another format, with its images where that has them; or COCO's as YOLO label files."""
+    from dtld_tools.export.createml import to_createml
     from dtld_tools.export.export import to_coco, to_yolo
+    from dtld_tools.export.voc import to_voc
+    from dtld_tools.export.webdataset import to_webdataset
 
-    needed, other = ("--format coco", "split") if form == "yolo" else ("--format yolo", "crowd")
-    options.refuse_without(needed, context, other)
-    made = to_coco(source, out, options.split_names(split)) if form == "coco" else to_yolo(source, out, crowd)
+    if form == "yolo":
+        options.refuse_without("another --format than yolo", context, "split")
+    else:
+        options.refuse_without("--format yolo", context, "crowd")
+    if form != "webdataset":
+        options.refuse_without("--format webdataset", context, "shard_size")
+    splits = options.split_names(split)
+    match form:
+        case "yolo":
+            made = to_yolo(source, out, crowd)
+        case "coco":
+            made = to_coco(source, out, splits)
+        case "voc":
+            made = to_voc(source, out, splits)
+        case "createml":
+            made = to_createml(source, out, splits)
+        case "webdataset":
+            made = to_webdataset(source, out, splits, shard_size=shard_size)
     print_json(made) if as_json else print_export(made)

@@ -107,6 +107,31 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside OUT that gets its name when it is whole; nothing is left of it otherwise.
+
+    Raises DatasetError if OUT is a file or holds something, or the disk is full.
+    """
+    refuse_file(out, "export")
+    place = out.resolve()
+    if not place.parent.is_dir():
+        raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
+    if place.is_dir() and any(place.iterdir()):
+        raise DatasetError(f"{out}: holds files, expected a new or an empty folder; choose another --out")
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.replace(place)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DatasetError(f"{out}: {error.strerror}; nothing is written: make room and run it again") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def refuse_inputs(out: Path, inputs: Iterable[Path | None], *, inside: bool = True, option: str = "--out") -> None:
     """Raise DatasetError if OUT is an input or holds one, or lies in one unless not ``inside``.
 

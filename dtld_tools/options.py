@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from dtld_tools.pipeline.stages import Run, Selection
     from dtld_tools.pixels.augment import AugmentSpec
+    from dtld_tools.pixels.disparity import Stereo
     from dtld_tools.planning.split import SplitSpec
     from dtld_tools.types import Split, TileSpec
 
@@ -100,14 +101,40 @@ class Frames:
         Literal["drop", "keep"], typer.Option(help="COCO's boxes around many objects: dropped, or objects too.")
     ] = "drop"
 
-    def selection(self, labels: list[Path], root: Path, rules: Path | None, follow_symlinks: bool) -> Selection:
+    def selection(
+        self, labels: list[Path], root: Path, rules: Path | None, follow_symlinks: bool, stereo: Stereo | None
+    ) -> Selection:
         """These frames of these label files."""
         from dtld_tools.pipeline.stages import Selection
 
         cities = _names(self.cities)
         return Selection(
-            tuple(labels), root, rules, cities, self.limit, follow_symlinks, self.sequence_from, self.crowd
+            tuple(labels), root, rules, cities, self.limit, follow_symlinks, self.sequence_from, self.crowd, stereo
         )
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Whether lights get distances, and by which pair of cameras."""
+
+    disparity: Annotated[
+        bool, typer.Option("--disparity", help="Write each light's distance, from DTLD's disparity images.")
+    ] = False
+    baseline: Annotated[float, typer.Option(help="Metres between the cameras; as DTLD's calibration has it.")] = (
+        0.208828
+    )
+    focal_length: Annotated[
+        float, typer.Option(help="Of the rectified frame, in its pixels; as DTLD's calibration has it.")
+    ] = 2269.699585
+
+    def stereo(self, context: typer.Context) -> Stereo | None:
+        """The pair of cameras, None without --disparity. Raises UsageError."""
+        from dtld_tools.pixels.disparity import Stereo
+
+        if not self.disparity:
+            refuse_without("--disparity", context, "baseline", "focal_length")
+            return None
+        return Stereo(self.baseline, self.focal_length)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ def print_report(out: Path, report: dict[str, Any], as_json: bool) -> None:
     )
     for name, counts in report["classes"].items():
         say(f"  {name}: {counts['lights']} lights, {sum(counts['targets'].values())} targets")
+    if known := report.get("lights_with_distance"):
+        say(f"{known} of {lights['kept']} lights have a distance")
     if report["padded_frames"]:
         say(f"{report['padded_frames']} frames are smaller than a tile and were padded with grey")
     for note in report["notes"]:

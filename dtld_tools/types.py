@@ -106,6 +106,7 @@ class Light:
 class Frame:
     """One image of a label file; ``image_path`` is ``City/Route/Sequence/file`` whatever the file says before.
 
+    ``disparity_path`` is as written, unchecked: few read it.
     Of an import it is the path below ROOT, ``dropped`` is what is no light from the start (a crowd), ``size_wh`` the
     image's size as the labels say it, and boxes ``in_shares`` are shares of the image's size in place of pixels.
     """
@@ -117,15 +118,22 @@ class Frame:
     dropped: tuple[Dropped, ...] = ()
     size_wh: tuple[int, int] | None = None
     in_shares: bool = False
+    disparity_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A box to learn: in frame pixels in a `FrameRecord`, in image pixels in a `Tile`."""
+    """A box to learn: in frame pixels in a `FrameRecord`, in image pixels in a `Tile`.
+
+    A frame's also has the ``attributes`` of its light where the labels name some, and its distance where it was
+    measured.
+    """
 
     class_id: int
     box: Box
     light_id: LightId
+    attributes: Mapping[str, str] | None = None
+    distance_m: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,8 @@ class Dropped:
     reason: str
     class_id: int | None = None
     box: Box | None = None
+    attributes: Mapping[str, str] | None = None
+    distance_m: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

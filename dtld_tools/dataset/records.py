@@ -16,7 +16,7 @@ def frame_to_json(frame: FrameRecord) -> dict[str, Any]:
         "split": frame.split,
         "width": frame.width,
         "height": frame.height,
-        "lights": [{"id": t.light_id, "class": t.class_id, "box": list(t.box)} for t in frame.lights],
+        "lights": [_light_to_json(light) for light in frame.lights],
         "dropped": [_dropped_to_json(dropped) for dropped in frame.dropped],
     }
 
@@ -29,11 +29,11 @@ def frame_from_json(line: Mapping[str, Any]) -> FrameRecord:
         split=line["split"],
         width=line["width"],
         height=line["height"],
-        lights=tuple(Target(light["class"], Box(*light["box"]), light["id"]) for light in line["lights"]),
-        dropped=tuple(
-            Dropped(d["id"], d["reason"], d.get("class"), Box(*d["box"]) if "box" in d else None)
-            for d in line["dropped"]
+        lights=tuple(
+            Target(light["class"], Box(*light["box"]), light["id"], light.get("attributes"), light.get("distance_m"))
+            for light in line["lights"]
         ),
+        dropped=tuple(map(_dropped_from_json, line["dropped"])),
     )
 
 
@@ -83,10 +83,26 @@ def label_text(targets: Sequence[Target], size_wh: tuple[int, int]) -> str:
     )
 
 
+def _light_to_json(light: Target) -> dict[str, Any]:
+    line: dict[str, Any] = {"id": light.light_id, "class": light.class_id, "box": list(light.box)}
+    return line | _described(light)
+
+
 def _dropped_to_json(dropped: Dropped) -> dict[str, Any]:
     line: dict[str, Any] = {"id": dropped.light_id, "reason": dropped.reason}
     if dropped.class_id is not None:
         line["class"] = dropped.class_id
     if dropped.box is not None:
         line["box"] = list(dropped.box)
-    return line
+    return line | _described(dropped)
+
+
+def _dropped_from_json(line: Mapping[str, Any]) -> Dropped:
+    box = Box(*line["box"]) if "box" in line else None
+    return Dropped(line["id"], line["reason"], line.get("class"), box, line.get("attributes"), line.get("distance_m"))
+
+
+def _described(light: Target | Dropped) -> dict[str, Any]:
+    """What is known of a light beside its class and its place."""
+    known = {"attributes": light.attributes, "distance_m": light.distance_m}
+    return {key: value for key, value in known.items() if value is not None}

@@ -30,6 +30,7 @@ class Tally:
         self.frames[frame.split] += 1
         self.dropped.update(dropped.reason for dropped in frame.dropped)
         self.lights.update(light.class_id for light in frame.lights)
+        self.sums["distances"] += sum(light.distance_m is not None for light in frame.lights)
         self.sums["equal"] += len(frame.lights) - len({(light.class_id, light.box) for light in frame.lights})
         class_of = {light.light_id: light.class_id for light in frame.lights}
         padded = False
@@ -86,4 +87,5 @@ class Tally:
             "slivers": self.sums["slivers"],
             "masked_slivers": self.sums["masked"],
             "padded_frames": self.sums["padded"],
+            **({"lights_with_distance": self.sums["distances"]} if self.sums["distances"] else {}),
         }

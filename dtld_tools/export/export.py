@@ -1,14 +1,14 @@
 """A dataset in, one COCO JSON out (`to_coco`); a COCO JSON in, YOLO label files out (`to_yolo`).
 
-Boxes are the unrounded targets that the label files are written from (`dtld_tools.planning.tile.targets_in`),
-never their text, so a dataset's own COCO JSON gives its label files back to the byte. What has its name is complete.
+Boxes are unrounded (`dtld_tools.export.boxes`), so a dataset's own COCO JSON gives its label files back to the byte.
+What has its name is complete.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
@@ -16,17 +16,15 @@ from typing import Any
 
 import orjson
 
-from dtld_tools.dataset.consistency import read_classes, read_consistent
 from dtld_tools.dataset.data_yaml import yaml_text
-from dtld_tools.dataset.names import files_of
 from dtld_tools.dataset.records import label_text
 from dtld_tools.errors import DatasetError
+from dtld_tools.export.boxes import Labelled, class_names, labelled_images
 from dtld_tools.export.coco import CocoImage, read_coco
-from dtld_tools.files import UNFINISHED, refuse_file, refuse_inputs, told_when_full, whole_file
+from dtld_tools.files import refuse_file, told_when_full, whole_file
 from dtld_tools.importing.imported import Crowd
 from dtld_tools.importing.yolo import IMAGE_SUFFIXES, label_of
-from dtld_tools.planning.tile import image_size, targets_in
-from dtld_tools.types import SPLITS, Box, ImageRecord, Split, Target
+from dtld_tools.types import SPLITS, Box, Split, Target
 
 FIRST_ID = 1  # of categories: 0 is the background elsewhere; of annotations: COCOeval takes 0 for "no match"
 
@@ -39,12 +37,9 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     ``convert_coco(cls91to80=False)`` takes the 1 off again. Images also say their city, route, sequence and frame,
     annotations the id of their light. Memory does not grow with the dataset. Raises DatasetError.
     """
-    if (root / UNFINISHED).exists():
-        raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
-    names = read_classes(root)
+    names = class_names(root, out)
     if not out.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
-    refuse_inputs(out, files_of(root))
     info = {"description": f"{root.resolve().name}, a dataset of dtld", "splits": list(splits)}
     categories = [{"id": FIRST_ID + index, "name": name} for index, name in enumerate(names)]
     images = annotations = 0
@@ -52,10 +47,10 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     with whole_file(out) as path, path.open("wb") as stream, TemporaryFile(dir=out.parent) as waiting:
         stream.write(b'{"info":' + orjson.dumps(info) + b',"licenses":[],"categories":' + orjson.dumps(categories))
         stream.write(b',"images":[')
-        for image, targets in _images_with_targets(root, splits):
+        for each in labelled_images(root, splits):
             stream.write(b",\n" if images else b"\n")
-            stream.write(orjson.dumps(_coco_image(FIRST_ID + images, image)))
-            for target in targets:
+            stream.write(orjson.dumps(_coco_image(FIRST_ID + images, each)))
+            for target in each.targets:
                 waiting.write(b",\n" if annotations else b"\n")
                 waiting.write(orjson.dumps(_coco_annotation(FIRST_ID + annotations, FIRST_ID + images, target)))
                 annotations += 1
@@ -123,17 +118,8 @@ def to_yolo(path: Path, out: Path, crowd: Crowd = "drop") -> dict[str, Any]:
 # --- dataset -> COCO -------------------------------------------------------------------------------------
 
 
-def _images_with_targets(root: Path, splits: Sequence[Split]) -> Iterator[tuple[ImageRecord, list[Target]]]:
-    """The images in the manifest's order with their targets in image pixels, in the order of their label lines."""
-    for frame, images in read_consistent(root):
-        for image in images:
-            if image.split in splits:
-                lights = [light for light in frame.lights if light.light_id in image.targets]
-                yield image, targets_in(image.window, image.scale, lights)
-
-
-def _coco_image(number: int, image: ImageRecord) -> dict[str, Any]:
-    width, height = image_size(image.window, image.scale)
+def _coco_image(number: int, each: Labelled) -> dict[str, Any]:
+    image, (width, height) = each.image, each.size_wh
     return {
         "id": number,
         "file_name": f"images/{image.split}/{image.name}",

@@ -32,6 +32,9 @@ class Classes:
         """The light's class number."""
         return self._numbers[light.attributes[CLASS]]
 
+    def attributes_of(self, light: Light) -> None:
+        """Nothing: an import's lights have a class alone."""
+
     def attributes(self) -> list[Mapping[str, str]]:
         """The attributes of lights by class number, one object for all lights of a class."""
         return [MappingProxyType({CLASS: name}) for name in self.class_names]

@@ -53,6 +53,10 @@ class Rules:
             cached = self._cache[id(light.attributes)] = (light.attributes, self._decide(light.attributes))
         return cached[1]
 
+    def attributes_of(self, light: Light) -> dict[str, str]:
+        """The light's attributes as the label file has them; a dict, for lines of JSON and other processes."""
+        return dict(light.attributes)
+
     def _decide(self, attributes: Mapping[str, str]) -> int | None:
         for class_name, conditions in self._rules:
             if all((self._value(attributes, name) in values) == expected for name, values, expected in conditions):

@@ -140,7 +140,7 @@ class _Reader:
             keys += 7 + len(attributes)
             lights.append(Light(box, attributes, light_id, share_text(light.track_id, light.track_id)))
         self._keys = keys
-        return Frame(path, sequence, image.time_stamp, tuple(lights))
+        return Frame(path, sequence, image.time_stamp, tuple(lights), disparity_path=image.disparity_image_path)
 
     def _place(self, written: Any, version: _Version) -> tuple[str, SequenceId]:
         """City/Route/Sequence/file and the sequence of a path as written. Raises LabelError."""
@@ -148,7 +148,7 @@ class _Reader:
         if "\\" in name or "\0" in name or not name.strip("."):
             folder = ""  # not a plain name: nothing to be learnt for or from other files of its folder
         if folder not in self._folders:
-            path = _image_path(written, f".{version.path}")
+            path = path_below_root(written, f".{version.path}")
             sequence = SequenceId(*path.split("/")[:3])
             if not folder:
                 return path, sequence
@@ -209,8 +209,8 @@ def _checked(attributes: Mapping[str, Any]) -> _Attributes:
     return _Attributes(MappingProxyType(dict(attributes)), problems, unlisted)
 
 
-def _image_path(text: Any, where: str) -> str:
-    """City/Route/Sequence/file out of a relative or a stale absolute path."""
+def path_below_root(text: Any, where: str) -> str:
+    """City/Route/Sequence/file out of a relative or a stale absolute path. Raises LabelError."""
     if not isinstance(text, str) or "\0" in text:
         raise LabelError(f"{where}: got {short(text)}, expected a path ending in City/Route/Sequence/file")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -233,10 +233,11 @@ class _Version(NamedTuple):
     lights: str
     box: tuple[str, str, str, str]
     attributes: str
+    disparity: str
 
 
-_V1 = _Version("frames", "path", "objects", ("x", "y", "width", "height"), "class_id")
-_V2 = _Version("images", "image_path", "labels", ("x", "y", "w", "h"), "attributes")
+_V1 = _Version("frames", "path", "objects", ("x", "y", "width", "height"), "class_id", "disp_path")
+_V2 = _Version("images", "image_path", "labels", ("x", "y", "w", "h"), "attributes", "disparity_image_path")
 
 
 class _Light(msgspec.Struct, gc=False):
@@ -257,7 +258,7 @@ class _Image(msgspec.Struct, gc=False):
     image_path: str
     labels: list[_Light]
     time_stamp: _Coordinate | None = None
-    disparity_image_path: str = ""  # not used; so that it is known to be text
+    disparity_image_path: str = ""
 
 
 _decoder = msgspec.json.Decoder(_Image)
@@ -284,7 +285,8 @@ def _image_of(image: Any, version: _Version) -> _Image:
             checked.append(_light_of(light, version))
     except LabelError as error:
         raise LabelError(f".{version.lights}[{len(checked)}]{error}") from None
-    return _Image(path, checked, timestamp)
+    disparity = image.get(version.disparity)
+    return _Image(path, checked, timestamp, disparity if isinstance(disparity, str) else "")
 
 
 def _light_of(light: Any, version: _Version) -> _Light:

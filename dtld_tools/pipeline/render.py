@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,27 @@ from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import ImageError
 from dtld_tools.files import UNFINISHED, write, write_atomically
 from dtld_tools.pixels.augment import apply_recipe
-from dtld_tools.pixels.images import crop, encode_image, paint_over, read_encoded, read_image, refuse_turned
+from dtld_tools.pixels.disparity import Stereo
+from dtld_tools.pixels.images import (
+    crop,
+    encode_image,
+    paint_over,
+    read_disparity,
+    read_encoded,
+    read_image,
+    refuse_turned,
+)
 from dtld_tools.planning.plan import FramePlan, Job
 from dtld_tools.planning.tile import image_size, targets_in
-from dtld_tools.types import FrameRecord, ImageRecord, Target
+from dtld_tools.types import Dropped, FrameRecord, ImageRecord, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
     """What came of a frame: its lines of frames.jsonl and manifest.jsonl and their counts, or why it failed.
 
-    ``verbatim`` says that its source is a finished dataset, in which nothing may fail.
+    ``verbatim`` says that its source is a finished dataset, in which nothing may fail; ``blind`` why its disparity
+    image gives no distances.
     """
 
     frame: str
@@ -43,6 +53,7 @@ class Made:
     tally: Tally | None = None
     failure: str | None = None
     verbatim: bool = False
+    blind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +79,19 @@ class Render:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
             return made(failure=str(error), verbatim=plan.jobs[0].verbatim)
+        blind = None
+        if plan.disparity and plan.stereo:
+            try:
+                frame = _measured(frame, read_disparity(plan.disparity), plan.stereo)
+            except ImageError as error:
+                blind = str(error)
         tally = Tally()
         tally.add(frame, images)
         return made(
             _line(frame_to_json(frame)),
             b"".join(_line(image_to_json(image)) for image in images),
             tally,
+            blind=blind,
         )
 
     def _render(self, job: Job, frame: FrameRecord) -> None:
@@ -118,6 +136,20 @@ def _encode(
     if image.augmentation is not None:
         part = apply_recipe(part, image.augmentation)
     return encode_image(part, suffix)
+
+
+def _measured(frame: FrameRecord, disparity: np.ndarray, stereo: Stereo) -> FrameRecord:
+    """The frame with the distance of each light that has a box, as far as the disparity image knows it."""
+    lights: list[Target | Dropped] = [*frame.lights, *frame.dropped]
+    boxes = [light.box for light in lights if light.box is not None]
+    distances = iter(stereo.distances(disparity, boxes, frame.width))
+    return replace(
+        frame,
+        lights=tuple(replace(light, distance_m=next(distances)) for light in frame.lights),
+        dropped=tuple(
+            light if light.box is None else replace(light, distance_m=next(distances)) for light in frame.dropped
+        ),
+    )
 
 
 def _is_older(path: str, source: Path) -> bool:

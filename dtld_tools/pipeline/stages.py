@@ -30,6 +30,7 @@ from dtld_tools.labels.parse import Labels, read_labels
 from dtld_tools.pipeline.render import Render
 from dtld_tools.pipeline.workers import Executor, Map
 from dtld_tools.pixels.augment import AugmentSpec
+from dtld_tools.pixels.disparity import Stereo
 from dtld_tools.planning.plan import Cut, Plan, plan_copies, plan_images
 from dtld_tools.planning.sources import Classes, Skipped, dataset_sources, find_sources, select
 from dtld_tools.planning.split import SplitSpec, assign_splits, from_label_files
@@ -58,7 +59,8 @@ class Selection:
     """Which frames of which label files, where their images lie, and what their lights are called.
 
     In place of DTLD's label files one of a dataset to import: a data.yaml or a COCO JSON. ``sequence_from`` and
-    ``crowd`` are for these (`dtld_tools.importing`), ``rules`` for DTLD's.
+    ``crowd`` are for these (`dtld_tools.importing`), ``rules`` and ``stereo`` for DTLD's: with it, disparity images
+    give the lights' distances.
     """
 
     labels: tuple[Path, ...]
@@ -69,6 +71,7 @@ class Selection:
     follow_symlinks: bool = False
     sequence_from: str | None = None
     crowd: Crowd = "drop"
+    stereo: Stereo | None = None
 
 
 # --- the commands ----------------------------------------------------------------------------------------
@@ -88,7 +91,7 @@ def convert(
     ``split`` None keeps the splits of an import that has some, ``image_format`` None the format of its images; else
     they are ``SplitSpec()`` and jpg.
     """
-    cut = Cut(FULL_FRAMES, None, seed, image_format and f".{image_format}")
+    cut = Cut(FULL_FRAMES, None, seed, image_format and f".{image_format}", stereo=selection.stereo)
     return _execute(
         lambda: _plan_labels("convert", selection, out, split, cut, None, None, run.strict), selection.root, out, run
     )
@@ -108,7 +111,7 @@ def prepare(
     run: Run = Run(),
 ) -> dict[str, Any]:
     """`convert`, `tile` and `augment` in one pass: each frame is decoded once. Returns the report."""
-    cut = Cut(tiles, augment, seed, image_format and f".{image_format}")
+    cut = Cut(tiles, augment, seed, image_format and f".{image_format}", stereo=selection.stereo)
     return _execute(
         lambda: _plan_labels("prepare", selection, out, split, cut, empty_ratio, max_images, run.strict),
         selection.root,
@@ -182,6 +185,7 @@ def _plan_labels(
         strict=strict,
         follow_symlinks=selection.follow_symlinks,
         shown=given.cut.shown,
+        with_disparity=selection.stereo is not None,
     )
     settings = {
         "command": command,
@@ -231,7 +235,11 @@ def _read_labels(selection: Selection, out: Path, split: SplitSpec, cut: Cut) ->
     return _Given(
         labels,
         rules,
-        {"rules": rules.table, "split": _plain(split)},
+        {
+            "rules": rules.table,
+            "split": _plain(split),
+            **({"disparity": asdict(selection.stereo)} if selection.stereo else {}),
+        },
         lambda sequences: assign_splits(sequences, split, cut.seed, decided),
         cut if cut.suffix else replace(cut, suffix=".jpg"),
     )
@@ -247,6 +255,8 @@ def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: 
         raise UsageError(f"LABELS: got {len(selection.labels)} files, expected {path} alone: one dataset is imported")
     if selection.rules:
         raise UsageError(f"--rules: is for the attributes of DTLD's lights, but {path} names classes; leave it out")
+    if selection.stereo:
+        raise UsageError(f"--disparity: is for DTLD's disparity images, but {path} names none; leave it out")
     if split and (split.val_labels or split.test_labels):
         raise UsageError(f"--val-labels, --test-labels: are for label files of DTLD, got {path}; leave them out")
     # Not in ROOT either: images are looked for in whole folders of it.
@@ -322,9 +332,9 @@ def _execute(make_plan: Callable[[], Plan], source_root: Path, out: Path, run: R
         plan = make_plan()
         started = time.monotonic()
         with told_when_full(out), output(out, plan.identity, overwrite=run.overwrite):
-            tally, skipped = _make_frames(plan, map_frames, source_root, out, run)
+            tally, skipped, notes = _make_frames(plan, map_frames, source_root, out, run)
             write_data_yaml(out, plan.class_names)
-            report = _report(plan, tally, skipped, time.monotonic() - started)
+            report = _report(replace(plan, notes=(*plan.notes, *notes)), tally, skipped, time.monotonic() - started)
             finish(out, report)
     return report
 
@@ -346,9 +356,12 @@ def _report(plan: Plan, tally: Tally, skipped: Sequence[Skipped], seconds: float
     }
 
 
-def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run: Run) -> tuple[Tally, list[Skipped]]:
-    """Write images, labels and lines of every frame; returns their counts and the frames left out."""
+def _make_frames(
+    plan: Plan, map_frames: Map, source_root: Path, out: Path, run: Run
+) -> tuple[Tally, list[Skipped], list[str]]:
+    """Write images, labels and lines of every frame; returns their counts, the frames left out, and notes."""
     tally, skipped, failed = Tally(plan.class_names), list(plan.skipped), 0
+    blind: list[str] = []
     bar = tqdm(total=plan.frames, unit="frame", desc=plan.settings["command"], disable=True if run.quiet else None)
     with bar, line_files(out) as (frame_lines, image_lines):
         for made in map_frames(Render(plan.cut, str(out.absolute())), plan.items()):
@@ -357,6 +370,10 @@ def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run:
                 frame_lines.write(made.frame_line)
                 image_lines.write(made.image_lines)
                 tally.merge(made.tally)
+                if made.blind:
+                    if run.strict:
+                        raise ImageError(made.blind)
+                    blind.append(made.blind)
                 continue
             if run.strict or made.verbatim:
                 raise ImageError(made.failure)
@@ -366,4 +383,7 @@ def _make_frames(plan: Plan, map_frames: Map, source_root: Path, out: Path, run:
             first = skipped[len(plan.skipped)].reason
             remove_dataset(out)
             raise DatasetError(f"{source_root}: none of {failed} frames could be read; the first: {first}")
-    return tally, skipped
+    notes = (
+        [f"{len(blind)} disparity images cannot be read, so their lights have no distance: {blind[0]}"] if blind else []
+    )
+    return tally, skipped, notes

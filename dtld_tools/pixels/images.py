@@ -105,14 +105,7 @@ def read_image(path: Path, *, shown: bool = False) -> np.ndarray:
 
     One that is to be turned is an error; taken as ``shown``, as trainers take it, it is turned.
     """
-    read_header(path, shown=shown)  # a header that claims 2^31 pixels must not get to the decoder
-    try:
-        image, orientation = _decode(path, shown)
-    except (OSError, cv2.error) as error:
-        reason = " ".join(str(error).split())
-        raise ImageError(f"{path}: {reason}; expected a TIFF, PNG or JPEG image") from error
-    if image is None:
-        raise ImageError(f"{path}: {_unreadable(path)}; expected a whole TIFF, PNG or JPEG image; copy it again")
+    image, orientation = _read(path, shown)
     channels = 1 if image.ndim == 2 else image.shape[2]
     if orientation != UPRIGHT:
         image = np.ascontiguousarray(TURNS[orientation](image))
@@ -125,6 +118,27 @@ def read_image(path: Path, *, shown: bool = False) -> np.ndarray:
     raise ImageError(
         f"{path}: got {image.dtype} with {channels} channels, expected 8-bit colour or a 16-bit raw Bayer frame"
     )
+
+
+def read_disparity(path: Path) -> np.ndarray:
+    """Read a disparity image as it is stored, HxW uint16 (`dtld_tools.pixels.disparity`). Raises ImageError."""
+    image, _ = _read(path, shown=False)
+    if image.dtype != np.uint16 or image.ndim != 2:
+        raise ImageError(f"{path}: got {image.dtype} in {image.ndim} dimensions, expected a 16-bit disparity image")
+    return image
+
+
+def _read(path: Path, shown: bool) -> tuple[np.ndarray, int]:
+    """The stored pixels and how to turn them. Raises ImageError."""
+    read_header(path, shown=shown)  # a header that claims 2^31 pixels must not get to the decoder
+    try:
+        image, orientation = _decode(path, shown)
+    except (OSError, cv2.error) as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{path}: {reason}; expected a TIFF, PNG or JPEG image") from error
+    if image is None:
+        raise ImageError(f"{path}: {_unreadable(path)}; expected a whole TIFF, PNG or JPEG image; copy it again")
+    return image, orientation
 
 
 def _decode(path: Path, shown: bool) -> tuple[np.ndarray | None, int]:

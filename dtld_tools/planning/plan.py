@@ -22,6 +22,7 @@ from dtld_tools.dataset.names import COPY_NAME, image_name, image_path
 from dtld_tools.dataset.records import frame_to_json, image_to_json
 from dtld_tools.errors import DatasetError
 from dtld_tools.pixels.augment import AugmentSpec, draw_recipe
+from dtld_tools.pixels.disparity import Stereo
 from dtld_tools.pixels.images import MARKS
 from dtld_tools.planning.sources import Skipped, Source
 from dtld_tools.planning.tile import tile_frame
@@ -44,10 +45,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """One frame's line and its images."""
+    """One frame's line and its images.
+
+    Its lights get their distances from the image at ``disparity`` by ``stereo``, where it has both.
+    """
 
     frame: FrameRecord
     jobs: tuple[Job, ...]
+    disparity: Path | None = None
+    stereo: Stereo | None = None
 
     @property
     def images(self) -> Iterator[ImageRecord]:
@@ -92,6 +98,7 @@ class Cut:
     last_empty: int | None = None
     last_rank: Mapping[Split, int] = field(default_factory=dict)
     shown: bool = False
+    stereo: Stereo | None = None
 
     def __call__(self, source: Source) -> FramePlan:
         """The frame's line and its images."""
@@ -103,7 +110,8 @@ class Cut:
             image = _image_record(frame, tile, name, self.spec)
             images += [image, *copies(image, self.augment, self.seed)]
         frame = _with_drops(frame, [tile for tile, _ in tiles], [tile for tile, _ in kept])
-        return FramePlan(frame, (Job(source.path, tuple(images), shown=self.shown),) if images else ())
+        jobs = (Job(source.path, tuple(images), shown=self.shown),) if images else ()
+        return FramePlan(frame, jobs, source.disparity, self.stereo)
 
     def tiles(self, source: Source) -> list[tuple[Tile, str]]:
         """All tiles of a source with their images' names."""
@@ -143,7 +151,7 @@ def plan_images(
     names: set[str] = set()
     empties, with_targets = array("Q"), 0
     for source in sources():
-        identity.add([frame_to_json(source.frame), source.path.suffix])
+        identity.add([frame_to_json(source.frame), source.path.suffix, source.disparity is not None])
         _check_name(source, sources, names)
         if empty_ratio is not None and source.frame.split == "train":
             for tile, name in cut.tiles(source):
@@ -190,7 +198,9 @@ def _with_drops(frame: FrameRecord, tiles: Sequence[Tile], kept: Sequence[Tile])
         lights=tuple(light for light in frame.lights if light.light_id in shown),
         dropped=frame.dropped
         + tuple(
-            Dropped(light.light_id, reasons[light.light_id], light.class_id, light.box)
+            Dropped(
+                light.light_id, reasons[light.light_id], light.class_id, light.box, light.attributes, light.distance_m
+            )
             for light in frame.lights
             if light.light_id not in shown
         ),

@@ -19,7 +19,7 @@ from dtld_tools.dataset.names import image_name, image_path
 from dtld_tools.errors import DatasetError, ImageError, UsageError
 from dtld_tools.geometry import clip_boxes
 from dtld_tools.labels.locate import candidates, locate
-from dtld_tools.labels.parse import Labels
+from dtld_tools.labels.parse import Labels, path_below_root
 from dtld_tools.pixels.images import Header, read_header
 from dtld_tools.pixels.orientation import UPRIGHT
 from dtld_tools.threads import map_in_order
@@ -30,10 +30,11 @@ LONGEST_NAME_BYTES = 255 - len("_x99999_y99999_a99.jpeg")  # file systems take 2
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A frame that was found: its file, and its line with all lights that have a class and an area."""
+    """A frame that was found: its file, its line with all lights that have a class and an area, its disparity image."""
 
     path: Path
     frame: FrameRecord
+    disparity: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,9 @@ class Classes(Protocol):
     def class_of(self, light: Light) -> int | None:
         """The light's class number; None for one that is dropped."""
 
+    def attributes_of(self, light: Light) -> dict[str, str] | None:
+        """What the labels say of the light beside its class and its place."""
+
 
 def find_sources(
     frames: Sequence[Frame],
@@ -87,10 +91,12 @@ def find_sources(
     strict: bool,
     follow_symlinks: bool,
     shown: bool = False,
+    with_disparity: bool = False,
 ) -> Found:
     """Find the frames' files, read their sizes, assign classes and splits: ``assign`` has those of all sequences.
 
     ``shown``: an image that is to be turned is taken as it is then, as trainers do, in place of being left out.
+    ``with_disparity`` also finds their disparity images, of which some may be missing, but not all.
 
     The sources come as a function that gives them anew each time, so that they need not all be held. Raises
     DatasetError if none is found, ImageError at the first frame that is left out if ``strict``.
@@ -98,7 +104,7 @@ def find_sources(
     if not root.is_dir():
         raise DatasetError(f"{root}: is no folder, expected the folder at which the paths of the labels begin")
 
-    def look_at(frame: Frame) -> tuple[Path, Header] | str:
+    def look_at(frame: Frame) -> tuple[Path, Header, Path | None] | str:
         path = locate(frame.image_path, root, follow_symlinks=follow_symlinks)
         if path is None:
             return "missing"
@@ -111,12 +117,12 @@ def find_sources(
                 raise
             return f"unreadable: {str(error).removeprefix(f'{path}: ')}"
         if frame.size_wh in (None, header.size_wh):
-            return path, header
+            return path, header, _disparity_of(frame, root, strict, follow_symlinks) if with_disparity else None
         (got, its), (expected, labelled) = header.size_wh, frame.size_wh
         turned = "" if header.orientation == UPRIGHT else f" as Orientation {header.orientation} shows it"
         return f"unreadable: got {got} x {its} pixels{turned}, expected {expected} x {labelled} as its labels say"
 
-    found: list[tuple[Frame, str, Header]] = []
+    found: list[tuple[Frame, str, Header, Path | None]] = []
     skipped: list[Skipped] = []
     headers: dict[Header, Header] = {}  # one for all frames, as a rule
     # Waits for the disk, not for the processor; a task for each frame would cost as much as its answer.
@@ -126,7 +132,7 @@ def find_sources(
         if not isinstance(seen, str):
             name = seen[0].relative_to(root).as_posix()
             name = frame.image_path if name == frame.image_path else name
-            found.append((frame, name, headers.setdefault(seen[1], seen[1])))
+            found.append((frame, name, headers.setdefault(seen[1], seen[1]), seen[2]))
             continue
         tried = " and ".join(str(path) for path in candidates(frame.image_path, root))
         if strict:
@@ -140,27 +146,60 @@ def find_sources(
             f"{root}: none of {len(frames)} frames can be read ({first.frame}: {first.reason}; tried {tried}); "
             "expected --root to be the folder at which the paths of the labels begin, as City/Route/Sequence/..."
         )
-    splits = assign(Counter(frame.sequence for frame, _, _ in found))
+    blind = [frame for frame, _, _, disparity in found if with_disparity and disparity is None]
+    if len(blind) == len(found):
+        raise DatasetError(
+            f"{root}: none of {len(found)} frames has its disparity image ({_tried(blind[0].disparity_path, root)}); "
+            "expected DTLD's archives of disparity images beside the frames, or no --disparity"
+        )
+    splits = assign(Counter(frame.sequence for frame, *_ in found))
 
     here = root.absolute()  # a worker on another machine stands elsewhere
 
     def sources() -> Iterator[Source]:
-        for frame, name, header in found:
-            yield Source(here / name, frame_record(frame, header.size_wh, splits[frame.sequence], classes, name))
+        for frame, name, header, disparity in found:
+            record = frame_record(frame, header.size_wh, splits[frame.sequence], classes, name)
+            yield Source(here / name, record, disparity and disparity.absolute())
 
-    return Found(sources, skipped, _notes(found))
+    notes = _notes(found)
+    if blind:
+        notes.append(
+            f"{len(blind)} frames have no disparity image, such as {blind[0].image_path} "
+            f"({_tried(blind[0].disparity_path, root)}): their lights have no distance"
+        )
+    return Found(sources, skipped, notes)
 
 
-def _notes(found: Sequence[tuple[Frame, str, Header]]) -> list[str]:
+def _disparity_of(frame: Frame, root: Path, strict: bool, follow_symlinks: bool) -> Path | None:
+    """The file of a frame's disparity image. Raises LabelError, and ImageError for a missing one if ``strict``."""
+    written = frame.disparity_path
+    name = written and path_below_root(written, f"{frame.image_path}: disparity_image_path")
+    path = locate(name, root, follow_symlinks=follow_symlinks) if name else None
+    if path is None and strict:
+        raise ImageError(
+            f"{frame.image_path}: no disparity image ({_tried(written, root)}); leave out --strict to go on without "
+            "its distances"
+        )
+    return path
+
+
+def _tried(disparity_path: str, root: Path) -> str:
+    if not disparity_path:
+        return "its labels name none"
+    tried = candidates(path_below_root(disparity_path, "disparity_image_path"), root)
+    return f"tried {' and '.join(map(str, tried))}"
+
+
+def _notes(found: Sequence[tuple[Frame, str, Header, Path | None]]) -> list[str]:
     """A line each on frames that lie under another ending than their labels say, and on those that are turned."""
     notes = []
-    others = [(frame, name) for frame, name, _ in found if not name.endswith(PurePosixPath(frame.image_path).name)]
+    others = [(frame, name) for frame, name, *_ in found if not name.endswith(PurePosixPath(frame.image_path).name)]
     if others:
         frame, name = others[0]
         notes.append(
             f"{len(others)} frames have another ending than in the labels, such as {name} for {frame.image_path}"
         )
-    turned = [name for _, name, header in found if header.orientation != UPRIGHT]
+    turned = [name for _, name, header, _ in found if header.orientation != UPRIGHT]
     if turned:
         notes.append(f"{len(turned)} images are turned as their Orientation says, such as {turned[0]}")
     return notes
@@ -177,17 +216,17 @@ def frame_record(frame: Frame, size_wh: tuple[int, int], split: Split, classes: 
         boxes = [Box(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in boxes]
     clipped = clip_boxes(boxes, whole)
     for index, (light, box) in enumerate(zip(frame.lights, clipped, strict=True)):
-        class_id = classes.class_of(light)
+        class_id, attributes = classes.class_of(light), classes.attributes_of(light)
         if _repeats(light, frame.lights[:index]):
-            dropped.append(Dropped(light.unique_id, "duplicate", class_id, box))
+            dropped.append(Dropped(light.unique_id, "duplicate", class_id, box, attributes))
         elif light.box.area <= 0:
-            dropped.append(Dropped(light.unique_id, "degenerate", class_id))
+            dropped.append(Dropped(light.unique_id, "degenerate", class_id, None, attributes))
         elif box is None:
-            dropped.append(Dropped(light.unique_id, "outside_frame", class_id))
+            dropped.append(Dropped(light.unique_id, "outside_frame", class_id, None, attributes))
         elif class_id is None:
-            dropped.append(Dropped(light.unique_id, "rule", None, box))
+            dropped.append(Dropped(light.unique_id, "rule", None, box, attributes))
         else:
-            lights.append(Target(class_id, box, light.unique_id))
+            lights.append(Target(class_id, box, light.unique_id, attributes))
     return FrameRecord(name, frame.sequence, split, width, height, tuple(lights), tuple(dropped))
 
 

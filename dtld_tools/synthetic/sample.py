@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.files import IDENTITY, UNFINISHED, held, refuse_file, remove_temporary, told_when_full, write_atomically
 from dtld_tools.pipeline.workers import Executor
+from dtld_tools.synthetic.scene.depth import disparity_image
 from dtld_tools.synthetic.scene.layout import DARK, Brief, build_scene
 from dtld_tools.synthetic.scene.sensor import expose, render
 from dtld_tools.synthetic.scene.world import STEP_S, Scene, Sighting, look
@@ -103,6 +104,11 @@ class PlannedFrame:
         """Path below the tree's root."""
         return f"{self.sequence.folder}/DE_BBBR667_{self.time:%Y-%m-%d_%H-%M-%S-%f}_k0.tiff"
 
+    @property
+    def disparity_path(self) -> str:
+        """Path of its disparity image below the tree's root."""
+        return self.image_path.replace("_k0.tiff", "_nativeV2.tiff")
+
 
 def sample(
     out: Path,
@@ -111,8 +117,11 @@ def sample(
     labels: LabelFormats = "v2",
     workers: int = 1,
     progress: bool = False,
+    disparity: bool = False,
 ) -> dict[str, int]:
     """Writes a synthetic tree, or what is missing of it, and returns its counts: frames, lights, cities, sequences.
+
+    With ``disparity`` each frame has its disparity image, which the labels name in any case.
 
     Raises `DatasetError` if ``out`` holds anything else or the disk is full, `UsageError` for a number out of range or
     an unknown format.
@@ -123,7 +132,7 @@ def sample(
         raise UsageError(f"--workers: got {workers}, expected 1 or more")
     plan = plan_tree(frames, seed)
     refuse_file(out, "tree")
-    identity = orjson.dumps([package_version("dtld-kd"), frames, str(seed), labels])
+    identity = orjson.dumps([package_version("dtld-kd"), frames, str(seed), labels, disparity])
     _refuse_another(out, identity, plan, labels)
     with told_when_full(out), held(out, "tree") as scratch:
         _refuse_another(out, identity, plan, labels)  # somebody may have finished another one meanwhile
@@ -133,7 +142,7 @@ def sample(
             (out / folder).mkdir(parents=True, exist_ok=True)
         bar = tqdm(total=len(plan), desc="sample", unit="frame", disable=None if progress else True)
         with bar, Executor(workers).started(_draw_frame, lambda frame: frame.image_path) as map_frames:
-            for _ in map_frames(partial(_draw_frame, out), plan):
+            for _ in map_frames(partial(_draw_frame, out, disparity), plan):
                 bar.update()
         for name, data in _label_files(plan, labels):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +162,7 @@ def _refuse_another(out: Path, identity: bytes, plan: Sequence[PlannedFrame], la
     if mark.is_file():
         if mark.read_bytes() != identity:
             raise DatasetError(
-                f"{out}: holds the unfinished tree of another command (--frames, --seed, --labels); "
+                f"{out}: holds the unfinished tree of another command (--frames, --seed, --labels, --disparity); "
                 "run that one again to continue it, or choose another folder"
             )
     elif out.is_dir() and any(path.name != UNFINISHED for path in out.iterdir()):
@@ -218,15 +227,21 @@ def _frames_of(sequence: PlannedSequence, first_id: int) -> Iterator[PlannedFram
         )
 
 
-def _draw_frame(out: Path, frame: PlannedFrame) -> None:
-    """Draws one frame unless it is there, uncompressed: noise hardly packs, and packing costs more than drawing."""
+def _draw_frame(out: Path, disparity: bool, frame: PlannedFrame) -> None:
+    """Draws what is missing of one frame."""
     path = out / frame.image_path
-    if path.exists():
-        return
-    rng = np.random.default_rng([frame.sequence.seed, 4, frame.sequence.index, frame.step])
-    raw = expose(render(look(frame.sequence.scene(), frame.step), rng), rng)
+    if not path.exists():
+        rng = np.random.default_rng([frame.sequence.seed, 4, frame.sequence.index, frame.step])
+        _write_tiff(path, expose(render(look(frame.sequence.scene(), frame.step), rng), rng), out)
+    path = out / frame.disparity_path
+    if disparity and not path.exists():
+        _write_tiff(path, disparity_image(look(frame.sequence.scene(), frame.step)), out)
+
+
+def _write_tiff(path: Path, pixels: np.ndarray, out: Path) -> None:
+    """Uncompressed: noise hardly packs, and packing costs more than drawing."""
     # In memory first: OpenCV does not say why it could not write a file, and leaves half of it.
-    encoded, data = cv2.imencode(".tiff", raw, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    encoded, data = cv2.imencode(".tiff", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     if not encoded:
         raise DatasetError(f"{path}: could not be encoded as TIFF")
     write_atomically(path, data.data, out / UNFINISHED)
@@ -262,11 +277,10 @@ def _labels_v1(frames: Sequence[PlannedFrame]) -> bytes:
 
 def _header(frame: PlannedFrame, path_key: str, disparity_key: str) -> dict[str, str | float]:
     _, prefix, longitude, latitude = CITIES[frame.sequence.city]
-    path = prefix + frame.image_path
     north = 1e-5 * (frame.sequence.index * 40 + frame.step * frame.velocity * STEP_S / 1.1)
     return {
-        path_key: path,
-        disparity_key: path.replace("_k0.tiff", "_nativeV2.tiff"),
+        path_key: prefix + frame.image_path,
+        disparity_key: prefix + frame.disparity_path,
         "time_stamp": frame.time.timestamp(),
         "velocity": frame.velocity,
         "yaw_rate": frame.yaw_rate,

@@ -16,6 +16,7 @@ ids = st.one_of(
     st.integers(-(2**53), 2**53), st.builds("{}#{}".format, st.integers(-(10**6), 10**6), st.integers(2, 99))
 )
 finite = st.floats(-1e15, 1e15, allow_nan=False)
+attributes = st.none() | st.dictionaries(names, names, max_size=3)
 boxes = st.builds(Box, finite, finite, finite, finite)
 sequences = st.builds(SequenceId, names, names, names)
 frames = st.builds(
@@ -25,7 +26,7 @@ frames = st.builds(
     split=st.sampled_from(SPLITS),
     width=st.integers(1, 10**5),
     height=st.integers(1, 10**5),
-    lights=st.lists(st.builds(Target, st.integers(0, 9), boxes, ids), max_size=4).map(tuple),
+    lights=st.lists(st.builds(Target, st.integers(0, 9), boxes, ids, attributes), max_size=4).map(tuple),
     dropped=st.lists(
         st.builds(
             Dropped,
@@ -33,6 +34,7 @@ frames = st.builds(
             st.sampled_from(["degenerate", "outside_frame", "duplicate", "rule", "min_visible", "min_side"]),
             st.none() | st.integers(0, 9),
             st.none() | boxes,
+            attributes,
         ),
         max_size=4,
     ).map(tuple),

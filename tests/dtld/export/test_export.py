@@ -413,7 +413,7 @@ def test_splits_may_be_given_in_one_word_or_in_several(dtld, tiles, tmp_path):
     [
         (["--split", "dev"], "--split: got dev, expected some of train, val, test"),
         (["--split", ","], "--split: got nothing"),
-        (["--split", "val", "--format", "yolo"], "--split: got it without --format coco"),
+        (["--split", "val", "--format", "yolo"], "--split: got it without another --format than yolo"),
     ],
 )
 def test_wrong_usage(dtld, tiles, tmp_path, more, expected):

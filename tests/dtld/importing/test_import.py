@@ -81,6 +81,7 @@ def test_an_import_is_accounted_for_and_keeps_its_splits_and_bytes(yolo, tmp_pat
     for image in read_images(out):
         assert (out / "images" / image.split / image.name).read_bytes() == before[image.frame]
         assert image.name == "set_-_" + image.frame.replace("/", "_")
+    assert not any(light.attributes for frame in read_frames(out) for light in (*frame.lights, *frame.dropped))
     assert {frame.frame: frame.split for frame in read_frames(out)} == {
         "images/train/a_1.jpg": "train", "images/train/a_2.png": "train", "images/val/b_1.jpg": "val",
     }  # fmt: skip

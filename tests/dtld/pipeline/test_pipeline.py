@@ -49,6 +49,15 @@ def test_every_light_of_the_label_file_is_found_again(raw, prepared):
     assert lights["dropped"]
 
 
+def test_every_light_has_its_attributes_in_its_line(raw, prepared):
+    given = {(path, each["unique_id"]): each["attributes"] for path, each in lights_of(raw)}
+    lines = read_lines(prepared[0] / "frames.jsonl")
+    lights = [(line["frame"], each) for line in lines for each in (*line["lights"], *line["dropped"])]
+    assert {(frame, each["id"]): each["attributes"] for frame, each in lights} == given
+    assert any(line["dropped"] for line in lines)
+    assert len({str(each) for each in given.values()}) > 4
+
+
 def test_targets_of_the_manifest_are_the_lines_of_the_labels(prepared):
     out, report = prepared
     manifest = read_lines(out / "manifest.jsonl")
@@ -147,8 +156,11 @@ def test_staged_equals_one_pass(raw, tmp_path, layout):
 
 
 def test_v1_and_v2_labels_give_the_same_lines(raw, tmp_path):
-    v1 = write_v1(tmp_path / "all.yml", label_images(raw))
-    for name, labels in (("v1", v1), ("v2", raw / "all.json")):
+    images = label_images(raw)
+    for each in (each for entry in images for each in entry["labels"]):
+        del each["attributes"]["reflection"]  # which v1.0 does not know
+    v1, v2 = write_v1(tmp_path / "all.yml", images), write_v2(tmp_path / "all.json", images)
+    for name, labels in (("v1", v1), ("v2", v2)):
         prepare(raw, tmp_path / name, select=Selection((labels,), raw))
     assert tree_bytes(tmp_path / "v1") == tree_bytes(tmp_path / "v2")
 

@@ -33,7 +33,7 @@ def digests(out):
 
 
 def labels_only(monkeypatch, out, frames=48, seed=0, labels="both"):
-    monkeypatch.setattr(module, "_draw_frame", lambda out, frame: None)
+    monkeypatch.setattr(module, "_draw_frame", lambda *frame: None)
     return sample(out, frames, seed, labels)
 
 
@@ -223,7 +223,7 @@ def test_refuses_numbers_out_of_range_before_writing(tmp_path, options):
 
 
 def test_a_tree_cut_off_has_no_labels(monkeypatch, tmp_path):
-    def fail(out, frame):
+    def fail(*frame):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_draw_frame", fail)
