@@ -70,7 +70,7 @@ def _paste(page: Image.Image, view: View, region: Sequence[float], zoom: float) 
     low, high = np.maximum(view.window_xyxy[:2], region[:2]), np.minimum(view.window_xyxy[2:], region[2:])
     if (low >= high).any():
         return
-    picture = _picture(view.image)
+    picture = _picture(view.image, view.image.stat().st_mtime_ns)
     part = np.concatenate([low, high]) - np.tile(view.window_xyxy[:2], 2)
     box = tuple((part * view.scale).clip(0, np.tile(picture.size, 2)).tolist())
     start = np.floor((low - region[:2]) * zoom).astype(int)
@@ -78,8 +78,8 @@ def _paste(page: Image.Image, view: View, region: Sequence[float], zoom: float) 
     page.paste(picture.resize(tuple((end - start).tolist()), Image.Resampling.BICUBIC, box), tuple(start.tolist()))
 
 
-@lru_cache(maxsize=32)
-def _picture(path: Path) -> Image.Image:
+@lru_cache(maxsize=8)  # a frame's tiles, for the crops that show it one after the other
+def _picture(path: Path, changed_ns: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(read_image(path)[:, :, ::-1]))  # OpenCV's order is BGR
 
 

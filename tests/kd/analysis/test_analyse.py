@@ -11,12 +11,15 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
+import cli
 from dtld_tools.types import TileSpec
 from kd.analysis.analyse import analyse, titles_of
 from kd.analysis.sources import plain_images, whole_frames
+from kd.commands import app
 from kd.errors import DataError, KdError, ModelError, UsageError
 from kd.scoring.evaluate import evaluate
 from kd.scoring.full_frame import evaluate_frames
+from kd.show import print_analysis
 from kd.ultra.data import image_files, label_file, resolve_data
 from tests.kd.scoring.test_full_frame import make_dataset, one_light, relabel
 from tests.kd_models import save_small_detector
@@ -45,11 +48,15 @@ def tiled(tmp_path_factory, model):
 
 
 @pytest.mark.parametrize("full_frame", [False, True])
-def test_the_figures_are_those_of_kd_evaluate(tiled, model, tmp_path, full_frame):
+def test_the_figures_are_those_of_kd_evaluate(tiled, model, tmp_path, capfd, full_frame):
     data, page, suspects = tiled / "data.yaml", tmp_path / "page.html", tmp_path / "suspects.json"
     score = evaluate_frames if full_frame else evaluate
     theirs = score(data, model, device="cpu", quiet=True)
-    found = analyse(data, [model], page, label_errors=suspects, full_frame=full_frame, device="cpu", quiet=True)
+    line = ["analyse", "--data", data, "--model", model, "--out", page, "--label-errors", suspects, "--device", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        cli.run("kd", app, KdError, UsageError, [*map(str, line), "--json", *["--full-frame"] * full_frame])
+    assert not end.value.code
+    found = json.loads(capfd.readouterr().out)
     assert 0.02 < theirs["map50"] < 0.95  # or the comparison would say nothing
     row = found["models"][0]
     assert row["ap50"] == pytest.approx(theirs["map50"], abs=1e-6)
@@ -129,15 +136,24 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(tiled, model, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_that_cannot_be_used_are_refused_or_left_out(tiled, model, tmp_path):
+def test_images_that_cannot_be_used_are_refused_or_left_out(tiled, model, tmp_path, capsys):
     root = Path(shutil.copytree(tiled, tmp_path / "tiles"))
     first = image_files(resolve_data(root / "data.yaml", "test")["test"])[0]
     label_file(first).write_text("7 0.5 0.5 0.1 0.1\n")
     options = {"device": "cpu", "quiet": True}
     with pytest.raises(DataError, match="class 7"):
         analyse(root / "data.yaml", [model], tmp_path / "a.html", **options)
-    found = analyse(root / "data.yaml", [model], tmp_path / "a.html", skip_bad_labels=True, **options)
+    found = analyse(root / "data.yaml", [model, model], tmp_path / "a.html", skip_bad_labels=True, **options)
     assert found["frames"] == 1
+    assert [row["objects"] for row in found["models"]] == [found["objects"]] * 2
+    print_analysis(found)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"test: 1 image, {found['objects']} objects"
+    errors = {words[0]: words[1:] for line in printed if (words := line.split())[0] in found["models"][0]["errors"]}
+    assert {kind: int(words[0]) for kind, words in errors.items()} == {
+        kind: its["count"] for kind, its in found["models"][0]["errors"].items()
+    }
+    assert printed[-1] == found["out"]
 
 
 def test_titles_tell_models_apart(tmp_path):
