@@ -149,7 +149,8 @@ def test_images_that_cannot_be_used_are_refused_or_left_out(tiled, model, tmp_pa
     print_analysis(found)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"test: 1 image, {found['objects']} objects"
-    errors = {words[0]: words[1:] for line in printed if (words := line.split())[0] in found["models"][0]["errors"]}
+    rows = [line.split() for line in printed if line.startswith("  ")]
+    errors = {words[0]: words[1:] for words in rows if words[0] in found["models"][0]["errors"]}
     assert {kind: int(words[0]) for kind, words in errors.items()} == {
         kind: its["count"] for kind, its in found["models"][0]["errors"].items()
     }
