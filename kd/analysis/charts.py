@@ -62,7 +62,7 @@ def key(model: int, kind: str) -> str:
 def _path(steps: Sequence[float], values: Sequence[float | None]) -> str:
     """A path through the values that are there, interrupted where one is not.
 
-    >>> _path([0, 0.5, 1], [1.0, None, 0.0])
+    >>> _path([0.0, 0.5, 1.0], [1.0, None, 0.0])
     'M38.0 10.0M350.0 196.0'
     """
     points, pen_up = [], True
