@@ -65,9 +65,24 @@ KEYS = ("confidences", "class_ids")
 
 
 def test_of_two_boxes_that_could_be_mended_for_one_light_the_surer_one_is():
+    """Or the false alarm between them would come first."""
     light = Frame("f", "", (100, 100), np.array([[0, 0, 10, 10.0]]), np.array([0]), np.array([True]), ())
-    twice = Detections(np.array([[0, 4, 10, 14], [0, 5, 10, 15.0]]), np.array([0.9, 0.8]), np.array([0, 0]))
-    assert costs([light], [twice], [explain(twice, light)])["localisation"] == pytest.approx(0.995)
+    boxes = np.array([[0, 4, 10, 14], [50, 50, 60, 60], [0, 5, 10, 15.0]])
+    found = Detections(boxes, np.array([0.9, 0.85, 0.8]), np.array([0, 0, 0]))
+    assert costs([light], [found], [explain(found, light)])["localisation"] == pytest.approx(0.995)
+
+
+def test_a_box_beside_a_light_that_is_found_is_taken_away_not_mended():
+    """It would be another one's second hit, and make up for the light that is missed."""
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60.0]])
+    frame = Frame("f", "", (100, 100), boxes, np.array([0, 0]), np.array([True, True]), ())
+    found = Detections(np.array([[0, 4, 10, 14], [0, 0, 10, 10.0]]), np.array([0.9, 0.8]), np.array([0, 0]))
+    half, worse = (average_precision(*rows, np.zeros(2, int)) for rows in (
+        (np.array([True]), np.array([0.8]), np.array([0])),
+        (np.array([False, True]), np.array([0.9, 0.8]), np.array([0, 0])),
+    ))  # fmt: skip
+    assert half - worse > 0.1
+    assert costs([frame], [found], [explain(found, frame)])["localisation"] == pytest.approx(half - worse)
 
 
 def test_a_light_that_does_not_count_explains_nothing_and_costs_nothing():
