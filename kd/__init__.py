@@ -13,6 +13,7 @@ from kd.environment import prepare
 prepare()
 
 if TYPE_CHECKING:
+    from kd.analysis.analyse import analyse as analyse
     from kd.config import TrainConfig as TrainConfig
     from kd.device.bench import device_bench as device_bench
     from kd.device.export import export as export
@@ -34,6 +35,7 @@ _MODULE_OF = {
     "FgfiConfig": "kd.methods.fgfi_config",
     "KdError": "kd.errors",
     "TrainConfig": "kd.config",
+    "analyse": "kd.analysis.analyse",
     "bench": "kd.training.bench",
     "compare": "kd.runs.compare",
     "device_bench": "kd.device.bench",

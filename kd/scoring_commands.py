@@ -10,7 +10,7 @@ import typer
 from kd.predict_options import TiledOptions
 from kd.shared_options import DataOption, DeviceOption, JsonOption, SizeOption, is_given
 from kd.shared_options import is_quiet as _quiet
-from kd.show import print_groups, print_json, print_predictions, print_scores, print_tiled, warn
+from kd.show import print_analysis, print_groups, print_json, print_predictions, print_scores, print_tiled, warn
 from kd.train_options import Batch, SkipBadLabels
 from schemas.option_groups import grouped
 
@@ -59,6 +59,54 @@ def evaluate(
     print_scores(f"{model}, {split}", found)
     if full_frame:
         print_groups(found)
+
+
+@app.command(
+    epilog="Example: kd analyse --model plain/weights/best.pt --model kd/weights/best.pt --data tiles/data.yaml "
+    "--out missed.html"
+)
+@grouped
+def analyse(
+    context: typer.Context,
+    data: DataOption,
+    model: Annotated[
+        list[Path], typer.Option(help="A trained detector, or an exported file; twice to compare.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="PAGE.html", help="The page to write.", show_default=False)],
+    label_errors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="COCO JSON to write: labels that the models speak against."),
+    ] = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which images.")] = "test",
+    full_frame: Annotated[
+        bool, typer.Option("--full-frame", help="Whole frames, of the tiles that dtld cut from them.")
+    ] = False,
+    conf: Annotated[float, typer.Option(min=0, max=1, help="Least confidence of a detection that counts.")] = 0.25,
+    imgsz: SizeOption = None,
+    batch: Batch = 16,
+    device: DeviceOption = None,
+    skip_bad_labels: SkipBadLabels = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what one or two detectors miss, and why: errors by kind, recall by group, pictures, in one HTML page."""
+    from kd.analysis.analyse import analyse as look
+
+    found = look(
+        data,
+        model,
+        out,
+        label_errors=label_errors,
+        split=split,
+        full_frame=full_frame,
+        imgsz=imgsz,
+        conf=conf,
+        batch=batch,
+        device=device,
+        skip_bad_labels=skip_bad_labels,
+        tell=warn,
+        quiet=_quiet(context) or as_json,
+    )
+    print_json(found) if as_json else print_analysis(found)
 
 
 @app.command(

@@ -64,6 +64,32 @@ def print_groups(scores: dict[str, Any]) -> None:
     print(f"{count(scores['frames'], 'frame')}: {merged} merged away, {ignored} ignored")
 
 
+def print_analysis(found: dict[str, Any]) -> None:
+    """What each model misses, its errors by kind with the AP50 they cost, and where the page is."""
+    noun, models = "frame" if found["full_frame"] else "image", found["models"]
+    say(f"{found['split']}: {count(found['frames'], noun)}, {count(found['objects'], 'object')}")
+    for row in models:
+        its, what = row["critical"], found["critical"]["what"]
+        ends = "" if its["interval95"] is None else f" [{', '.join(map(percent, its['interval95']))}]"
+        say(
+            f"{row['title']}: misses {its['missed']} of {its['objects']} {what}, {percent(its['share_missed'])} %{ends}"
+        )
+        rates = f"AP50 {percent(row['ap50'])}, recall {percent(row['recall'])}, precision {percent(row['precision'])}"
+        say(f"  {rates}, {row['false_alarms_per_frame']:.2f} false alarms per {noun}")
+    titles = [one_line(row["title"], NAME) for row in models]
+    print(f"  {'errors, AP50 they cost':<24}{''.join(f'{title:>{max(16, len(title) + 2)}}' for title in titles)}")
+    for kind in models[0]["errors"]:
+        cells = [f"{row['errors'][kind]['count']}{percent(row['errors'][kind]['ap50_cost']):>7}" for row in models]
+        shown = (f"{cell:>{max(16, len(title) + 2)}}" for cell, title in zip(cells, titles, strict=True))
+        print(f"  {kind:<24}{''.join(shown)}")
+    if pair := found["pair"]:
+        alone = f"{titles[0]} alone finds {pair['first_alone']}, {titles[1]} alone {pair['second_alone']}"
+        say(f"both find {pair['both']}, {alone}, neither {pair['neither']}; p = {pair['p']:.2g}")
+    say(f"likely label errors: {len(found['suspects']['labels'])}")
+    for place in filter(None, (found["label_errors"], found["out"])):
+        say(place)
+
+
 def print_run(out: Path, record: dict[str, Any]) -> None:
     """What `kd train` made: scores per split, weights that were measured, time, and where the student is."""
     for split, scores in record["metrics"]["last"].items():

@@ -36,6 +36,7 @@ LAYERS = {
         {"runs"},
         {"reports"},
         {"device"},
+        {"analysis"},
         {"inheritance"},
         {"training"},
         {"sweeps"},
@@ -57,7 +58,7 @@ LAYERS = {
     ),
 }
 USERS = {  # the only places of a tool that import a library
-    ("kd", "ultralytics"): {"ultra", "distillation", "training", "scoring", "device", "inheritance"},
+    ("kd", "ultralytics"): {"ultra", "distillation", "training", "scoring", "analysis", "device", "inheritance"},
     ("kd", "torch"): {"ultra", "methods", "distillation", "training", "scoring", "device", "inheritance"},
     ("kd", "typer"): {"commands", "device_commands", "scoring_commands", "shared_options"},
     ("dtld_tools", "typer"): {"commands", "options"},

@@ -70,13 +70,35 @@ def judge(found: Detections, frame: Frame, size: tuple[float, float] = (0, np.in
     """
     found = found[np.argsort(-found.confidences, kind="stable")]
     counted = frame.counted & _of_size(frame.boxes_xyxy, size)
-    right, ignored = np.zeros((2, len(found), len(IOUS)), bool)
-    for class_id in np.unique(frame.class_ids):
-        mine, theirs = found.class_ids == class_id, frame.class_ids == class_id
-        iou = box_iou(found.boxes_xyxy[mine], frame.boxes_xyxy[theirs])
-        right[mine], ignored[mine] = _match(iou, counted[theirs])
+    partners = match(found, frame, counted)
+    right, ignored = np.append(counted, False)[partners], np.append(~counted, False)[partners]
     ignored |= ~right & ~_of_size(found.boxes_xyxy, size)[:, None]
     return Outcome(found.confidences, found.class_ids, right, ignored, frame.class_ids[counted])
+
+
+def match(found: Detections, frame: Frame, counted: np.ndarray) -> np.ndarray:
+    """The light that each detection is matched with at each of `IOUS`, -1 for none: [N, 10].
+
+    ``found`` is in falling confidence; ``counted`` [M] says which lights count. See `judge`.
+    """
+    partners = np.full((len(found), len(IOUS)), -1)
+    for class_id in np.unique(frame.class_ids):
+        mine, theirs = (np.flatnonzero(ids == class_id) for ids in (found.class_ids, frame.class_ids))
+        chosen = _match(box_iou(found.boxes_xyxy[mine], frame.boxes_xyxy[theirs]), counted[theirs])
+        partners[mine] = np.append(theirs, -1)[chosen]
+    return partners
+
+
+def average_precision(
+    right: np.ndarray, confidences: np.ndarray, class_ids: np.ndarray, truth_ids: np.ndarray
+) -> float:
+    """The mean over the classes that are there of AP at one IoU, of detections [N] right or wrong; 0 without truth.
+
+    Ultralytics' own, as everywhere here.
+    """
+    if not len(truth_ids):
+        return 0.0
+    return float(ap_per_class(right[:, None], confidences, class_ids, truth_ids)[5][:, 0].mean())
 
 
 def scores(outcomes: Sequence[Outcome], names: Mapping[int, str]) -> dict[str, Any]:
@@ -123,9 +145,9 @@ def recall_at(outcomes: Sequence[Outcome], confidence: float) -> float | None:
     return hits / lights if lights else None
 
 
-def _match(iou: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Right and ignored [N, 10] of detections in falling confidence, of their IoU [N, M] with the lights."""
-    right, ignored = np.zeros((2, len(iou), len(IOUS)), bool)
+def _match(iou: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """The lights, -1 for none, [N, 10] of detections in falling confidence, of their IoU [N, M] with the lights."""
+    chosen = np.full((len(iou), len(IOUS)), -1)
     free = np.ones((len(IOUS), len(counted)), bool)
     for i in np.flatnonzero((iou >= IOUS[0]).any(1)):
         # A light that counts goes before any that does not: IoU is at most 1.
@@ -133,9 +155,8 @@ def _match(iou: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray
         best = value.argmax(1)
         hit = np.flatnonzero(value.max(1))
         free[hit, best[hit]] = False
-        right[i, hit] = counted[best[hit]]
-        ignored[i, hit] = ~counted[best[hit]]
-    return right, ignored
+        chosen[i, hit] = best[hit]
+    return chosen
 
 
 def _of_size(boxes_xyxy: np.ndarray, size: tuple[float, float]) -> np.ndarray:

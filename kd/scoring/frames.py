@@ -7,7 +7,7 @@ Invariant: boxes are in frame pixels, never taken from rounded label files; augm
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Frame:
 
     A light that is not counted was dropped for a reason in `UNSEEN`: to find it is neither right nor wrong. One that
     has class and box of another is left out, as Ultralytics does with label rows; ``repeated`` counts those.
+    ``attributes`` [M] and ``distances_m`` [M], NaN for none, are what frames.jsonl knows of the lights, or empty.
     """
 
     name: str
@@ -50,6 +51,8 @@ class Frame:
     counted: np.ndarray
     views: tuple[View, ...]
     repeated: int = 0
+    attributes: tuple[Mapping[str, str], ...] = ()
+    distances_m: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def unlabelled(cls, name: str, size_wh: tuple[int, int], views: tuple[View, ...]) -> Frame:
@@ -153,6 +156,8 @@ def _frame(line: dict[str, Any], images: Sequence[dict[str, Any]], files: dict[s
         counted=np.arange(len(lights)) < len(targets),
         views=tuple(views),
         repeated=len(line["lights"]) - len(targets),
+        attributes=tuple(light.get("attributes", {}) for light in lights),
+        distances_m=np.array([light.get("distance_m", np.nan) for light in lights], float),
     )
 
 

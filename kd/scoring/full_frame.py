@@ -95,14 +95,18 @@ def detect(
     batch: int = 16,
     device: str | None = None,
     quiet: bool = False,
+    single_cls: bool = False,
 ) -> dict[Path, Detections]:
-    """What the model finds in each image, in its pixels, exactly as Ultralytics' validator has it for plain scores."""
+    """What the model finds in each image, in its pixels, exactly as Ultralytics' validator has it for plain scores.
+
+    With ``single_cls`` all classes are 0.
+    """
     found: dict[Path, Detections] = {}
 
     class Collector(yolo.task_map[yolo.task]["validator"]):
         def update_metrics(self, preds: list, batch: dict) -> None:
             for i, pred in enumerate(preds):
-                pred = self.scale_preds(pred, self._prepare_batch(i, batch))
+                pred = self.scale_preds(self._prepare_pred(pred), self._prepare_batch(i, batch))
                 boxes, conf, cls = (pred[key].float().cpu().numpy() for key in ("bboxes", "conf", "cls"))
                 found[Path(batch["im_file"][i])] = Detections(boxes, conf, cls.astype(int))
 
@@ -113,7 +117,7 @@ def detect(
             pass
 
     images = [view.image for view in views]  # the originals alone, without augmented copies
-    options = {"imgsz": imgsz, "batch": batch, "device": device, "quiet": quiet}
+    options = {"imgsz": imgsz, "batch": batch, "device": device, "quiet": quiet, "objects": {"single_cls": single_cls}}
     validate(yolo, content, images, split="val", validator=Collector, **options)
     if lost := [view.image for view in views if view.image not in found]:
         raise DataError(

@@ -121,6 +121,19 @@ def usable_images(
     return [image for image in used_images(view, split, fraction) if _judge(image, view, single_cls)[0] is not None]
 
 
+def objects_of(
+    image: Path, view: Mapping[str, Any], single_cls: bool = False
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Class numbers [N] and boxes [N, 4], x1 y1 x2 y2 px, of an image that Ultralytics can use; its width and height.
+
+    With ``single_cls`` all classes are 0.
+    """
+    _, rows, (height, width), *_ = _judge(image, view, single_cls)
+    centres, halves, size = rows[:, 1:3], rows[:, 3:5] / 2, np.array([width, height])
+    boxes = np.hstack([centres - halves, centres + halves]) * np.tile(size, 2)
+    return np.where(single_cls, 0, rows[:, 0]).astype(int), boxes.clip(0, np.tile(size, 2)), (width, height)
+
+
 def _judge_all(
     where: str, images: Sequence[Path], view: Mapping[str, Any], single_cls: bool, quiet: bool
 ) -> list[tuple[Path, Verdict]]:
