@@ -80,7 +80,7 @@ def pictures(analysis: Analysis) -> Picture:
 
     Frames are named below the folder that they share.
     """
-    shared = commonprefix([frame.name for frame in analysis.frames]).rfind("/") + 1  # characters
+    shared = commonprefix([frame.name for frame in analysis.frames]).rfind("/") + 1  # noqa: RUF071 - cut at a slash
 
     def draw(example: Example) -> str:
         frame = analysis.frames[example.frame]
