@@ -6,6 +6,7 @@ Invariant: it loads nothing and runs nothing; whatever a file or a class is call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -181,7 +182,8 @@ def _goal(row: Mapping[str, Any]) -> str:
         return '<td colspan="2">there are none</td>'
     if row["confidence"] is None:
         return f'<td colspan="2">not reached, {percent(row["most"])} % at most</td>'
-    return number(f"{row['confidence']:.3f}") + number(f"{row['false_alarms_per_frame']:.2f}")
+    threshold = math.floor(1000 * row["confidence"]) / 1000  # one rounded up would miss the goal
+    return number(f"{threshold:.3f}") + number(f"{row['false_alarms_per_frame']:.2f}")
 
 
 def _labels(figures: Mapping[str, Any], analysis: Analysis, titles: Sequence[str], picture: Picture) -> str:

@@ -116,6 +116,13 @@ def test_a_split_without_red_lights_has_no_threshold_for_them(tmp_path):
     assert "not reached" not in words
 
 
+def test_a_threshold_as_it_is_printed_reaches_its_recall(tmp_path):
+    frames = make_frames(tmp_path, 2)
+    words = Strict(page_of(frames, [detector(frames, {}, confidence=0.1236)], {0: "red", 1: "green"})[0]).words
+    assert "0.123" in words
+    assert "0.124" not in words
+
+
 def test_frames_are_named_below_the_folder_that_they_share(tmp_path):
     frames = [replace(f, name=f"../far/{'ab'[i]}/0.png") for i, f in enumerate(make_frames(tmp_path, 2))]
     page = Strict(page_of(frames, [[d[:0] for d in detector(frames, {})]], {0: "red", 1: "green"})[0])
