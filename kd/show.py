@@ -246,8 +246,12 @@ def share(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share of 1 in per cent, '31.0', or a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.1f}"
+    """A share of 1 in per cent, or a dash where there is none.
+
+    >>> percent(0.31), percent(-1e-9), percent(None)
+    ('31.0', '0.0', '-')
+    """
+    return "-" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def points(difference: float | None) -> str:

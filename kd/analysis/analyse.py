@@ -71,6 +71,7 @@ def analyse(
     check_device(device)
     require_number("batch", batch)
     content = resolve_data(data, split)
+    _require_none_of_dataset(files.get("--label-errors"), content["path"])
     images = images_of(content, data, split)
     yolos = [load_runnable(str(model), device, tell) for model in models]
     names = _names(yolos, content, data, full_frame)
@@ -108,7 +109,7 @@ def analyse(
     }
     written: dict[Path, bytes | str] = {files["--out"]: to_page(figures, analysis)}
     if label_errors is not None:
-        written[files["--label-errors"]] = as_coco(frames, analysis.suspected, names, content["path"], whole=full_frame)
+        written[files["--label-errors"]] = as_coco(frames, analysis.suspected, names)
     write_all(written)
     return figures
 
@@ -168,3 +169,12 @@ def _require_options(
     for option, file in files.items():
         require_writable(option, file)
         require_no_input(option, [file], read)
+
+
+def _require_none_of_dataset(label_errors: Path | None, root: Path) -> None:
+    """Raise UsageError for a JSON file that the dataset has: its labels or a report may be in it."""
+    if label_errors is not None and label_errors.exists() and root.resolve() in label_errors.resolve().parents:
+        raise UsageError(
+            f"--label-errors: got {label_errors}, which is there already, in the dataset, expected a new file there "
+            f"or one elsewhere: choose another name"
+        )

@@ -7,15 +7,13 @@ Invariant: with two models, both say the same; with one, its confidence alone st
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kd.analysis.errors import BACKGROUND, CLASS, FOREGROUND_IOU, Verdict
+from kd.analysis.errors import BACKGROUND, CLASS, FOREGROUND_IOU, RIGHT, Verdict
 from kd.scoring.detection_metrics import Detections, box_iou
 from kd.scoring.frames import Frame
 
@@ -43,7 +41,8 @@ def suspects(
     """What all of one or two models say with `CONFIDENT` confidence against the labels, the surest first.
 
     ``found`` and ``verdicts`` are per model and frame. A box speaks against the labels if it is background, or right
-    but for its class; it is the first model's. Lights that do not count are labels, too: no box on one is a suspect.
+    but for its class and surer than the box that finds the light, if there is one; it is the first model's. Lights
+    that do not count are labels, too: no box on one is a suspect.
     """
     suspected = []
     for number, frame in enumerate(frames):
@@ -64,25 +63,25 @@ def suspects(
 
 def _against(found: Detections, verdict: Verdict) -> tuple[Detections, np.ndarray]:
     """The confident detections that speak against the labels, and the lights that they are about."""
+    confirmed = np.zeros(len(verdict.found) + 1)  # how surely each label is found; the last place is of no label
+    right = verdict.kinds == RIGHT
+    confirmed[verdict.lights[right]] = found.confidences[right]
     which = np.isin(verdict.kinds, (BACKGROUND, CLASS)) & (found.confidences >= CONFIDENT)
+    which &= found.confidences > confirmed[verdict.lights]
     return found[which], verdict.lights[which]
 
 
-def as_coco(
-    frames: Sequence[Frame], suspected: Sequence[Suspect], names: Mapping[int, str], root: Path, *, whole: bool
-) -> str:
+def as_coco(frames: Sequence[Frame], suspected: Sequence[Suspect], names: Mapping[int, str]) -> str:
     """The suspects as COCO JSON, an annotation each with ``score`` and, under ``attributes``, what is suspected.
 
-    Images are those of the dataset with a suspect, named by their paths below ``root``, or with ``whole`` by the
-    frames' own names. Category ids are class numbers plus 1.
+    Images are the frames with a suspect, by their names. Category ids are class numbers plus 1.
     """
     used = sorted({suspect.frame for suspect in suspected})
     ids = {number: FIRST_ID + i for i, number in enumerate(used)}
     images = []
     for number in used:
         width, height = frames[number].size_wh
-        name = frames[number].name if whole else os.path.relpath(frames[number].views[0].image, root)
-        images.append({"id": ids[number], "file_name": Path(name).as_posix(), "width": width, "height": height})
+        images.append({"id": ids[number], "file_name": frames[number].name, "width": width, "height": height})
     annotations = []
     for i, suspect in enumerate(suspected):
         x1, y1, x2, y2 = suspect.box_xyxy

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from os.path import commonprefix
 
 from kd.analysis.examples import Example
 from kd.analysis.measure import Analysis
@@ -60,7 +61,7 @@ def legend(titles: Sequence[str]) -> str:
     """Which colour is whose, in the pictures."""
     whose = [("label", TRUTH), *zip(titles, OF_MODEL, strict=False)]
     items = (f'<li><span class="swatch" style="border-color:{colour}"></span> {name}</li>' for name, colour in whose)
-    return f'<ul class="legend">{"".join(items)}</ul>'
+    return f'<ul class="legend">{"".join(items)}<li>thick: what a picture is of</li></ul>'
 
 
 def gallery(summary: str, examples: Sequence[Example], picture: Picture, *, is_open: bool = True) -> str:
@@ -75,7 +76,11 @@ def gallery(summary: str, examples: Sequence[Example], picture: Picture, *, is_o
 
 
 def pictures(analysis: Analysis) -> Picture:
-    """What draws an example: truth in white, each model's sure detections in its colour, and words below."""
+    """What draws an example: truth in white, each model's sure detections in its colour, and words below.
+
+    Frames are named below the folder that they share.
+    """
+    shared = commonprefix([frame.name for frame in analysis.frames]).rfind("/") + 1  # noqa: RUF071 - cut at a slash
 
     def draw(example: Example) -> str:
         frame = analysis.frames[example.frame]
@@ -90,7 +95,7 @@ def pictures(analysis: Analysis) -> Picture:
         return (
             f'<figure><img alt="{text(example.words)}, {place}" src="data:image/jpeg;base64,{jpeg}">'
             f"<figcaption><b>{text(example.words)}</b><br>{place}<br>"
-            f'<span class="file">{text(frame.name)}</span></figcaption></figure>'
+            f'<span class="file">{text(frame.name[shared:])}</span></figcaption></figure>'
         )
 
     return draw

@@ -6,6 +6,7 @@ Invariant: it loads nothing and runs nothing; whatever a file or a class is call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,15 +140,17 @@ def _recall(figures: Mapping[str, Any], titles: Sequence[str]) -> str:
     for name, groups in models[0].items():
         rows = []
         for group in list(groups)[:GROUPS]:
-            cells = number(groups[group]["objects"])
-            for model, its in enumerate(recall[name][group] for recall in models):
-                shown = charts.bar(its["recall"], model, its["interval95"])
-                cells += f"<td>{shown}</td><td>{percent(its['recall'])}{interval(its['interval95'])}</td>"
-            rows.append((text(group), cells))
-        columns = [(text(name), 1), ("objects", 1), *((title, 2) for title in titles)]
+            shares = "".join(
+                f'<div class="share">{charts.bar(its["recall"], model, its["interval95"])}'
+                f"<span>{percent(its['recall'])}{interval(its['interval95'])}</span></div>"
+                for model, its in enumerate(recall[name][group] for recall in models)
+            )
+            rows.append((text(group), f"{number(groups[group]['objects'])}<td>{shares}</td>"))
+        columns = [(text(name), 1), ("objects", 1), ("recall", 1)]
         more = note(f"and {len(groups) - GROUPS} more") if len(groups) > GROUPS else ""
         tables.append(f"<div><h3>By {text(name)}</h3>{table(columns, rows)}{more}</div>")
-    return f'<div class="tables of{len(titles)}">{"".join(tables)}</div>'
+    key = "".join(f"<li>{charts.bar(1, model)} {title}</li>" for model, title in enumerate(titles))
+    return f'<ul class="legend">{key}</ul>\n<div class="tables">{"".join(tables)}</div>'
 
 
 def _threshold(figures: Mapping[str, Any], titles: Sequence[str], noun: str) -> str:
@@ -175,9 +178,12 @@ def _threshold(figures: Mapping[str, Any], titles: Sequence[str], noun: str) -> 
 
 
 def _goal(row: Mapping[str, Any]) -> str:
+    if row["most"] is None:
+        return '<td colspan="2">there are none</td>'
     if row["confidence"] is None:
         return f'<td colspan="2">not reached, {percent(row["most"])} % at most</td>'
-    return number(f"{row['confidence']:.3f}") + number(f"{row['false_alarms_per_frame']:.2f}")
+    threshold = math.floor(1000 * row["confidence"]) / 1000  # one rounded up would miss the goal
+    return number(f"{threshold:.3f}") + number(f"{row['false_alarms_per_frame']:.2f}")
 
 
 def _labels(figures: Mapping[str, Any], analysis: Analysis, titles: Sequence[str], picture: Picture) -> str:

@@ -23,6 +23,7 @@ CONTEXT, LEAST_PX = 3.0, 32.0  # a crop's side in longer sides of its box, and a
 TRUTH = "#ffffff"
 OF_MODEL = ("#ff8c1a", "#00b7eb")  # Okabe and Ito's orange and sky blue, as kd predict has them
 CASING, PAPER = "#1a1a1a", "#727272"
+THICK, THIN = 6, 3  # pixels of a line around the box that a crop is of, and around others
 JPEG_QUALITY = 82
 
 
@@ -49,7 +50,10 @@ def region_of(box_xyxy: Sequence[float], size_wh: tuple[int, int]) -> tuple[floa
 
 
 def crop(frame: Frame, box_xyxy: Sequence[float], layers: Sequence[Layer]) -> bytes:
-    """A JPEG of a box with what is around it, put together of the frame's images; later layers lie on top."""
+    """A JPEG of a box with what is around it, put together of the frame's images; later layers lie on top.
+
+    The box is outlined in thicker lines, by each layer that has it.
+    """
     region = region_of(box_xyxy, frame.size_wh)
     zoom = SIDE_PX / max(region[2] - region[0], region[3] - region[1])
     width, height = (max(1, round((region[i + 2] - region[i]) * zoom)) for i in (0, 1))
@@ -57,9 +61,11 @@ def crop(frame: Frame, box_xyxy: Sequence[float], layers: Sequence[Layer]) -> by
     for view in frame.views:
         _paste(page, view, region, zoom)
     pen = ImageDraw.Draw(page)
-    for layer in layers:
-        for corners in (layer.boxes_xyxy - np.tile(region[:2], 2)) * zoom:
-            _outline(pen, corners.tolist(), layer.colour)
+    lines = [(corners, layer.colour) for layer in layers for corners in layer.boxes_xyxy]
+    for chosen in (True, False):  # the box itself thicker, and below: boxes that agree with it stay visible
+        for corners, colour in lines:
+            if np.array_equal(corners, box_xyxy) is chosen:
+                _outline(pen, ((corners - np.tile(region[:2], 2)) * zoom).tolist(), colour, THICK if chosen else THIN)
     file = io.BytesIO()
     page.save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
@@ -83,8 +89,8 @@ def _picture(path: Path, changed_ns: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(read_image(path)[:, :, ::-1]))  # OpenCV's order is BGR
 
 
-def _outline(pen: ImageDraw.ImageDraw, corners: Sequence[float], colour: str) -> None:
+def _outline(pen: ImageDraw.ImageDraw, corners: Sequence[float], colour: str, thickness: int) -> None:
     """A line around a box from outside, with a dark edge, so that it is seen on any ground."""
     x1, y1, x2, y2 = corners
-    for reach, shade in ((4, CASING), (3, colour), (2, colour), (1, colour)):
+    for reach, shade in ((thickness + 1, CASING), *((reach, colour) for reach in range(thickness, 0, -1))):
         pen.rectangle((round(x1) - reach, round(y1) - reach, round(x2) + reach - 1, round(y2) + reach - 1), None, shade)

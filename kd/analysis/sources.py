@@ -6,6 +6,7 @@ Invariant: the truth of plain images is what Ultralytics reads; frames.jsonl add
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +53,7 @@ def _known(
 
 def _plain(image: Path, content: Mapping[str, Any], single_cls: bool, known: tuple[Frame, View] | None) -> Frame:
     class_ids, boxes, (width, height) = objects_of(image, content, single_cls)
-    root = content["path"]
-    name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
+    name = Path(os.path.relpath(image, content["path"])).as_posix()  # elsewhere, too: folders share file names
     views = (View(image, (0, 0, width, height), 1.0),)
     plain = Frame(name, "", (width, height), boxes, class_ids, np.ones(len(boxes), bool), views)
     if known is None:

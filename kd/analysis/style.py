@@ -43,13 +43,15 @@ figcaption b {{ color: var(--ink) }}
 .swatch {{ display: inline-block; width: 1.1em; height: 1.1em; border: 3px solid; outline: 1px solid #1a1a1a;
   background: #727272; vertical-align: -.2em; margin-right: .2em }}
 .tables {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(32rem, 100%), 1fr)); gap: 0 2.5rem }}
-.tables.of2 {{ grid-template-columns: minmax(0, 1fr) }}
+.share {{ display: flex; flex-wrap: wrap; align-items: center; gap: 0 .8em }}
+.share + .share {{ margin-top: .3em }}
 .tables > div {{ min-width: 0 }}
 h3 {{ margin: 1.4em 0 .2em }}
 td, tbody th {{ vertical-align: middle }}
 td.n {{ text-align: right }}
 tbody th small {{ font-weight: 400; white-space: normal }}
 svg.bar {{ width: 7.5rem; min-width: 7.5rem; height: .875rem }}
+.legend svg.bar {{ display: inline-block; width: 1.5rem; min-width: 1.5rem; vertical-align: -.1em }}
 .bar .ground {{ fill: var(--faint); opacity: .55 }}
 .bar .fill {{ fill: var(--own) }}
 .bar .reach {{ stroke: var(--ink); stroke-width: 1.4; fill: none }}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch", reason="needs the extra kd")
 
@@ -134,6 +135,29 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(tiled, model, tmp_path, m
     assert isinstance(raised.value, KdError)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_the_dataset_is_not_written_over(tiled, model, tmp_path):
+    root = Path(shutil.copytree(tiled, tmp_path / "tiles"))
+    labels = root / "annotations.json"
+    labels.write_text("mine")
+    with pytest.raises(UsageError, match=r"--label-errors: got .*annotations\.json, which is there already"):
+        analyse(root / "data.yaml", [model], tmp_path / "a.html", label_errors=labels, device="cpu", quiet=True)
+    assert labels.read_text() == "mine"
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_images_of_one_name_in_two_folders_elsewhere_are_told_apart(tmp_path):
+    for folder in ("set", "left", "right"):
+        (tmp_path / folder).mkdir()
+    for folder in ("left", "right"):
+        Image.new("RGB", (32, 32)).save(tmp_path / folder / "0.png")
+    (tmp_path / "set" / "data.yaml").write_text(
+        "train: ../left\nval: ../left\ntest: [../left, ../right]\nnames: [red]\n"
+    )
+    content = resolve_data(tmp_path / "set" / "data.yaml", "test")
+    frames = plain_images(content, "test", image_files(content["test"]), False, pytest.fail)
+    assert [frame.name for frame in frames] == ["../left/0.png", "../right/0.png"]
 
 
 def test_images_that_cannot_be_used_are_refused_or_left_out(tiled, model, tmp_path, capsys):

@@ -179,7 +179,7 @@ def test_labels_that_models_speak_against(frames, tmp_path):
 
     pycocotools = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
     file = tmp_path / "suspects.json"
-    file.write_text(as_coco(spoiled, analysis.suspected, NAMES, tmp_path, whole=True))
+    file.write_text(as_coco(spoiled, analysis.suspected, NAMES))
     with redirect_stdout(io.StringIO()):
         coco = pycocotools.COCO(str(file))
     assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == ["frame00", "frame01"]
@@ -190,6 +190,15 @@ def test_labels_that_models_speak_against(frames, tmp_path):
         {"suspected": "no label", "label": ""},
         {"suspected": "another class", "label": "red"},
     ]
+
+
+@pytest.mark.parametrize(("right", "count"), [(0.9, 0), (0.7, 1)])
+def test_a_class_error_is_no_suspect_where_the_model_itself_is_surer_of_the_label(frames, right, count):
+    frame = replace(frames[0], boxes_xyxy=frames[0].boxes_xyxy[:1], class_ids=np.array([0]), counted=np.array([True]))
+    confidences = np.array([right, 0.8])
+    order = np.argsort(-confidences)
+    found = Detections(frame.boxes_xyxy[[0, 0]], confidences[order], np.array([0, 1])[order])
+    assert len(measure([frame], [[found]], NAMES, 0.25).suspected) == count
 
 
 def test_figures_go_to_json(frames):

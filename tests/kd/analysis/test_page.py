@@ -108,6 +108,35 @@ def test_it_says_what_the_figures_say(both):
     assert f"{figures['models'][0]['false_alarms_per_frame']:.2f}" in words
 
 
+def test_a_split_without_red_lights_has_no_threshold_for_them(tmp_path):
+    frames = [replace(frame, class_ids=np.ones(8, int)) for frame in make_frames(tmp_path, 2)]
+    words = Strict(page_of(frames, [detector(frames, {})], {0: "red", 1: "green"})[0]).words
+    assert "0 of 0" in words
+    assert "there are none" in words
+    assert "not reached" not in words
+
+
+def test_a_threshold_as_it_is_printed_reaches_its_recall(tmp_path):
+    frames = make_frames(tmp_path, 2)
+    words = Strict(page_of(frames, [detector(frames, {}, confidence=0.1236)], {0: "red", 1: "green"})[0]).words
+    assert "0.123" in words
+    assert "0.124" not in words
+
+
+def test_frames_are_named_below_the_folder_that_they_share(tmp_path):
+    frames = [replace(f, name=f"../far/{'ab'[i]}/0.png") for i, f in enumerate(make_frames(tmp_path, 2))]
+    page = Strict(page_of(frames, [[d[:0] for d in detector(frames, {})]], {0: "red", 1: "green"})[0])
+    assert "a/0.png" in page.words
+    assert "b/0.png" in page.words
+    assert "far" not in page.words
+
+
+def test_both_models_shares_stand_in_one_cell(both):
+    groups = sum(map(len, both[1].figures["models"][0]["recall_by"].values()))
+    assert both[0].count('class="share"') == 2 * groups
+    assert both[0].count('</div><div class="share">') == groups
+
+
 def test_one_model_that_finds_nothing(tmp_path):
     frames = make_frames(tmp_path, 2)
     source, _ = page_of(frames, [[d[:0] for d in detector(frames, {})]], {0: "red", 1: "green"})
@@ -146,6 +175,20 @@ def test_boxes_are_outlined_where_they_are(tmp_path):
     assert picture[144, edge - 2] > 200
     assert abs(picture[144, 144] - 0x40) < 8
     assert abs(picture[144, edge - 10] - 0x40) < 24
+
+
+def test_the_box_that_a_crop_is_of_is_thicker_than_others(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (96, 96), "#404040").save(path)
+    frame = Frame.unlabelled("f", (96, 96), (View(path, (0, 0, 96, 96), 1.0),))
+    boxes = np.array([[40, 40, 56, 56], [42, 26, 54, 34.0]])
+    picture = np.asarray(Image.open(io.BytesIO(crop(frame, boxes[0], [Layer(boxes, TRUTH)]))).convert("L")).astype(int)
+    bright = picture[:, 144] > 150  # down the middle, through the upper and lower lines of both
+    starts = np.flatnonzero(np.diff(bright.astype(int), prepend=0) == 1)
+    ends = np.flatnonzero(np.diff(bright.astype(int), append=0) == -1)
+    other, chosen = (ends - starts + 1)[:2], (ends - starts + 1)[2:]
+    assert len(other) == len(chosen) == 2
+    assert chosen.min() >= other.max() + 2  # thick lines are 3 px thicker
 
 
 @pytest.mark.parametrize("box", [(0, 0, 2, 2), (90, 70, 100, 80), (0, 0, 100, 80), (40, 0, 41, 80)])
