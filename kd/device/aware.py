@@ -109,7 +109,9 @@ def with_quantizers(network: nn.Module, images: Images) -> nn.Module:
     """A copy of a detector that rounds as its INT8 file does, calibrated on images; its batch norms are folded.
 
     NNCF names an operation by its kind and turn. So it sees the forward pass that is trained, whose last operations are
-    the head's convolutions: box decoding, DFL and sigmoids come after them, and get no quantisers.
+    the head's convolutions: box decoding, DFL and sigmoids come after them, and get no quantisers. Nor do the products
+    of attention blocks (YOLOv10, YOLO11, YOLO26): where they are traced for the file, height times width is one more of
+    them, and would take the turn, and the quantiser, of the first.
     """
     with quiet_log():  # it makes torch look for a compiler
         import nncf
@@ -125,6 +127,7 @@ def with_quantizers(network: nn.Module, images: Images) -> nn.Module:
                 nncf.Dataset(images, torch.from_numpy),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(images),
+                ignored_scope=nncf.IgnoredScope(types=["mul", "matmul"], validate=False),
             )
     finally:
         del head._inference

@@ -66,14 +66,15 @@ class Model:
         """``pt``, ``onnx``, ``openvino``, ..."""
         if not isinstance(self.yolo, Exported):
             return "pt"
-        return next(name for name, suffix in SUFFIXES.items() if name != "-" and self.path.name.endswith(suffix))
+        file = self.path.name.lower()
+        return next(name for name, suffix in SUFFIXES.items() if name != "-" and file.endswith(suffix))
 
     @property
     def title(self) -> str:
         """A name without the format's ending."""
         if not isinstance(self.yolo, Exported):
             return model_title(self.path)
-        return self.path.name.removesuffix(SUFFIXES[self.format])
+        return self.path.name[: -len(SUFFIXES[self.format])]
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 
 from kd.errors import DataError
-from kd.scoring.evaluate import channels_of, images_of, require_same_channels, require_same_classes
+from kd.scoring.evaluate import channels_of, images_of, require_known_classes, require_same_channels
 from kd.scoring.predict import read_image
 from kd.ultra.data import resolve_data
 
@@ -47,7 +47,7 @@ def training_images(yolo: YOLO, data: str | Path, most: int, otherwise: str = ""
     content = resolve_data(data, "train")
     if not content.get("train"):
         raise DataError(f"{data}: train: got none, expected training images{otherwise}")
-    require_same_classes(yolo, content["names"], data)
+    require_known_classes(yolo, content["names"], data)
     require_same_channels(yolo, content["channels"], data)
     if channels_of(yolo) != 3:
         raise DataError(f"{data}: got images of {channels_of(yolo)} channels, expected 3{otherwise}")

@@ -80,7 +80,8 @@ def quantize(
         scratch = Path(folder)
         judged = write_data(scratch, resolve_data(data, "train"), paths)
         learned = data if distil else judged
-        check_splits(learned, resolve_data(learned, "train"), ["train"], needed=["train"], tell=tell)
+        view, merged = resolve_data(learned, "train"), bool(yolo.overrides.get("single_cls"))
+        check_splits(learned, view, ["train"], needed=["train"], single_cls=merged, tell=tell)
 
         def judge(file: Path) -> float:
             exported = load_exported(str(file), "cpu")

@@ -16,8 +16,9 @@ from ultralytics.nn.tasks import guess_model_scale
 from kd.config import TrainConfig
 from kd.distillation.teacher import load_detector
 from kd.errors import ModelError, UsageError
-from kd.files import write_all
+from kd.files import require_no_input, write_all
 from kd.inheritance.weights import Scale
+from kd.runs.record import CONFIG
 from kd.scoring.evaluate import image_size
 from kd.training.run import train
 
@@ -55,11 +56,18 @@ def prune(
     content = yaml.safe_dump({key: scaled[key] for key in scaled if key not in OF_A_BUILT}, sort_keys=False)
     values = {"imgsz": image_size(yolo)} | values
     config = TrainConfig(data=str(data), student=str(layout), inherit=teacher, out=str(out), **values)
-    if layout.exists() and layout.read_text(encoding="utf-8") != content and not overwrite:
+    require_no_input("--out", [layout], [Path(teacher), Path(data)])
+    earlier, run = _content(layout), _content(out / CONFIG)
+    if earlier not in (None, content.encode()) and not (overwrite and run):
         raise UsageError(f"--out: got {out}, but {layout} is there with something else, expected another name")
     write_all({layout: content})
     try:
         return train(config, overwrite=overwrite, quiet=quiet, tell=tell)
     finally:
-        if not out.exists():
-            layout.unlink(missing_ok=True)
+        if _content(out / CONFIG) == run:  # it has not begun, or what was there before is back
+            layout.unlink() if earlier is None else write_all({layout: earlier})
+
+
+def _content(file: Path) -> bytes | None:
+    """What is in a file; None where none is there."""
+    return file.read_bytes() if file.exists() else None

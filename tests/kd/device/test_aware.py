@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="needs the extra kd")
 for package in ("openvino", "nncf"):
     pytest.importorskip(package, reason="needs the extra device")
 
+from ultralytics.nn.tasks import DetectionModel
+
 import schemas
 from kd.device import aware as module
 from kd.device.aware import STATE, Course, train_int8, with_quantizers
@@ -129,6 +131,17 @@ def test_it_is_calibrated_as_it_is_trained_and_detects(quantized):
     assert decoded.shape == (2, 4 + 2, 64 + 16 + 4)
     assert all(torch.equal(raw[key], trained[key]) for key in ("boxes", "scores"))
     assert decoded[:, :4].unique().numel() > 256  # in pixels, not rounded
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_attention_is_traced_with_the_quantisers_that_it_was_calibrated_with(images):
+    network = DetectionModel("yolo11n.yaml", nc=2, verbose=False)
+    with module.eager(), torch.no_grad():
+        found = with_quantizers(network, Images(images.paths[:1], 64)).eval()
+        found.model[-1].export, found.model[-1].format = True, "openvino"
+        picture = torch.rand(1, 3, 64, 64)
+        traced = torch.jit.trace(found, picture, strict=False, check_trace=False)
+        assert torch.allclose(traced(picture), found(picture), atol=1e-3)
 
 
 def test_what_it_does_not_do_is_one_line(folder, tmp_path):

@@ -28,7 +28,7 @@ from kd.errors import KdError, ModelError, UsageError
 from kd.files import sha256
 from kd.scoring.evaluate import evaluate
 from kd.ultra.data import label_file
-from kd.ultra.exported import load_exported, read_metadata
+from kd.ultra.exported import Exported, load_exported, read_metadata
 from kd.ultra.models import load_model
 from tests.kd.device.test_export import save_lively
 from tests.kd_device import canned, die
@@ -87,6 +87,11 @@ def test_scores_are_those_of_squares(models, tmp_path, measured):
     assert one["map50_95"] == pytest.approx(other["map50_95"], abs=1e-4)
     assert one["map50_95"] > 0.01
     assert abs(one["map50_95"] - evaluate(data, models[0], device="cpu")["map50_95"]) > 1e-3
+
+
+def test_a_format_is_known_by_an_ending_in_capitals_too():
+    model = module.Model(Exported.__new__(Exported), Timed("files/Best.ONNX", 64, 1, None, None))
+    assert (model.format, model.title) == ("onnx", "Best")
 
 
 def test_models_of_one_name_and_other_checkpoints_go_by_their_paths():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -144,6 +145,19 @@ def test_images_are_rgb_and_padded_to_squares(tmp_path):
     assert image.dtype == np.float32
     assert np.allclose(image[0, :, 0, 0], 114 / 255)
     assert image[0, :, 48, 48].tolist() == [0, 0, 1]
+
+
+def test_a_model_of_single_cls_takes_the_data_of_its_classes(tmp_path, monkeypatch):
+    data = write_dataset(tmp_path / "data", train=2, side=64)
+    for label in (tmp_path / "data" / "labels" / "train").iterdir():
+        label.write_text("9 0.5 0.5 0.2 0.2\n")
+    checkpoint = save_lively(tmp_path / "one.pt", names={0: "item"})
+    content = torch.load(checkpoint, weights_only=False)
+    content["train_args"]["single_cls"] = True
+    torch.save(content, checkpoint)
+    monkeypatch.setattr(module, "write", Mock(side_effect=KdError("all is checked")))
+    with pytest.raises(KdError, match="all is checked"):
+        quantize(checkpoint, data, out=tmp_path / "one.onnx", format="onnx")
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, monkeypatch):

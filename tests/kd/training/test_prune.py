@@ -61,3 +61,29 @@ def test_what_cannot_be_pruned_is_one_line_and_leaves_no_layout(given, tmp_path)
     with pytest.raises(UsageError, match=r"a\.yaml is there with something else"):
         prune(teacher, data, tmp_path / "a", width=0.5)
     assert (tmp_path / "a.yaml").read_text() == "something"
+
+
+def test_the_layout_never_replaces_what_is_no_runs(given, tmp_path):
+    teacher, data = given
+    before = data.read_bytes()
+    with pytest.raises(UsageError, match="which is read here"):
+        prune(teacher, data, data.with_suffix(""), width=0.5, overwrite=True)
+    assert data.read_bytes() == before
+    (tmp_path / "a.yaml").write_bytes(b"\xff is no text")
+    with pytest.raises(UsageError, match=r"a\.yaml is there with something else"):
+        prune(teacher, data, tmp_path / "a", width=0.5, overwrite=True)
+    assert (tmp_path / "a.yaml").read_bytes() == b"\xff is no text"
+
+
+def test_a_run_that_does_not_begin_leaves_the_layout_as_it_was(given, tmp_path):
+    teacher, _ = given
+    folder, layout = tmp_path / "a", tmp_path / "a.yaml"
+    folder.mkdir()
+    with pytest.raises(KdError):
+        prune(teacher, tmp_path / "none.yaml", folder, width=0.5)
+    assert not layout.exists()
+    (folder / "config.json").write_text("{}")
+    layout.write_text("of the earlier run")
+    with pytest.raises(KdError):
+        prune(teacher, tmp_path / "none.yaml", folder, width=0.5, overwrite=True)
+    assert layout.read_text() == "of the earlier run"
