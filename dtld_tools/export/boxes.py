@@ -28,12 +28,12 @@ class Labelled:
     lights: Sequence[Target]
 
 
-def class_names(root: Path, out: Path) -> tuple[str, ...]:
-    """The classes of a finished dataset, of which OUT is no part. Raises DatasetError."""
+def class_names(root: Path, out: Path, *, folder: bool = True) -> tuple[str, ...]:
+    """The classes of a finished dataset, of which OUT is no part; no ``folder`` lies in it. Raises DatasetError."""
     if (root / UNFINISHED).exists():
         raise DatasetError(f"{root}: is unfinished; run the command that was making it again to continue")
     names = read_classes(root)
-    refuse_inputs(out, files_of(root))
+    refuse_inputs(out, [root] if folder else files_of(root))
     return names
 
 

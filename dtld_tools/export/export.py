@@ -37,7 +37,7 @@ def to_coco(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str
     ``convert_coco(cls91to80=False)`` takes the 1 off again. Images also say their city, route, sequence and frame,
     annotations the id of their light. Memory does not grow with the dataset. Raises DatasetError.
     """
-    names = class_names(root, out)
+    names = class_names(root, out, folder=False)
     if not out.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
     info = {"description": f"{root.resolve().name}, a dataset of dtld", "splits": list(splits)}

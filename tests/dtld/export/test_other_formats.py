@@ -264,3 +264,11 @@ def test_options_of_another_format_are_refused(tiles, tmp_path, dtld):
     assert (code, err) == (2, "error: --shard-size: got it without --format webdataset, expected both or neither\n")
     with pytest.raises(UsageError, match="--shard-size: got 0, expected 1 or more"):
         to_webdataset(tiles, tmp_path / "out", shard_size=0)
+
+
+@pytest.mark.parametrize("form", ["voc", "createml", "webdataset"])
+def test_nothing_is_written_into_the_dataset(form, tiles, dtld):
+    before = sorted(tiles.rglob("*"))
+    code, _, err = dtld("export", tiles, "--format", form, "--out", tiles / "images" / "more")
+    assert (code, "lies in the input" in err) == (1, True)
+    assert sorted(tiles.rglob("*")) == before
