@@ -58,16 +58,18 @@ def remove_temporary(scratch: Path) -> None:
         path.unlink()
 
 
+KEPT = "what is written is kept: make room and run the same command again"
+UNWRITTEN = "nothing is written: make room and run it again"
+
+
 @contextmanager
-def told_when_full(out: Path) -> Iterator[None]:
-    """Raise DatasetError in place of the OSError of a full disk: OUT keeps what is whole."""
+def told_when_full(out: Path, then: str = KEPT) -> Iterator[None]:
+    """Raise DatasetError in place of the OSError of a full disk; ``then`` says what became of OUT."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise DatasetError(
-                f"{out}: {error.strerror}; what is written is kept: make room and run the same command again"
-            ) from error
+            raise DatasetError(f"{out}: {error.strerror}; {then}") from error
         raise
 
 
@@ -97,12 +99,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise DatasetError(f"{path}: is a folder, expected the name of a file to write")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in FULL:
-            raise DatasetError(f"{path}: {error.strerror}; nothing is written: make room and run it again") from error
-        raise
+        with told_when_full(path, UNWRITTEN):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -121,13 +120,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise DatasetError(f"{out}: holds files, expected a new or an empty folder; choose another --out")
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir()
-        yield temporary
-        temporary.replace(place)
-    except OSError as error:
-        if error.errno in FULL:
-            raise DatasetError(f"{out}: {error.strerror}; nothing is written: make room and run it again") from error
-        raise
+        with told_when_full(out, UNWRITTEN):
+            temporary.mkdir()
+            yield temporary
+            temporary.replace(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -7,7 +7,6 @@ Invariant: what lies at ``out`` has given the checkpoint's outputs; the checkpoi
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from kd.device.writing import (
     place,
     require_packages,
     require_place,
+    scratch_beside,
     write,
 )
 from kd.errors import KdError, UsageError
@@ -91,9 +91,8 @@ def export(
     require_packages(format)
     images = _images(yolo, data, imgsz)
     metadata = describe(yolo, checkpoint, out, data)
-    near = next(folder for folder in out.absolute().parents if folder.exists())
-    with tempfile.TemporaryDirectory(prefix=".kd-export-", dir=near) as scratch:
-        made = write(yolo, format, imgsz, Path(scratch) / out.name.removesuffix(SUFFIXES[format]), metadata)
+    with scratch_beside(out, "export") as scratch:
+        made = write(yolo, format, imgsz, scratch / out.name.removesuffix(SUFFIXES[format]), metadata)
         checked = None
         if _runs_here(format):
             checked = _difference(yolo, made, images, format)
@@ -106,7 +105,7 @@ def export(
         else:
             tell(f"{out}: not checked against {model}, for only its device runs a file of this format")
         size = size_bytes(made)
-        place(made, out, Path(scratch))
+        place(made, out, scratch)
     return {
         "model": str(model),
         "out": str(out),

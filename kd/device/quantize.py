@@ -6,7 +6,6 @@ Invariant: what is said of its score and its speed was measured on that file its
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ from kd.config import require_number
 from kd.device.aware import STATE, eager, require_distillable, train_int8
 from kd.device.images import Images, training_images
 from kd.device.int8 import QUANTIZERS, describe_as, recipes
-from kd.device.writing import describe, load_checkpoint, place, require_packages, require_place, write
+from kd.device.writing import describe, load_checkpoint, place, require_packages, require_place, scratch_beside, write
 from kd.errors import UsageError
 from kd.scoring.evaluate import image_size, score
 from kd.scoring.predict import model_title
@@ -75,9 +74,7 @@ def quantize(
     require_packages(format, for_int8=True)
     paths = training_images(yolo, data, IMAGES)
     metadata = describe(yolo, checkpoint, out, data)
-    near = next(folder for folder in out.absolute().parents if folder.exists())
-    with tempfile.TemporaryDirectory(prefix=".kd-quantize-", dir=near) as folder:
-        scratch = Path(folder)
+    with scratch_beside(out, "quantize") as scratch:
         judged = write_data(scratch, resolve_data(data, "train"), paths)
         learned = data if distil else judged
         view, merged = resolve_data(learned, "train"), bool(yolo.overrides.get("single_cls"))

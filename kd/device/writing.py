@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -96,10 +98,10 @@ def write(yolo: YOLO, format: str, imgsz: int, stem: Path, metadata: dict[str, A
     """Export to a file or folder beside ``stem``. Ultralytics writes beside where it believes the checkpoint to be."""
     yolo.model.pt_path = f"{stem}.kd-checkpoint"  # it replaces the ending wherever that stands in the path
 
-    def describe(exporter: Any) -> None:
+    def add(exporter: Any) -> None:
         exporter.metadata.update({KEY: json.dumps(metadata), "description": f"{stem.name}, exported by kd"})
 
-    yolo.add_callback("on_export_start", describe)
+    yolo.add_callback("on_export_start", add)
     try:
         with session.silence(logging.CRITICAL), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
@@ -113,6 +115,14 @@ def write(yolo: YOLO, format: str, imgsz: int, stem: Path, metadata: dict[str, A
         ) from error
     finally:
         torch.set_num_threads(session.TORCH_THREADS)
+
+
+@contextlib.contextmanager
+def scratch_beside(out: Path, command: str) -> Iterator[Path]:
+    """A hidden temporary folder on the file system of ``out``, whose own folder need not be there yet."""
+    near = next(folder for folder in out.absolute().parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=f".kd-{command}-", dir=near) as folder:
+        yield Path(folder)
 
 
 def place(made: Path, out: Path, scratch: Path) -> None:
