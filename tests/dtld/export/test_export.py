@@ -21,25 +21,9 @@ from dtld_tools.errors import DatasetError
 from dtld_tools.export import export
 from dtld_tools.export.export import to_coco, to_yolo
 from dtld_tools.files import UNFINISHED
-from dtld_tools.pipeline import stages as pipeline
-from dtld_tools.pipeline.stages import Selection
-from dtld_tools.pixels.augment import AugmentSpec
-from dtld_tools.planning.split import SplitSpec
 from dtld_tools.planning.tile import targets_in
-from dtld_tools.types import Box, FrameRecord, ImageRecord, SequenceId, Target, TileSpec, Window
-from tests.dtld_data import make_tree, tree_bytes, write_v2
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    """Halves of frames 120 px high at 96 px: a scale of 0.8, so coordinates that are no whole numbers; with copies."""
-    root = tmp_path_factory.mktemp("raw")
-    labels = write_v2(root / "all.json", make_tree(root, size_wh=(240, 120), lights=6))
-    out = root / "tiles"
-    spec, augment = TileSpec("halves", size_px=96), AugmentSpec(clahe=1)
-    report = pipeline.prepare(Selection((labels,), root), out, SplitSpec(0.2, 0.2), spec, augment)
-    assert min(report["images"].values()) > 0
-    return out
+from dtld_tools.types import Box, FrameRecord, ImageRecord, SequenceId, Target, Window
+from tests.dtld_data import tree_bytes
 
 
 @pytest.fixture(scope="module")

@@ -27,18 +27,6 @@ FORMATS = {"voc": to_voc, "createml": to_createml, "webdataset": to_webdataset}
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    """Halves of frames 120 px high at 96 px: coordinates that are no whole numbers; with copies, as JPEG."""
-    root = tmp_path_factory.mktemp("raw")
-    labels = write_v2(root / "all.json", make_tree(root, size_wh=(240, 120), lights=6))
-    out = root / "tiles"
-    spec, augment = TileSpec("halves", size_px=96), AugmentSpec(clahe=1)
-    report = pipeline.prepare(Selection((labels,), root), out, SplitSpec(0.2, 0.2), spec, augment)
-    assert min(report["images"].values()) > 0
-    return out
-
-
-@pytest.fixture(scope="module")
 def truth(tiles):
     """{image name: (split, [(class name, box)])}."""
     names = ("relevant", "not_relevant")
