@@ -105,7 +105,7 @@ def test_the_boxes_are_those_that_evaluation_scores_for_the_same_windows(tmp_pat
     content = resolve_data(tiles / "data.yaml", "test")
     images = sorted((tiles / "images" / "test").iterdir())
     # Without half a stride of grey around each tile, which the validator adds to a checkpoint's input.
-    monkeypatch.setattr(full_frame, "validate", partial(validate, objects={"rect": False}))
+    monkeypatch.setattr(full_frame, "validate", partial(validate, rect=False))
     frames = full_frame.read_frames(tiles, "test", images, 2)
     views = [view for frame in frames for view in frame.views]
     found = full_frame.detect(load_model(model), views, content, imgsz=imgsz, device="cpu", quiet=True)
