@@ -1,5 +1,6 @@
 """What tests of several modules run."""
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from dtld_tools.errors import DtldError, UsageError
 from tests.dtld_data import make_tree, write_v2
 from tests.planted import write_full_dataset, write_sound_dataset
 from tests.small_runs import prepare
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the many full collections of garbage, of which each training asks for, pass by."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -55,6 +55,15 @@ def tiny_config(data: Path, out: Path, **changes):
     return TrainConfig(**{**values, **changes})
 
 
+def end_workers(trainer) -> None:
+    """End the workers of a trainer's loaders; later, as garbage, each of them is waited for up to 5 s."""
+    for loader in (trainer.train_loader, trainer.test_loader):
+        loader.close()
+    unlabeled = trainer.distillation and trainer.distillation.unlabeled
+    if unlabeled and unlabeled._loader._iterator is not None:
+        unlabeled._loader._iterator._shutdown_workers()
+
+
 @contextmanager
 def interrupted(epoch: int = 1) -> Iterator[None]:
     """A training in this process is interrupted at the first batch of an epoch, from 0."""

@@ -27,7 +27,7 @@ from kd.ultra import session
 from kd.ultra.data import resolve_data
 from tests.kd.training.test_resume import assert_equal, assert_same_run, configure, die_in_epoch, kill
 from tests.kd.training.test_trainer import set_up
-from tests.kd_fixtures import tiny_config, write_dataset
+from tests.kd_fixtures import end_workers, tiny_config, write_dataset
 
 CWD = (("cwd", 1.0),)
 
@@ -156,11 +156,13 @@ def test_every_image_comes_once_before_any_comes_again(data, folder, tmp_path):
 def test_images_are_augmented_the_same_with_any_number_of_workers(data, folder, tmp_path):
     drawn = []
     for workers in (0, 2):
-        unlabeled = ready(data, tmp_path / str(workers), folder, workers).distillation.unlabeled
+        trainer = ready(data, tmp_path / str(workers), folder, workers)
+        unlabeled = trainer.distillation.unlabeled
         assert unlabeled._loader.num_workers == workers
         for epoch in range(2):
             unlabeled.begin(0, epoch)
             drawn.append([unlabeled.draw(torch.zeros(n, 3, size, size)) for n, size in ((3, 64), (2, 96), (1, 64))])
+        end_workers(trainer)
     assert_equal(drawn[:2], drawn[2:])
     assert not torch.equal(drawn[0][0], drawn[1][0])
     assert drawn[0][1].shape == (2, 3, 96, 96)  # multi_scale
@@ -182,7 +184,7 @@ def test_plain_distilled_and_unlabelled_arms_see_the_same_labelled_images(data, 
                 seen[-1].append((batch["im_file"], batch["img"], batch["bboxes"]))
                 if name == "unlabeled":
                     assert trainer.distillation.unlabeled.draw(batch["img"]).shape == batch["img"].shape
-        trainer.train_loader.close()
+        end_workers(trainer)
     assert_equal(seen[0], seen[1])
     assert_equal(seen[0], seen[2])
 
@@ -191,10 +193,11 @@ def test_plain_distilled_and_unlabelled_arms_see_the_same_labelled_images(data, 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_is_lost_on_the_way_is_one_line(data, folder, tmp_path, workers):
     images = shutil.copytree(folder, tmp_path / "images")
-    unlabeled = ready(data, tmp_path / "run", images, workers).distillation.unlabeled
+    trainer = ready(data, tmp_path / "run", images, workers)
     (images / "deep" / "c.png").unlink()
     with pytest.raises(DataError, match=r"deep/c\.png: got no readable image, expected it as .*began$") as lost:
-        unlabeled.draw(torch.zeros(5, 3, 64, 64))
+        trainer.distillation.unlabeled.draw(torch.zeros(5, 3, 64, 64))
+    end_workers(trainer)
     assert "\n" not in str(lost.value)
 
 

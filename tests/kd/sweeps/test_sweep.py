@@ -263,11 +263,11 @@ def test_a_small_sweep_and_what_it_says(tmp_path):
         "teachers": {"s": {"plain": "yolov5n"}},
         "students": ["yolov5n"],
         "arms": {"plain": {}, "fgfi": {"teacher": "s", "method": "fgfi"}},
-        "seeds": [0, 1],
+        "seeds": [0],
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     told = []
     found = sweep(tmp_path / "plan.yaml", tmp_path / "out", data=data, tell=told.append)
-    assert (found["finished"], found["failed"]) == (4, {}), told
+    assert (found["finished"], found["failed"]) == (2, {}), told
     compared = compare([tmp_path / "out"])
-    assert (compared["pairs"], compared["seeds"]) == (2, [0, 1])
+    assert (compared["pairs"], compared["seeds"]) == (1, [0])

