@@ -50,6 +50,8 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
                 others.append(label)
                 continue
             name = _image_of(label, folder, root)
+            if name in splits:
+                raise DatasetError(f"{label}: its image {name} has its labels in {labels[name]}; move them there")
             lights[name], splits[name] = found, [split]
     if others:
         notes.append(
@@ -116,7 +118,9 @@ def _images(document: Mapping[str, Any], path: Path, root: Path) -> tuple[dict[s
                 raise DatasetError(f"{path}: {key}: got {short(entry)}, expected a path or a list of paths")
             place = _place(base, entry)
             if place is None:
-                raise DatasetError(f"{path}: {key}: got {entry}, which is not below {base}; expected images there")
+                raise DatasetError(
+                    f"{path}: {key}: got {entry}, which is not below {base}; expected images there, or no {key}"
+                )
             if place.is_dir():
                 folders.setdefault(place, split)
             for image in _images_at(place, root):

@@ -95,6 +95,15 @@ def test_an_image_in_two_splits_is_remembered_as_such(root):
     ]  # fmt: skip
 
 
+def test_labels_where_a_trainer_does_not_look_are_refused(root):
+    for name in ("images/train/images/x.jpg", "labels/train/images/x.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("0 0.5 0.5 0.1 0.1\n")
+    expected = r"labels/train/images/x\.txt: its image .*x\.jpg has its labels in .*images/train/labels/x\.txt"
+    with pytest.raises(DatasetError, match=expected):
+        read(root, train="images/train", val="images/val")
+
+
 def test_label_files_without_an_image_are_frames_that_are_missing(root):
     (root / "labels/train/lost.txt").write_text("0 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.1 0.1\n")
     (root / "labels/train/classes.txt").write_text("go\nstop\n")
