@@ -130,6 +130,8 @@ def _images(document: Mapping[str, Any], path: Path, root: Path) -> tuple[dict[s
                     named.append(split)
     if not images:
         raise DatasetError(f"{path}: train, val, test: got no images below {base}, expected some")
+    if document.get("train") and not any("train" in named for named in images.values()):
+        raise DatasetError(f"{path}: train: got no images below {base}, expected some, or no train")
     return images, folders
 
 

@@ -194,6 +194,12 @@ def test_a_folder_is_no_file_and_a_file_no_root(yolo, tmp_path, dtld):
         assert (code, expected in err, err.count("\n")) == (1, True, 1)
 
 
+def test_a_stage_says_who_imports_a_dataset_of_others(yolo, tmp_path, dtld):
+    for command in ("tile", "split"):
+        code, _, err = dtld(command, yolo.parent, "--out", tmp_path / "out")
+        assert (code, "dtld convert imports what others made" in err) == (1, True)
+
+
 def test_a_backslash_in_a_name_goes_round(tmp_path):
     root, none = tmp_path / "set", pipeline.SplitSpec(0, 0)
     path = write_yolo(root, {"images/drive\\1.jpg": "0 0.5 0.5 0.5 0.5\n"}, train="images")

@@ -203,6 +203,7 @@ def test_names_may_be_numbers_or_their_count_alone(root):
         ({"names": ["go", "go"]}, "names: got 'go' for the classes 0 and 1"),
         ({"names": ["go"], "nc": 3}, "nc: got 3 with 1 names"),
         ({"train": "images/none"}, "train: got images/none, which is not below"),
+        ({"train": "labels", "val": "images/val"}, "train: got no images below"),
         ({"train": 7}, "train: got 7, expected"),
         ({"train": [["a"]]}, r"train: got \['a'\], expected"),
         ({"path": 3}, "path: got 3, expected a folder"),
