@@ -36,7 +36,7 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
     classes = Classes(_class_names(document, path))
     label_files = LabelFiles(classes, _keypoint_columns(document, path))
     splits, folders = _images(document, path, root)
-    labels = {name: Path(label_of(str(root.absolute() / name))) for name in splits}
+    labels = {name: Path(label_of(os.path.abspath(root / name))) for name in splits}
     lights = {name: label_files.read(label) if label.is_file() else None for name, label in labels.items()}
     without = sum(found is None for found in lights.values())
     notes = [f"{without} images have no label file: they are frames without objects"] if without else []

@@ -104,6 +104,13 @@ def test_labels_where_a_trainer_does_not_look_are_refused(root):
         read(root, train="images/train", val="images/val")
 
 
+def test_a_root_with_dots_has_the_same_labels_and_leaks(root):
+    document = {"train": ["images/train", "images/val"], "val": "images/val"}
+    plain, dotted = (read(place, **document) for place in (root, root / "labels" / ".."))
+    assert dotted == plain
+    assert dotted.splits["images/val/c.jpg"] == ["train", "val"]
+
+
 def test_label_files_without_an_image_are_frames_that_are_missing(root):
     (root / "labels/train/lost.txt").write_text("0 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.1 0.1\n")
     (root / "labels/train/classes.txt").write_text("go\nstop\n")
