@@ -116,6 +116,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     refuse_file(out, "export")
     place = out.resolve()
+    if place.is_mount():  # what is made beside it cannot get its name
+        raise DatasetError(f"{out}: is where a file system is mounted, expected a folder in it, such as {out}/export")
     if not place.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
     if place.is_dir() and any(place.iterdir()):

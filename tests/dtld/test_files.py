@@ -172,6 +172,11 @@ def test_a_folder_has_its_name_when_it_is_whole_and_what_a_killed_run_left_goes(
     assert (os.listdir(tmp_path), os.listdir(out)) == (["out"], ["a.txt"])
 
 
+def test_where_a_file_system_is_mounted_no_folder_gets_its_name():
+    with pytest.raises(DatasetError, match="/proc: is where a file system is mounted"), whole_folder(Path("/proc")):
+        pass
+
+
 def test_only_a_full_disk_is_told_as_one(tmp_path):
     with pytest.raises(DatasetError, match="out: No space left; what is written is kept"), told_when_full(Path("out")):
         raise OSError(28, "No space left", "x")
