@@ -24,6 +24,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from kd.device.images import Images
 from kd.ultra.exported import KEY
+from kd.ultra.signals import keep_signal_stack
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,13 @@ class _Reader:
 
 @contextlib.contextmanager
 def quiet_log() -> Iterator[None]:
-    """Hold back what the two log: ONNX Runtime recommends a preparation that Ultralytics' export has done."""
+    """Hold back what the two log: ONNX Runtime recommends a preparation that Ultralytics' export has done.
+
+    NNCF runs models in OpenVINO, so the signal stack is kept, too.
+    """
     logging.disable(logging.WARNING)
     try:
-        yield
+        with keep_signal_stack():
+            yield
     finally:
         logging.disable(logging.NOTSET)

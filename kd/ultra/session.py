@@ -21,6 +21,7 @@ from ultralytics.utils.callbacks import get_default_callbacks
 from ultralytics.utils.torch_utils import get_cpu_info, select_device
 
 from kd.errors import KdError, UsageError
+from kd.ultra.signals import keep_signal_stack
 
 TORCH_THREADS = torch.get_num_threads()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -29,11 +30,15 @@ LOGS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wb"}  # pack
 
 @contextlib.contextmanager
 def silence(below: int = logging.ERROR) -> Iterator[None]:
-    """Hold back Ultralytics' log lines below errors, or another level, and with them its progress bars."""
+    """Hold back Ultralytics' log lines below errors, or another level, and with them its progress bars.
+
+    What runs in it may load a model in OpenVINO, so the signal stack is kept, too.
+    """
     level = LOGGER.level
     LOGGER.setLevel(below)
     try:
-        yield
+        with keep_signal_stack():
+            yield
     finally:
         LOGGER.setLevel(level)
 
