@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +17,7 @@ from dtld_tools.errors import DatasetError
 UNFINISHED = ".unfinished"  # a folder in OUT: the lock, temporary files, and whose they are
 LOCK = "lock"
 IDENTITY = "identity"
+WHOLE = "whole"  # a folder that is not whole yet
 REPLACED = "replaced"  # the dataset that --overwrite replaces, until the new one is finished
 _WRITER = f"{socket.gethostname()}-"  # several machines may write into one shared folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -110,22 +111,29 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside OUT that gets its name when it is whole; nothing is left of it otherwise.
 
-    Raises DatasetError if OUT is a file or holds something, or the disk is full.
+    What a killed run left there goes first. Raises DatasetError if OUT is a file or holds something, another process
+    is writing it, or the disk is full.
     """
     refuse_file(out, "export")
     place = out.resolve()
+    if place.is_mount():  # what is made beside it cannot get its name
+        raise DatasetError(f"{out}: is where a file system is mounted, expected a folder in it, such as {out}/export")
     if not place.parent.is_dir():
         raise DatasetError(f"{out.parent}: no such folder, expected one to write {out.name} into; make it first")
     if place.is_dir() and any(place.iterdir()):
         raise DatasetError(f"{out}: holds files, expected a new or an empty folder; choose another --out")
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    beside = place.with_name(f".{place.name}.tmp")
     try:
-        with told_when_full(out, UNWRITTEN):
+        with told_when_full(out, UNWRITTEN), held(beside, "export") as scratch:
+            temporary = scratch / WHOLE
+            if temporary.exists():
+                shutil.rmtree(temporary)
             temporary.mkdir()
             yield temporary
             temporary.replace(place)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # another process holds it
+            beside.rmdir()
 
 
 def refuse_inputs(out: Path, inputs: Iterable[Path | None], *, inside: bool = True, option: str = "--out") -> None:

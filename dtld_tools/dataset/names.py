@@ -14,10 +14,13 @@ COPY_NAME = re.compile(r"(.+)_a[1-9][0-9]*(\.[a-z]+)")  # a changed copy's: its 
 
 
 def image_name(frame: str, sequence: SequenceId, window: Window | None, suffix: str) -> str:
-    """``<City>_<Route>_<Sequence>_<stem>[_x<X>_y<Y>].<suffix>``; of ``suffix`` only its ending counts."""
+    """``<City>_<Route>_<Sequence>_<stem>[_x<X>_y<Y>].<suffix>``; of ``suffix`` only its ending counts.
+
+    A backslash, which readers of COCO take for a slash, becomes ``_``.
+    """
     stem = PurePosixPath(frame).stem
     place = "" if window is None else f"_x{window.x}_y{window.y}"
-    return f"{'_'.join(sequence)}_{stem}{place}.{suffix.rpartition('.')[2]}"
+    return f"{'_'.join(sequence)}_{stem}{place}.{suffix.rpartition('.')[2]}".replace("\\", "_")
 
 
 def image_path(root: Path, image: ImageRecord) -> Path:

@@ -22,6 +22,8 @@ from dtld_tools.types import FrameRecord, ImageRecord
 from schemas import strict
 from schemas.strict import StrictError
 
+IMPORTS = " (dtld convert imports what others made)"
+
 
 def read_frames(root: Path) -> Iterator[FrameRecord]:
     """The lines of frames.jsonl in order, each checked against its schema. Raises DatasetError."""
@@ -58,7 +60,7 @@ def read_lines(path: Path, schema: str, defects: list[str] | None = None) -> Ite
     """
     check, offset = _validator(schema), 0
     where: Path | str = path
-    subject, hint = "line", ""
+    subject, hint = "line", IMPORTS
     if defects is not None:
         where, subject, hint = path.name, "the line", " (--near-duplicates alone works on any YOLO dataset)"
     try:
@@ -88,7 +90,7 @@ def read_report(root: Path, defects: list[str]) -> tuple[dict[str, Any], bool]:
         report = strict.read_json(root / REPORT)
         _validator("report")(report)
     except OSError as error:
-        defects.append(f"{REPORT}: {error.strerror}, expected the report of dtld")
+        defects.append(f"{REPORT}: {error.strerror}, expected the report of dtld{IMPORTS}")
     except StrictError as error:
         defects.append(f"{REPORT}: {error}; expected the report of dtld")
     except fastjsonschema.JsonSchemaValueException as error:

@@ -6,9 +6,9 @@ What has its name is complete.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
@@ -21,11 +21,12 @@ from dtld_tools.dataset.records import label_text
 from dtld_tools.errors import DatasetError
 from dtld_tools.export.boxes import Labelled, class_names, labelled_images
 from dtld_tools.export.coco import CocoImage, read_coco
-from dtld_tools.files import refuse_file, told_when_full, whole_file
+from dtld_tools.files import UNWRITTEN, WHOLE, held, told_when_full, whole_file
 from dtld_tools.importing.imported import Crowd
 from dtld_tools.importing.yolo import IMAGE_SUFFIXES, label_of
 from dtld_tools.types import SPLITS, Box, Split, Target
 
+MOVING = "moving"  # in the scratch folder: the names that label files and data.yaml are getting in OUT
 FIRST_ID = 1  # of categories: 0 is the background elsewhere; of annotations: COCOeval takes 0 for "no match"
 
 
@@ -72,37 +73,40 @@ def to_yolo(path: Path, out: Path, crowd: Crowd = "drop") -> dict[str, Any]:
     left out and counted. OUT may hold the images, but neither labels nor a data.yaml. Raises DatasetError.
     """
     coco = read_coco(path, crowd)
-    refuse_file(out)
     entries = _entries(coco.images)
     roots = {image.label_root for image in coco.images}
     roots = {root for root in roots if not any(PurePosixPath(root).is_relative_to(r) for r in roots - {root})}
-    _refuse_folder(out, coco.images, entries, roots)
     document: dict[str, Any] = {split: names[0] if len(names) == 1 else names for split, names in entries.items()}
     document |= {"names": dict(enumerate(coco.names))}
+    names = (*sorted(roots), "data.yaml")
     new = not out.exists()
-    staging, moved = out / f".labels.{os.getpid()}.tmp", []
     try:
-        with told_when_full(out):
-            staging.mkdir(parents=True)
+        with told_when_full(out, UNWRITTEN), held(out, "export") as scratch:
+            moving, staging = scratch / MOVING, scratch / WHOLE
+            if moving.exists():  # a killed run began to
+                _remove(out, moving.read_text(encoding="utf-8").splitlines())
+            _remove(scratch, (MOVING, WHOLE))
+            _refuse_folder(out, coco.images, entries, roots)
+            staging.mkdir()
             for image in coco.images:
                 label = staging / image.label
                 label.parent.mkdir(parents=True, exist_ok=True)
                 label.write_text(label_text(image.targets, image.size_wh), encoding="utf-8")
-            for root in sorted(roots):
-                (out / root).parent.mkdir(parents=True, exist_ok=True)
-                (staging / root).replace(out / root)
-                moved.append(out / root)
             (staging / "data.yaml").write_text(yaml_text(document), encoding="utf-8")
-            (staging / "data.yaml").replace(out / "data.yaml")
-            moved.append(out / "data.yaml")
-        loaded = _load(out, coco.images, entries)
+            moving.write_text("\n".join(names), encoding="utf-8")
+            try:
+                for name in names:
+                    (out / name).parent.mkdir(parents=True, exist_ok=True)
+                    (staging / name).replace(out / name)
+                loaded = _load(out, coco.images, entries)
+            except BaseException:
+                _remove(out, names)
+                raise
     except BaseException:
-        for place in (staging, *moved):
-            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
         if new:
-            shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):  # another process holds it
+                out.rmdir()
         raise
-    shutil.rmtree(staging)
     return {
         "out": str(out),
         "images": len(coco.images),
@@ -184,6 +188,16 @@ def _refuse_folder(
         for folder in folders:
             if not (out / folder).is_dir():
                 raise DatasetError(f"{out / folder}: no such folder, expected the images that {out} holds to be there")
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Delete these files and folders below a folder, and the folders on the way to them that are empty then."""
+    for name in names:
+        place = folder / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        for above in PurePosixPath(name).parents[:-1]:
+            with suppress(OSError):
+                (folder / above).rmdir()
 
 
 def _load(out: Path, images: Sequence[CocoImage], entries: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from xml.etree import ElementTree
 
+from dtld_tools.errors import DatasetError
 from dtld_tools.export.boxes import Labelled, class_names, image_bytes, labelled_images
 from dtld_tools.files import whole_folder
 from dtld_tools.geometry import clip_boxes
@@ -22,9 +23,15 @@ def to_voc(root: Path, out: Path, splits: Sequence[Split] = SPLITS) -> dict[str,
     """Write the images of some splits with their boxes as Pascal VOC into a new folder; returns how many there are.
 
     ``OUT`` is what VOC calls VOCdevkit/VOC2007. An object is ``truncated`` where its image does not show all of its
-    light. Raises DatasetError.
+    light. Raises DatasetError, also for class names that labelmap.txt cannot hold.
     """
     names = class_names(root, out)
+    for name in names:
+        if ":" in name or name.startswith("#"):
+            raise DatasetError(
+                f"{root}: got the class {name!r}, expected one without ':' and no '#' in front, as labelmap.txt has "
+                "other uses for both; rename it where the dataset is from"
+            )
     stems: dict[Split, list[str]] = {split: [] for split in splits}
     boxes = 0
     with whole_folder(out) as folder:

@@ -64,7 +64,7 @@ class Imported:
             raise DatasetError(
                 f"{sequence}: has images in two of the source's splits ({there}; {len(leaks)} of {len(counts)} "
                 "sequences have), expected a sequence in one: give --val and --test (or --split-file) to split anew by "
-                r"whole sequences, or say by --sequence-from what a sequence is ('(.+)\.': each image by itself)"
+                r"whole sequences, or say by --sequence-from what a sequence is ('(.+)\.[^/]*': each image by itself)"
             )
         return {sequence: next(iter(found)) for sequence, found in counts.items()}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from dtld_tools.errors import DatasetError
 from dtld_tools.importing.coco import import_coco
 from dtld_tools.importing.imported import Crowd, Form, Imported, Sequences, dataset_name
 from dtld_tools.importing.yolo import import_yolo
@@ -14,12 +15,13 @@ from dtld_tools.importing.yolo import import_yolo
 def form_of(path: Path) -> Form | None:
     """Which kind of dataset a file describes; None for a label file of DTLD, and for what cannot be read.
 
-    DTLD's v1.0 is a YAML list, and a data.yaml has keys; its v2.0 has no annotations, as COCO calls them.
+    DTLD's v1.0 is a YAML list, and a data.yaml has keys; its v2.0 has no annotations or categories, as COCO has.
     """
     suffix = path.suffix.lower()
     try:
         if suffix == ".json":
-            return "coco" if b'"annotations"' in path.read_bytes() else None
+            text = path.read_bytes()
+            return "coco" if any(key in text for key in (b'"annotations"', b'"categories"')) else None
         if suffix not in (".yaml", ".yml"):
             return None
         with path.open("rb") as stream:
@@ -32,5 +34,7 @@ def form_of(path: Path) -> Form | None:
 
 def read_import(path: Path, form: Form, root: Path, sequence_from: str | None, crowd: Crowd) -> Imported:
     """The dataset of a data.yaml or of a COCO JSON, whose images lie below ROOT. Raises DatasetError."""
+    if not root.is_dir():
+        raise DatasetError(f"{root}: is no folder, expected --root to be the one below which the images lie")
     sequence_of = Sequences(dataset_name(root), sequence_from)
     return import_yolo(path, root, sequence_of) if form == "yolo" else import_coco(path, sequence_of, crowd)

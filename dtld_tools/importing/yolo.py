@@ -36,7 +36,7 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
     classes = Classes(_class_names(document, path))
     label_files = LabelFiles(classes, _keypoint_columns(document, path))
     splits, folders = _images(document, path, root)
-    labels = {name: Path(label_of(str(root.absolute() / name))) for name in splits}
+    labels = {name: Path(label_of(os.path.abspath(root / name))) for name in splits}
     lights = {name: label_files.read(label) if label.is_file() else None for name, label in labels.items()}
     without = sum(found is None for found in lights.values())
     notes = [f"{without} images have no label file: they are frames without objects"] if without else []
@@ -50,6 +50,8 @@ def import_yolo(path: Path, root: Path, sequence_of: Sequences) -> Imported:
                 others.append(label)
                 continue
             name = _image_of(label, folder, root)
+            if name in splits:
+                raise DatasetError(f"{label}: its image {name} has its labels in {labels[name]}; move them there")
             lights[name], splits[name] = found, [split]
     if others:
         notes.append(
@@ -116,7 +118,9 @@ def _images(document: Mapping[str, Any], path: Path, root: Path) -> tuple[dict[s
                 raise DatasetError(f"{path}: {key}: got {short(entry)}, expected a path or a list of paths")
             place = _place(base, entry)
             if place is None:
-                raise DatasetError(f"{path}: {key}: got {entry}, which is not below {base}; expected images there")
+                raise DatasetError(
+                    f"{path}: {key}: got {entry}, which is not below {base}; expected images there, or no {key}"
+                )
             if place.is_dir():
                 folders.setdefault(place, split)
             for image in _images_at(place, root):
@@ -126,6 +130,8 @@ def _images(document: Mapping[str, Any], path: Path, root: Path) -> tuple[dict[s
                     named.append(split)
     if not images:
         raise DatasetError(f"{path}: train, val, test: got no images below {base}, expected some")
+    if document.get("train") and not any("train" in named for named in images.values()):
+        raise DatasetError(f"{path}: train: got no images below {base}, expected some, or no train")
     return images, folders
 
 

@@ -92,7 +92,11 @@ class _Reader:
         elif suffix in (".yml", ".yaml"):
             version, items, image_of = _V1, yaml_items(path), partial(_image_of, version=_V1)
         else:
-            raise LabelError(f"{path}: got the ending {suffix!r}, expected .json (v2.0) or .yml (v1.0)")
+            got = "a folder" if path.is_dir() else f"the ending {suffix!r}"
+            raise LabelError(
+                f"{path}: got {got}, expected .json (v2.0) or .yml (v1.0); dtld convert also takes a YOLO dataset's "
+                "data.yaml, or a COCO JSON"
+            )
         index = -1
         for index, item in enumerate(items):
             try:

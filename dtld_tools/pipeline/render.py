@@ -23,7 +23,7 @@ from dtld_tools.dataset.tally import Tally
 from dtld_tools.errors import ImageError
 from dtld_tools.files import UNFINISHED, write, write_atomically
 from dtld_tools.pixels.augment import apply_recipe
-from dtld_tools.pixels.disparity import Stereo
+from dtld_tools.pixels.disparity import DISPARITY_PX, Stereo
 from dtld_tools.pixels.images import (
     crop,
     encode_image,
@@ -82,7 +82,7 @@ class Render:
         blind = None
         if plan.disparity and plan.stereo:
             try:
-                frame = _measured(frame, read_disparity(plan.disparity), plan.stereo)
+                frame = _measured(frame, _read_disparity(plan.disparity, frame.width), plan.stereo)
             except ImageError as error:
                 blind = str(error)
         tally = Tally()
@@ -136,6 +136,17 @@ def _encode(
     if image.augmentation is not None:
         part = apply_recipe(part, image.augmentation)
     return encode_image(part, suffix)
+
+
+def _read_disparity(path: Path, width_px: int) -> np.ndarray:
+    """A frame's disparity image; one of another width might be a part of it, or count other pixels."""
+    disparity = read_disparity(path)
+    if disparity.shape[1] not in (DISPARITY_PX, width_px / 2):
+        raise ImageError(
+            f"{path}: got a width of {disparity.shape[1]} pixels, expected {DISPARITY_PX}, "
+            f"or half its frame's {width_px}"
+        )
+    return disparity
 
 
 def _measured(frame: FrameRecord, disparity: np.ndarray, stereo: Stereo) -> FrameRecord:

@@ -252,7 +252,7 @@ def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: 
         return None
     (path, form), *_ = forms.items()
     if len(selection.labels) > 1:
-        raise UsageError(f"LABELS: got {len(selection.labels)} files, expected {path} alone: one dataset is imported")
+        raise UsageError(f"LABELS: got {len(selection.labels)} files, expected {path} alone: one is imported at a time")
     if selection.rules:
         raise UsageError(f"--rules: is for the attributes of DTLD's lights, but {path} names classes; leave it out")
     if selection.stereo:

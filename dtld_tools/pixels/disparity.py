@@ -19,6 +19,7 @@ from dtld_tools.errors import UsageError
 from dtld_tools.types import Box
 
 WIDTH_PX = 2048  # of the frames that the calibration is for
+DISPARITY_PX = WIDTH_PX // 2  # the width of a disparity image
 CAMERA = np.array([[2290.51, 0, 1066.94], [0, 2290.51, 477.152], [0, 0, 1]])  # intrinsic_left.yml
 DISTORTION = np.array([-0.036004, 0, 0, 0, 0])  # distortion_left.yml
 RECTIFICATION = np.array(  # rectification_left.yml

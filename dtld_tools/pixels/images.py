@@ -30,6 +30,7 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff
 #: Suffix -> how such a file starts and ends. Decoders may fill the rest of a truncated JPEG with grey and say nothing.
 JPEG = (b"\xff\xd8\xff", b"\xff\xd9")
 MARKS = {".jpg": JPEG, ".jpeg": JPEG, ".png": (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82")}
+MAX_RAW = 4095  # of a raw frame: 12 bits
 PNG_DEPTH = 24  # the byte that says how many bits a sample has
 #: Orientation -> HxWxC pixels as stored to pixels as shown; of 5 to 8, width and height change places.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -103,13 +104,19 @@ def _orientation(path: Path, stream: BinaryIO, shown: bool, *, behind_pixels: bo
 def read_image(path: Path, *, shown: bool = False) -> np.ndarray:
     """Read an image as HxWx3 uint8 BGR; raw Bayer frames are demosaiced. Raises ImageError.
 
-    One that is to be turned is an error; taken as ``shown``, as trainers take it, it is turned.
+    One that is to be turned is an error; taken as ``shown``, as trainers take it, it is turned. One of more than 12
+    bits is no raw frame then, but a thermal image, say.
     """
     image, orientation = _read(path, shown)
     channels = 1 if image.ndim == 2 else image.shape[2]
     if orientation != UPRIGHT:
         image = np.ascontiguousarray(TURNS[orientation](image))
     if image.dtype == np.uint16 and channels == 1:
+        if shown and image.max(initial=0) > MAX_RAW:
+            raise ImageError(
+                f"{path}: got values up to {image.max()}, expected 8 bits, or a raw Bayer frame of 12; "
+                "scale grey of 16 bits to 8"
+            )
         return decode_bayer(image)
     if image.dtype == np.uint8 and channels == 3:
         return image
@@ -178,7 +185,7 @@ def decode_bayer(raw: np.ndarray) -> np.ndarray:
     """
     # Memory that is given back and taken anew costs more than the demosaicing itself, so each thread keeps its own.
     colour = _scratch.colour = cv2.cvtColor(raw, cv2.COLOR_BAYER_GB2BGR, dst=getattr(_scratch, "colour", None))
-    if raw.max(initial=0) > 4095:  # more than 12 bits: the official recipe wraps around
+    if raw.max(initial=0) > MAX_RAW:  # the official recipe wraps around
         return np.right_shift(colour, 4).astype(np.uint8)
     # x >> 4 in one pass: x / 16 - 15 / 32 is nearest to the whole number below x / 16, and exact in float32.
     return cv2.convertScaleAbs(colour, alpha=1 / 16, beta=-15 / 32)

@@ -82,7 +82,7 @@ def assign_splits(
         raise DatasetError(
             f"got {len(groups)} group(s) by {spec.by} for {', '.join(('train', *shares))}, "
             f"expected at least {len(shares) + 1}; "
-            "set --val 0 or --test 0, choose a finer --split-by, or give more labels"
+            "set --val 0 or --test 0, choose a finer --split-by, or give more labels (of an import, or --sequence-from)"
         )
     total = sum(frames_per_sequence.values())
     order = sorted(groups, key=lambda group: _rank(seed, group))

@@ -1,12 +1,21 @@
 """An output that is, holds or lies in an input is refused before anything is read or deleted."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.files import refuse_inputs, told_when_full, whole_file, write_atomically
+from dtld_tools.files import (
+    UNFINISHED,
+    WHOLE,
+    refuse_inputs,
+    told_when_full,
+    whole_file,
+    whole_folder,
+    write_atomically,
+)
 from tests.dtld_data import tree_bytes
 
 TILES = ("--tile-size", 96, "--workers", 1)
@@ -145,6 +154,27 @@ def test_a_file_has_its_name_when_it_is_whole(tmp_path):
         assert part.suffix == ".png"
         part.write_text("new")
     assert path.read_text() == "new"
+
+
+def test_a_folder_has_its_name_when_it_is_whole_and_what_a_killed_run_left_goes(tmp_path):
+    out, left = tmp_path / "out", tmp_path / ".out.tmp" / UNFINISHED / WHOLE
+    left.mkdir(parents=True)
+    (left / "half.txt").write_text("half")
+    with pytest.raises(KeyboardInterrupt), whole_folder(out):
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    left.mkdir(parents=True)
+    (left / "half.txt").write_text("half")
+    with whole_folder(out) as folder:
+        (folder / "a.txt").write_text("a")
+        with pytest.raises(DatasetError, match="another process is writing this export"), whole_folder(out):
+            pass
+    assert (os.listdir(tmp_path), os.listdir(out)) == (["out"], ["a.txt"])
+
+
+def test_where_a_file_system_is_mounted_no_folder_gets_its_name():
+    with pytest.raises(DatasetError, match="/proc: is where a file system is mounted"), whole_folder(Path("/proc")):
+        pass
 
 
 def test_only_a_full_disk_is_told_as_one(tmp_path):

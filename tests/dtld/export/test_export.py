@@ -304,6 +304,24 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["coco.json"]
 
 
+def test_what_a_killed_run_left_gives_way_and_what_is_not_its_own_stays(tmp_path):
+    path, out = write(tmp_path, FOREIGN), tmp_path / "out"
+    to_yolo(path, tmp_path / "once")
+    for moved in ("", "labels\ndata.yaml"):
+        for left in ("images", "labels/val2017", ".unfinished/whole/labels"):
+            (out / left).mkdir(parents=True, exist_ok=True)
+        (out / "labels/val2017/half.txt").write_text("0 0.5")
+        (out / ".unfinished/moving").write_text(moved)
+        if moved:
+            to_yolo(path, out)
+            assert tree_bytes(out) == tree_bytes(tmp_path / "once")
+        else:
+            with pytest.raises(DatasetError, match="labels: is there already"):
+                to_yolo(path, out)
+            assert sorted(tree_bytes(out)) == ["labels/val2017/half.txt"]
+    assert sorted(os.listdir(out)) == ["data.yaml", "images", "labels"]
+
+
 def planted(part, index, **changes):
     document = json.loads(json.dumps(FOREIGN))
     for key, value in changes.items():

@@ -135,6 +135,16 @@ def test_corners_of_voc(box, expected):
     assert corners(box, (96, 96)) == expected
 
 
+@pytest.mark.parametrize("name", ["light:red", "#red"])
+def test_a_class_that_labelmap_cannot_hold_is_refused(tiles, tmp_path, name):
+    root = Path(shutil.copytree(tiles, tmp_path / "tiles"))
+    for file, text in (("data.yaml", f'"{name}"'), ("report.json", name)):
+        (root / file).write_text((root / file).read_text().replace("not_relevant", text))
+    with pytest.raises(DatasetError, match=f"got the class '{name}', expected one without ':'"):
+        to_voc(root, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["tiles"]
+
+
 def test_createml(tiles, truth, tmp_path):
     made = to_createml(tiles, tmp_path / "out")
     seen = 0

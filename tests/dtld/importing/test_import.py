@@ -65,6 +65,8 @@ def test_the_file_says_what_it_is(tmp_path, yolo, raw):
     for name, text in (("v1.yml", "- {path: a}\n"), ("odd.yaml", "a: [\n"), ("empty.yml", ""), ("a.txt", "a: 1\n")):
         (tmp_path / name).write_text(text)
         assert form_of(tmp_path / name) == ("yolo" if name == "odd.yaml" else None)
+    (tmp_path / "coco.json").write_text('{"categories": [], "images": []')  # COCO's image_info files
+    assert form_of(tmp_path / "coco.json") == "coco"
     (tmp_path / "coco.json").write_text('{"annotations": []')
     assert form_of(tmp_path / "coco.json") == "coco"
     assert form_of(tmp_path / "none.json") is None
@@ -183,6 +185,31 @@ def test_options_that_an_import_cannot_take_are_refused(yolo, tmp_path, dtld, mo
     assert not (yolo.parent / "out").exists()
 
 
+def test_a_folder_is_no_file_and_a_file_no_root(yolo, tmp_path, dtld):
+    for file, root, expected in (
+        (yolo.parent, yolo.parent, "set: got a folder, expected"),
+        (yolo, yolo, "is no folder"),
+    ):
+        code, _, err = dtld("convert", file, "--root", root, "--out", tmp_path / "out")
+        assert (code, expected in err, err.count("\n")) == (1, True, 1)
+
+
+def test_a_stage_says_who_imports_a_dataset_of_others(yolo, tmp_path, dtld):
+    for command in ("tile", "split"):
+        code, _, err = dtld(command, yolo.parent, "--out", tmp_path / "out")
+        assert (code, "dtld convert imports what others made" in err) == (1, True)
+
+
+def test_a_backslash_in_a_name_goes_round(tmp_path):
+    root, none = tmp_path / "set", pipeline.SplitSpec(0, 0)
+    path = write_yolo(root, {"images/drive\\1.jpg": "0 0.5 0.5 0.5 0.5\n"}, train="images")
+    pipeline.convert(Selection((path,), root), tmp_path / "one", none)
+    to_coco(tmp_path / "one", tmp_path / "coco.json")
+    pipeline.convert(Selection((tmp_path / "coco.json",), tmp_path / "one"), tmp_path / "two", none)
+    assert [len(frame.lights) for frame in read_frames(tmp_path / "two")] == [1]
+    assert validate(tmp_path / "one")["defects"] == []
+
+
 def test_two_imports_at_once_and_the_options_of_imports_for_dtld_are_refused(yolo, raw, tmp_path, dtld):
     out = ("--root", raw, "--out", tmp_path / "out")
     code, _, err = dtld("convert", yolo, raw / "all.json", *out)
@@ -240,6 +267,16 @@ def test_only_what_is_an_upright_8_bit_image_of_its_name_is_copied(tmp_path):
     assert (cv2.imread(str(out / "set_-_images_photo.png")) == pixels).all()
     assert cv2.imread(str(out / "set_-_images_raw.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint8
     assert validate(tmp_path / "out")["defects"] == []
+
+
+def test_grey_of_16_bits_is_no_raw_frame(tmp_path):
+    root = tmp_path / "set"
+    path = write_yolo(root, {"images/a.jpg": "", "images/thermal.png": "0 0.5 0.5 0.1 0.1\n"}, train="images")
+    cv2.imwrite(str(root / "images/thermal.png"), np.full((48, 64), 29315, np.uint16))  # 20 degrees, in 0.01 K
+    report = pipeline.convert(Selection((path,), root), tmp_path / "out", pipeline.SplitSpec(0, 0))
+    (skipped,) = report["frames_skipped"]
+    assert (skipped["frame"], skipped["lights"]) == ("images/thermal.png", 1)
+    assert "got values up to 29315, expected 8 bits, or a raw Bayer frame of 12" in skipped["reason"]
 
 
 def test_a_coco_image_of_another_size_is_left_out(tmp_path):

@@ -67,8 +67,8 @@ def test_a_leak_is_an_error_with_its_counts(splits, counts):
 
 
 def test_every_image_by_itself_is_what_the_message_says():
-    splits = {"a/1.jpg": ["train"], "a/2.jpg": ["val"]}
-    assert len(imported(splits, r"(.+)\.").split_of_sequences()) == 2
+    splits = {"a/1.jpg": ["train"], "b/1.jpg": ["val"], "1.jpg": ["val"], "a.b/c.d.jpg": ["test"]}
+    assert len(imported(splits, r"(.+)\.[^/]*").split_of_sequences()) == 4
 
 
 @pytest.mark.parametrize(

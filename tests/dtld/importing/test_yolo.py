@@ -95,6 +95,22 @@ def test_an_image_in_two_splits_is_remembered_as_such(root):
     ]  # fmt: skip
 
 
+def test_labels_where_a_trainer_does_not_look_are_refused(root):
+    for name in ("images/train/images/x.jpg", "labels/train/images/x.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("0 0.5 0.5 0.1 0.1\n")
+    expected = r"labels/train/images/x\.txt: its image .*x\.jpg has its labels in .*images/train/labels/x\.txt"
+    with pytest.raises(DatasetError, match=expected):
+        read(root, train="images/train", val="images/val")
+
+
+def test_a_root_with_dots_has_the_same_labels_and_leaks(root):
+    document = {"train": ["images/train", "images/val"], "val": "images/val"}
+    plain, dotted = (read(place, **document) for place in (root, root / "labels" / ".."))
+    assert dotted == plain
+    assert dotted.splits["images/val/c.jpg"] == ["train", "val"]
+
+
 def test_label_files_without_an_image_are_frames_that_are_missing(root):
     (root / "labels/train/lost.txt").write_text("0 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.1 0.1\n")
     (root / "labels/train/classes.txt").write_text("go\nstop\n")
@@ -194,6 +210,7 @@ def test_names_may_be_numbers_or_their_count_alone(root):
         ({"names": ["go", "go"]}, "names: got 'go' for the classes 0 and 1"),
         ({"names": ["go"], "nc": 3}, "nc: got 3 with 1 names"),
         ({"train": "images/none"}, "train: got images/none, which is not below"),
+        ({"train": "labels", "val": "images/val"}, "train: got no images below"),
         ({"train": 7}, "train: got 7, expected"),
         ({"train": [["a"]]}, r"train: got \['a'\], expected"),
         ({"path": 3}, "path: got 3, expected a folder"),

@@ -113,6 +113,10 @@ def test_a_missing_and_a_broken_image_are_named_and_strict_stops(damaged, tmp_pa
     assert broken.startswith(f"1 disparity images cannot be read, so their lights have no distance: {second}: ")
     assert 0 < report["lights_with_distance"] < report["lights"]["kept"]
     assert report["frames_skipped"] == []
+    cv2.imwrite(str(second), np.full((64, 96), 160, np.uint16))
+    (_, cut) = convert(damaged, tmp_path / "cut")["notes"]
+    assert f"{second}: got a width of 96 pixels, expected 1024, or half its frame's 256" in cut
+    second.write_bytes(b"II*\0")
     assert validate(tmp_path / "out")["defects"] == []
     with pytest.raises(ImageError, match=r"no disparity image .tried .*; leave out --strict"):
         convert(damaged, tmp_path / "strict", strict=True)
