@@ -23,7 +23,7 @@ OURS = """
 from pathlib import Path
 from dtld_tools.importing.reading import read_import
 def read(path):
-    found = read_import(Path(path), "coco", Path("."), None, "drop")
+    found = read_import("coco", [(Path(path), None)], Path("."), None, "drop")
     return sum(len(frame.lights) for frame in found.frames)
 """
 DATUMARO = """

@@ -90,7 +90,16 @@ class Frames:
 
     cities: Annotated[str, typer.Option(metavar="A,B", help="Only frames of these cities.")] = ""
     limit: Annotated[int | None, typer.Option(max=LARGEST, help="Only the first N frames in sorted order.")] = None
-
+    val_labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A label file whose sequences are the validation split, or its COCO .json to import; repeatable."
+        ),
+    ] = None
+    test_labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="A label file whose sequences are the test split, or its COCO .json to import; repeatable."),
+    ] = None
     sequence_from: Annotated[
         str | None,
         typer.Option(
@@ -107,9 +116,18 @@ class Frames:
         """These frames of these label files."""
         from dtld_tools.pipeline.stages import Selection
 
-        cities = _names(self.cities)
         return Selection(
-            tuple(labels), root, rules, cities, self.limit, follow_symlinks, self.sequence_from, self.crowd, stereo
+            tuple(labels),
+            root,
+            rules,
+            _names(self.cities),
+            self.limit,
+            follow_symlinks,
+            self.sequence_from,
+            self.crowd,
+            stereo,
+            tuple(self.val_labels or ()),
+            tuple(self.test_labels or ()),
         )
 
 
@@ -160,19 +178,7 @@ class Splitting:
 
 @dataclass(frozen=True)
 class LabelSplitting(Splitting):
-    """The same, where label files may decide too, or the splits of an import are kept."""
-
-    val_labels: Annotated[
-        list[Path] | None, typer.Option(help="A label file whose sequences are the validation split; repeatable.")
-    ] = None
-    test_labels: Annotated[
-        list[Path] | None, typer.Option(help="A label file whose sequences are the test split; repeatable.")
-    ] = None
-
-    def spec(self) -> SplitSpec:
-        """The options as the stages take them. Raises UsageError."""
-        val_labels, test_labels = tuple(self.val_labels or ()), tuple(self.test_labels or ())
-        return replace(super().spec(), val_labels=val_labels, test_labels=test_labels)
+    """The same, where the splits of an import are kept unless one of these is given."""
 
     def given(self, context: typer.Context) -> SplitSpec | None:
         """`spec`, or None where none of the options is given. Raises UsageError."""

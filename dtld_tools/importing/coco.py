@@ -1,6 +1,6 @@
-"""A COCO JSON in, its images and annotations out, checked; or all of it as frames (`import_coco`).
+"""A COCO JSON in, its images and annotations out, checked.
 
-Invariant: every annotation is a light of its image, or stands there as dropped with its reason.
+Invariant: every annotation is of an image and a category of its file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import msgspec
 import orjson
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.importing.imported import Classes, Crowd, Imported, Sequences, is_plain, refuse_names
+from dtld_tools.importing.imported import is_plain, refuse_names
 from dtld_tools.labels.documents import short
-from dtld_tools.types import Box, Dropped, Frame, Light, Split, numbered
+from dtld_tools.types import Box, Split
 from schemas.strict import load_json
 
 #: What folders of a split are called: valid by Roboflow, val2017 by COCO.
@@ -210,64 +210,6 @@ def path_of(image: CocoImage, where: str) -> PurePosixPath:
             "image's ending"
         )
     return path
-
-
-# --- as frames -------------------------------------------------------------------------------------------
-
-
-def import_coco(path: Path, sequence_of: Sequences, crowd: Crowd) -> Imported:
-    """The images of a COCO file as frames, in the split that a folder of theirs is called. Raises DatasetError.
-
-    A light's id is its annotation's; where that has none, its place in the list.
-    """
-    coco = read_coco(path)
-    classes = Classes(coco.names)
-    attributes = classes.attributes()
-    lights: dict[int | str, list[Light]] = {image.id: [] for image in coco.images}
-    dropped: dict[int | str, list[Dropped]] = {}
-    treated: Counter[str] = Counter()
-    ids = numbered([n if each.id is None else each.id for n, each in enumerate(coco.annotations)])
-    coco.annotations.reverse()
-    for light_id in ids:
-        annotation = coco.annotations.pop()  # what has become a light makes room for the next
-        box, class_id = box_of(annotation), coco.class_of[annotation.category_id]
-        if annotation.iscrowd and crowd == "drop":
-            dropped.setdefault(annotation.image_id, []).append(Dropped(light_id, "crowd", class_id, box))
-        elif box is None:
-            dropped.setdefault(annotation.image_id, []).append(Dropped(light_id, "no_box", class_id))
-        else:
-            treated["crowds"] += bool(annotation.iscrowd)
-            treated["polygons"] += not annotation.bbox
-            lights[annotation.image_id].append(Light(box, attributes[class_id], light_id, ""))
-    frames: dict[str, Frame] = {}
-    splits: dict[str, tuple[Split]] = {}
-    for index, image in enumerate(coco.images):
-        name = path_of(image, f"{path}: images[{index}].")
-        if (text := name.as_posix()) in frames:
-            raise DatasetError(f"{path}: images[{index}].file_name: got {text} a second time, expected it once")
-        own, out = tuple(lights[image.id]), tuple(dropped.get(image.id, ()))
-        frames[text] = Frame(text, sequence_of(text), None, own, out, image.size_wh)
-        split, _ = split_of(*folders_of(name))
-        if split:
-            splits[text] = (split,)
-    if not frames:
-        raise DatasetError(f"{path}: images: got none, expected at least one")
-    if ids and not any(lights.values()):
-        raise DatasetError(
-            f"{path}: annotations: got {len(ids)} crowds or annotations without a box and no other, "
-            "expected some; pass --crowd keep to take crowds as objects"
-        )
-    notes = []
-    if treated["polygons"]:
-        notes.append(f"{treated['polygons']} annotations have no bbox: theirs are the boxes around their polygons")
-    if treated["crowds"]:
-        notes.append(f"{treated['crowds']} crowds are taken as objects (--crowd keep)")
-    if splits and len(splits) < len(frames):
-        notes.append(
-            f"{len(frames) - len(splits)} images lie in no folder called train, val or test: all are split anew"
-        )
-        splits = {}
-    return Imported("coco", classes, tuple(frames[name] for name in sorted(frames)), splits, tuple(notes))
 
 
 def _around(segmentation: Any) -> Box | None:

@@ -1,15 +1,17 @@
-"""A file that a user hands us in, the dataset that it describes out, if it is one of others."""
+"""The files that a user hands us in, the dataset that they describe out, if it is one of others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.importing.coco import import_coco
+from dtld_tools.importing.coco_frames import import_coco
 from dtld_tools.importing.imported import Crowd, Form, Imported, Sequences, dataset_name
 from dtld_tools.importing.yolo import import_yolo
+from dtld_tools.types import Split
 
 
 def form_of(path: Path) -> Form | None:
@@ -32,9 +34,17 @@ def form_of(path: Path) -> Form | None:
         return None
 
 
-def read_import(path: Path, form: Form, root: Path, sequence_from: str | None, crowd: Crowd) -> Imported:
-    """The dataset of a data.yaml or of a COCO JSON, whose images lie below ROOT. Raises DatasetError."""
+def read_import(
+    form: Form, files: Sequence[tuple[Path, Split | None]], root: Path, sequence_from: str | None, crowd: Crowd
+) -> Imported:
+    """The dataset of a data.yaml, or of COCO JSON files and the splits they are; the images lie below ROOT.
+
+    Raises DatasetError.
+    """
     if not root.is_dir():
         raise DatasetError(f"{root}: is no folder, expected --root to be the one below which the images lie")
     sequence_of = Sequences(dataset_name(root), sequence_from)
-    return import_yolo(path, root, sequence_of) if form == "yolo" else import_coco(path, sequence_of, crowd)
+    if form == "coco":
+        return import_coco(files, root, sequence_of, crowd)
+    ((path, _),) = files
+    return import_yolo(path, root, sequence_of)

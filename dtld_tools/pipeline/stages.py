@@ -58,9 +58,9 @@ class Run:
 class Selection:
     """Which frames of which label files, where their images lie, and what their lights are called.
 
-    In place of DTLD's label files one of a dataset to import: a data.yaml or a COCO JSON. ``sequence_from`` and
-    ``crowd`` are for these (`dtld_tools.importing`), ``rules`` and ``stereo`` for DTLD's: with it, disparity images
-    give the lights' distances.
+    What ``val_labels`` and ``test_labels`` hold makes up that split. In place of DTLD's label files those of a dataset
+    to import: a data.yaml or COCO JSON. ``sequence_from`` and ``crowd`` are for these (`dtld_tools.importing`),
+    ``rules`` and ``stereo`` for DTLD's: with it, disparity images give the lights' distances.
     """
 
     labels: tuple[Path, ...]
@@ -72,6 +72,8 @@ class Selection:
     sequence_from: str | None = None
     crowd: Crowd = "drop"
     stereo: Stereo | None = None
+    val_labels: tuple[Path, ...] = ()
+    test_labels: tuple[Path, ...] = ()
 
 
 # --- the commands ----------------------------------------------------------------------------------------
@@ -223,6 +225,7 @@ class _Given:
 
 def _read_labels(selection: Selection, out: Path, split: SplitSpec, cut: Cut) -> _Given:
     """The label files of DTLD."""
+    split = replace(split, val_labels=selection.val_labels, test_labels=selection.test_labels)
     files = [*selection.labels, rules_file(selection.rules), split.split_file, *split.val_labels, *split.test_labels]
     # In ROOT it may lie: frames are only looked for by name.
     refuse_inputs(out, [*files, selection.root], inside=False)
@@ -251,23 +254,33 @@ def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: 
     if not forms:
         return None
     (path, form), *_ = forms.items()
+    parts: tuple[tuple[Split, tuple[Path, ...]], ...] = (("val", selection.val_labels), ("test", selection.test_labels))
+    others = [(file, name) for name, paths in parts for file in paths]
     if len(selection.labels) > 1:
-        raise UsageError(f"LABELS: got {len(selection.labels)} files, expected {path} alone: one is imported at a time")
+        raise UsageError(
+            f"LABELS: got {len(selection.labels)} files, expected {path} alone: one is imported at a time, but for "
+            "COCO files of other splits, which --val-labels and --test-labels take"
+        )
     if selection.rules:
         raise UsageError(f"--rules: is for the attributes of DTLD's lights, but {path} names classes; leave it out")
     if selection.stereo:
         raise UsageError(f"--disparity: is for DTLD's disparity images, but {path} names none; leave it out")
-    if split and (split.val_labels or split.test_labels):
-        raise UsageError(f"--val-labels, --test-labels: are for label files of DTLD, got {path}; leave them out")
+    if others and form != "coco":
+        raise UsageError(
+            f"--val-labels, --test-labels: are for label files of DTLD or COCO, got {path}; leave them out"
+        )
     # Not in ROOT either: images are looked for in whole folders of it.
-    refuse_inputs(out, [path, split.split_file if split else None, selection.root])
-    found = read_import(path, form, selection.root, selection.sequence_from, selection.crowd)
+    files: list[tuple[Path, Split | None]] = [(path, "train" if others else None), *others]
+    refuse_inputs(out, [*(file for file, _ in files), split.split_file if split else None, selection.root])
+    found = read_import(form, files, selection.root, selection.sequence_from, selection.crowd)
     notes = found.notes
     if split is None and found.splits:
         own = found.split_of_sequences()
         notes += ("the source's own splits are kept; --val, --test and the like split anew by whole sequences",)
     else:
         own, split = {}, split or SplitSpec()
+        if others:
+            notes += ("--val-labels and --test-labels are no splits now: --val, --test and the like split all anew",)
 
     def assign(sequences: Mapping[SequenceId, int]) -> Mapping[SequenceId, Split]:
         return assign_splits(sequences, split, cut.seed) if split else own

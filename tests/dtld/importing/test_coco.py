@@ -6,11 +6,15 @@ import re
 import pytest
 
 from dtld_tools.errors import DatasetError
-from dtld_tools.importing.coco import import_coco
+from dtld_tools.importing.coco_frames import import_coco
 from dtld_tools.importing.imported import Sequences
 from dtld_tools.types import Box, Dropped
 
 SQUARE = [[1, 2, 11, 2, 11, 12], [30, 5, 31, 5, 31, 22]]
+
+
+def import_file(path, crowd="drop"):
+    return import_coco([(path, None)], path.parent, Sequences("set"), crowd)
 
 
 def read(folder, annotations, images=("a.jpg",), categories=((7, "stop"), (3, "go")), crowd="drop", **more):
@@ -23,7 +27,7 @@ def read(folder, annotations, images=("a.jpg",), categories=((7, "stop"), (3, "g
     }
     path = folder / "coco.json"
     path.write_text(json.dumps(document))
-    return import_coco(path, Sequences("set"), crowd)
+    return import_file(path, crowd)
 
 
 def test_boxes_classes_and_ids(tmp_path):
@@ -103,7 +107,7 @@ def test_a_byte_order_mark_and_other_keys_are_no_matter(tmp_path):
     read(tmp_path, [{"bbox": [1, 2, 3, 4]}], licenses=[{"id": 1, "name": "x"}], info={"id": 3, "bbox": 4})
     path = tmp_path / "coco.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(import_coco(path, Sequences("set"), "drop").frames[0].lights) == 1
+    assert len(import_file(path).frames[0].lights) == 1
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, key):
     member = re.search(rf'"{key}": (\[.*?\]|".*?"|\d+)', text)[0]
     path.write_text(text.replace(member, f"{member}, {member}", 1))
     with pytest.raises(DatasetError, match=f"got the key '{key}' 2 times"):
-        import_coco(path, Sequences("set"), "drop")
+        import_file(path)
 
 
 def test_images_that_repeat_and_names_that_are_equal_are_refused(tmp_path):

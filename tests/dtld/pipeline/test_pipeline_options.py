@@ -69,15 +69,17 @@ def test_the_official_label_files_as_splits(raw, tmp_path):
     test = [e for e in label_images(raw) if e["image_path"].startswith((f"{by_sequence[0]}/", f"{by_sequence[4]}/"))]
     rest = [entry for entry in label_images(raw) if entry not in test]
     write_v2(tmp_path / "test.json", test)
-    spec = SplitSpec(0.2, 0.3, test_labels=(tmp_path / "test.json",))
-    select = Selection((write_v2(tmp_path / "train.json", rest),), raw)
+    spec = SplitSpec(0.2, 0.3)
+    test_labels = (tmp_path / "test.json",)
+    select = Selection((write_v2(tmp_path / "train.json", rest),), raw, test_labels=test_labels)
     report = prepare(raw, tmp_path / "out", split=spec, select=select)
     lines = read_lines(tmp_path / "out/frames.jsonl")
     assert {f["frame"] for f in lines if f["split"] == "test"} == {entry["image_path"][2:] for entry in test}
     assert {f["split"] for f in lines} == set(SPLITS)
     assert len(lines) == len(label_images(raw))
     assert report["configuration"]["split"]["test_labels"] == [str(tmp_path / "test.json")]
-    prepare(raw, tmp_path / "same", split=spec)  # all frames' labels, those of the test split among them
+    among_all = selection(raw, test_labels=test_labels)
+    prepare(raw, tmp_path / "same", split=spec, select=among_all)
     assert tree_bytes(tmp_path / "same") == tree_bytes(tmp_path / "out")
 
     write_v2(tmp_path / "test.json", [*test, rest[0]])  # the other frame of its sequence stays in train
@@ -85,15 +87,16 @@ def test_the_official_label_files_as_splits(raw, tmp_path):
         prepare(raw, tmp_path / "no", split=spec, select=select)
     write_v2(tmp_path / "test.json", test)
     with pytest.raises(DatasetError, match=r"stands in the test labels and in val labels"):
-        prepare(raw, tmp_path / "no", split=replace(spec, val_labels=(tmp_path / "test.json",)))
+        prepare(raw, tmp_path / "no", split=spec, select=replace(among_all, val_labels=test_labels))
     with pytest.raises(UsageError, match="--split-file: decides alone"):
-        replace(spec, split_file=tmp_path / "splits.txt")
+        prepare(raw, tmp_path / "no", split=SplitSpec(split_file=tmp_path / "splits.txt"), select=select)
 
 
 def test_label_files_and_cities_that_disagree_are_refused(raw, tmp_path):
     berlin = write_v2(tmp_path / "b.json", [e for e in label_images(raw) if "/Berlin/" in e["image_path"]])
+    select = selection(raw, test_labels=(berlin,))
     with pytest.raises(DatasetError, match=r"Berlin/.* is in val by its city and in test by its label file"):
-        prepare(raw, tmp_path / "out", split=SplitSpec(0.1, 0.1, val_cities=("Berlin",), test_labels=(berlin,)))
+        prepare(raw, tmp_path / "out", split=SplitSpec(0.1, 0.1, val_cities=("Berlin",)), select=select)
 
 
 @pytest.mark.parametrize("staged", [False, True])
