@@ -105,8 +105,8 @@ def convert(
 ) -> None:
     """Decode raw frames and write them, whole, as a YOLO dataset; or import a dataset of others.
 
-    An import keeps the images' bytes, and its own splits unless --val, --test or the like is given. Where a COCO dataset
-    has a file for each split, LABELS is that of train, the others are --val-labels and --test-labels.
+    An import keeps the images' bytes, and its own splits unless --val, --test or the like is given. Where COCO has a
+    file for each split, LABELS is that of train, the others are --val-labels and --test-labels.
     """
     from dtld_tools.pipeline import stages as pipeline
 

@@ -58,9 +58,8 @@ class Run:
 class Selection:
     """Which frames of which label files, where their images lie, and what their lights are called.
 
-    What ``val_labels`` and ``test_labels`` hold makes up that split. In place of DTLD's label files those of a dataset
-    to import: a data.yaml or COCO JSON. ``sequence_from`` and ``crowd`` are for these (`dtld_tools.importing`),
-    ``rules`` and ``stereo`` for DTLD's: with it, disparity images give the lights' distances.
+    ``val_labels`` and ``test_labels`` are that split. All are DTLD's, or a dataset to import. ``rules`` and ``stereo``
+    (disparity images give distances) are for DTLD's, ``sequence_from`` and ``crowd`` for an import.
     """
 
     labels: tuple[Path, ...]
@@ -254,21 +253,19 @@ def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: 
     if not forms:
         return None
     (path, form), *_ = forms.items()
-    parts: tuple[tuple[Split, tuple[Path, ...]], ...] = (("val", selection.val_labels), ("test", selection.test_labels))
-    others = [(file, name) for name, paths in parts for file in paths]
+    others: list[tuple[Path, Split]] = [(file, "val") for file in selection.val_labels]
+    others += [(file, "test") for file in selection.test_labels]
     if len(selection.labels) > 1:
         raise UsageError(
-            f"LABELS: got {len(selection.labels)} files, expected {path} alone: one is imported at a time, but for "
-            "COCO files of other splits, which --val-labels and --test-labels take"
+            f"LABELS: got {len(selection.labels)} files, expected {path} alone: one is imported at a time; COCO files "
+            "of other splits go with --val-labels and --test-labels"
         )
     if selection.rules:
         raise UsageError(f"--rules: is for the attributes of DTLD's lights, but {path} names classes; leave it out")
     if selection.stereo:
         raise UsageError(f"--disparity: is for DTLD's disparity images, but {path} names none; leave it out")
     if others and form != "coco":
-        raise UsageError(
-            f"--val-labels, --test-labels: are for label files of DTLD or COCO, got {path}; leave them out"
-        )
+        raise UsageError(f"--val-labels, --test-labels: are for files of DTLD or COCO, got {path}; leave them out")
     # Not in ROOT either: images are looked for in whole folders of it.
     files: list[tuple[Path, Split | None]] = [(path, "train" if others else None), *others]
     refuse_inputs(out, [*(file for file, _ in files), split.split_file if split else None, selection.root])

@@ -163,7 +163,7 @@ def test_files_that_do_not_go_together(tmp_path, raw, dtld):
     train, val = (write(tmp_path / f"{split}.json", ["1.jpg"]) for split in ("train", "val"))
     out = ("--root", root, "--out", tmp_path / "out")
     code, _, err = dtld("convert", train, val, *out)
-    assert (code, "COCO files of other splits, which --val-labels and --test-labels take" in err) == (2, True)
+    assert (code, "COCO files of other splits go with --val-labels and --test-labels" in err) == (2, True)
     for other in (raw / "all.json", tmp_path / "none.json"):
         code, _, err = dtld("convert", train, "--test-labels", other, *out)
         assert (code, err.startswith(f"error: {other}: "), err.count("\n")) == (1, True, 1)

@@ -170,7 +170,7 @@ def test_equal_names_in_two_folders_stay_apart_or_are_refused(tmp_path, dtld):
     ("options", "code", "expected"),
     [
         (("--rules", "rules.json"), 2, "--rules: is for the attributes of DTLD's lights"),
-        (("--test-labels", "a.json"), 2, "--val-labels, --test-labels: are for label files of DTLD or COCO"),
+        (("--test-labels", "a.json"), 2, "--val-labels, --test-labels: are for files of DTLD or COCO"),
         (("--sequence-from", "("), 2, "--sequence-from: got '('"),
         (("--out", "set/out"), 1, "lies in the input"),
         (("--cities", "Berlin"), 1, "--cities: no frames of Berlin, expected some of set"),
