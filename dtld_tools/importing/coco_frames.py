@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from dtld_tools.errors import DatasetError
+from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.importing.coco import SPLIT_NAMES, Coco, box_of, folders_of, path_of, read_coco, split_of
 from dtld_tools.importing.imported import Classes, Crowd, Imported, Sequences
 from dtld_tools.labels.locate import locate
@@ -24,8 +24,13 @@ def import_coco(
     """The images of COCO files as frames, in the split that their file is of; None: that a folder of theirs is called.
 
     Classes are equal by name: those of the first file in the order of their ids, then those that each other file adds.
-    A light's id is its annotation's; where that has none, its place in the list. Raises DatasetError.
+    A light's id is its annotation's; where that has none, its place in the list. Raises DatasetError, or UsageError for
+    a file that is given twice.
     """
+    places = [path.resolve() for path, _ in files]
+    for (path, _), place in zip(files, places, strict=True):
+        if places.count(place) > 1:  # its names may be images of two folders, which no other check finds
+            raise UsageError(f"{path}: is given twice, expected a COCO file of its own for each split")
     read = [read_coco(path) for path, _ in files]
     classes = Classes(tuple(dict.fromkeys(chain.from_iterable(coco.names for coco in read))))
     reader = _Reader(classes, sequence_of, crowd, Counter())

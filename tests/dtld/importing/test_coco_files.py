@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dtld_tools.dataset.reading import read_frames
-from dtld_tools.errors import DatasetError
+from dtld_tools.errors import DatasetError, UsageError
 from dtld_tools.importing.coco_frames import import_coco
 from dtld_tools.importing.imported import Sequences
 from dtld_tools.types import SPLITS
@@ -132,8 +132,9 @@ def test_an_image_or_a_sequence_in_two_files_is_a_leak(tmp_path):
     train = write(tmp_path / "train.json", ["a_1.jpg", "b_1.jpg"])
     with pytest.raises(DatasetError, match=r"val\.json: 1 of its 2 images are in .*train\.json, too, such as a_1\.jpg"):
         read(tmp_path, train, write(tmp_path / "val.json", ["./a_1.jpg", "a_2.jpg"]))
-    with pytest.raises(DatasetError, match=r"train\.json: 2 of its 2 images are in .*train\.json, too"):
-        read(tmp_path, train, train)
+    (tmp_path / "again.json").symlink_to(train)
+    with pytest.raises(UsageError, match=r"train\.json: is given twice, expected a COCO file of its own"):
+        read(tmp_path, train, tmp_path / "again.json")
     found = read(tmp_path, train, write(tmp_path / "val.json", ["a_2.jpg"]), pattern="(.*)_")
     with pytest.raises(DatasetError, match=r"set/-/a: has images in two of the source's splits \(1 in train and 1 in"):
         found.split_of_sequences()
