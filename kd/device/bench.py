@@ -30,7 +30,7 @@ from ultralytics import YOLO
 from ultralytics.utils.torch_utils import get_cpu_info
 
 from kd.config import require_number
-from kd.device.timed import Timed, Timing, account, processors, start, turn
+from kd.device.timed import Timed, Timing, account, end_with_parent, processors, start, turn
 from kd.errors import KdError, ModelError, UsageError
 from kd.files import sha256
 from kd.scoring.evaluate import image_size, images_of, require_known_classes, require_same_channels, score
@@ -240,7 +240,8 @@ def _measure(
 @contextlib.contextmanager
 def _process(model: Timed) -> Iterator[Callable[..., Any]]:
     """A process for one model; what is given has it call a function with the model, and waits for the result."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent) as pool:
 
         def ask(function: Callable[..., Any], *args: Any) -> Any:
             try:

@@ -31,7 +31,7 @@ from kd.ultra.data import label_file
 from kd.ultra.exported import Exported, load_exported, read_metadata
 from kd.ultra.models import load_model
 from tests.kd.device.test_export import save_lively
-from tests.kd_device import canned, die
+from tests.kd_device import canned, die, kill_the_command
 from tests.kd_fixtures import write_dataset
 
 
@@ -155,6 +155,23 @@ def test_a_process_has_the_threads_it_is_told_and_says_what_it_runs(models, data
 def test_a_process_that_ends_is_named():
     with module._process(SimpleNamespace(spec="a.onnx")) as ask, pytest.raises(KdError, match=r"^a\.onnx: its process"):
         ask(die)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
+def test_a_process_ends_with_the_command_however_that_ended(monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
+    here, there = fork.Pipe(duplex=False)
+
+    def command():
+        with module._process(SimpleNamespace(spec="a.onnx")) as ask:
+            ask(kill_the_command)
+
+    process = fork.Process(target=command)
+    process.start()
+    there.close()
+    process.join()
+    assert here.poll(10)  # the end of the pipe: nobody has its other end any more
 
 
 def test_turns_alternate_in_direction_and_show_all_the_same_images(monkeypatch):
