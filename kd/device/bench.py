@@ -116,8 +116,10 @@ def device_bench(
     loaded = [_load(str(spec), content, data, count, device, tell) for spec in models]
     if not loaded:
         raise UsageError("MODEL: got none, expected at least one checkpoint or exported file")
-    merged = all(model.yolo.overrides.get("single_cls") for model in loaded)
-    check_splits(data, content, [split], needed=[split], single_cls=merged, tell=tell, quiet=quiet)
+    merged = [bool(model.yolo.overrides.get("single_cls")) for model in loaded]
+    if any(merged) and not all(merged):
+        tell(f"{loaded[merged.index(True)].path}: trained with single_cls, so its mAP is of one class, others' of all")
+    check_splits(data, content, [split], needed=[split], single_cls=all(merged), tell=tell, quiet=quiet)
     if busy := _busy():
         tell(busy)
     timings, accounts = _measure([model.timed for model in loaded], spread(images, IMAGES), rounds, quiet)

@@ -89,6 +89,15 @@ def test_scores_are_those_of_squares(models, tmp_path, measured):
     assert abs(one["map50_95"] - evaluate(data, models[0], device="cpu")["map50_95"]) > 1e-3
 
 
+def test_a_model_of_single_cls_beside_others_is_named(models, data, tmp_path, measured):
+    content = torch.load(models[0], weights_only=False)
+    content["train_args"]["single_cls"] = True
+    torch.save(content, tmp_path / "one.pt")
+    lines = []
+    device_bench([models[1], tmp_path / "one.pt"], data, rounds=1, device="cpu", quiet=True, tell=lines.append)
+    assert any("one.pt: trained with single_cls" in line for line in lines)
+
+
 def test_a_format_is_known_by_an_ending_in_capitals_too():
     model = module.Model(Exported.__new__(Exported), Timed("files/Best.ONNX", 64, 1, None, None))
     assert (model.format, model.title) == ("onnx", "Best")
