@@ -110,6 +110,10 @@ def quantize(
         place(file, out, scratch)
         if distil:
             state.unlink()
+    if base <= MOST_LOST:
+        tell(
+            f"{model}: mAP50-95 is {100 * base:.1f} on training images, and what INT8 costs is not seen: train it first"
+        )
     if base - reached > MOST_LOST:
         tell(f"{out}: mAP50-95 is {100 * (base - reached):.1f} points below the float file's on training images")
     if fast > slow:

@@ -126,6 +126,9 @@ def test_what_stays_float_is_tried_from_the_fastest_on_until_the_score_is_kept(f
     )
     assert found["kept_float"] == "the box decoding, weights in 7 bits"
     assert "mAP50-95 is 20.0 points below the float file's on training images" in lines[1]
+    scores = iter([0.001, 0.0])
+    quantize(folder / "best.pt", folder / "data" / "data.yaml", format="onnx", out=folder / "x.onnx", tell=lines.append)
+    assert "best.pt: mAP50-95 is 0.1 on training images, and what INT8 costs is not seen" in lines[3]
 
 
 def test_one_process_at_a_time_writes_a_file_and_removes_what_a_killed_one_left(tmp_path, monkeypatch):
