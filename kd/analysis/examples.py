@@ -1,6 +1,6 @@
 """The worst of each kind, to be shown: which frame, which box, and in a few words what is wrong.
 
-In: frames, lights and verdicts. Out: examples, the worst first, at most one per frame.
+In: frames, lights and verdicts. Out: examples, the worst of different frames first.
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ def of_lights(
     """Of the chosen lights [K] those in ``first`` [K] before the others, then the largest; ``words`` [K] are theirs."""
     sides = (lights.boxes_xyxy[:, 2:] - lights.boxes_xyxy[:, :2]).min(1, initial=np.inf)
     order = sorted(np.flatnonzero(chosen).tolist(), key=lambda k: (not first[k], -sides[k]))
-    return _first_of_frames(
-        (Example(int(lights.frames[k]), _box(lights.boxes_xyxy[k]), words[k]) for k in order), count
-    )
+    return _frames_first((Example(int(lights.frames[k]), _box(lights.boxes_xyxy[k]), words[k]) for k in order), count)
 
 
 def of_errors(
@@ -57,7 +55,7 @@ def of_errors(
         for f, verdict in enumerate(verdicts)
         for i in np.flatnonzero(verdict.kinds == kind)
     ]
-    return _first_of_frames(
+    return _frames_first(
         Example(
             f, _box(found[f].boxes_xyxy[i]), _words(kind, frames[f], found[f][i : i + 1], verdicts[f].lights[i], names)
         )
@@ -94,11 +92,11 @@ def _box(corners: np.ndarray) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-def _first_of_frames(examples: Iterable[Example], count: int = SHOWN) -> list[Example]:
-    """At most one of each frame: neighbours often are wrong alike."""
-    kept: dict[int, Example] = {}
+def _frames_first(examples: Iterable[Example], count: int = SHOWN) -> list[Example]:
+    """One of each frame before a second one of any: neighbours often are wrong alike."""
+    seen: set[int] = set()
+    first, more = [], []
     for example in examples:
-        kept.setdefault(example.frame, example)
-        if len(kept) == count:
-            break
-    return list(kept.values())
+        (more if example.frame in seen else first).append(example)
+        seen.add(example.frame)
+    return (first + more)[:count]

@@ -61,7 +61,8 @@ def legend(titles: Sequence[str]) -> str:
     """Which colour is whose, in the pictures."""
     whose = [("label", TRUTH), *zip(titles, OF_MODEL, strict=False)]
     items = (f'<li><span class="swatch" style="border-color:{colour}"></span> {name}</li>' for name, colour in whose)
-    return f'<ul class="legend">{"".join(items)}<li>thick: what a picture is of</li></ul>'
+    words = "thick: what a picture is of; the worst ones, of different frames first"
+    return f'<ul class="legend">{"".join(items)}<li>{words}</li></ul>'
 
 
 def gallery(summary: str, examples: Sequence[Example], picture: Picture, *, is_open: bool = True) -> str:

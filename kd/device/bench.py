@@ -30,7 +30,7 @@ from ultralytics import YOLO
 from ultralytics.utils.torch_utils import get_cpu_info
 
 from kd.config import require_number
-from kd.device.timed import Timed, Timing, account, processors, start, turn
+from kd.device.timed import Timed, Timing, account, end_with_parent, processors, start, turn
 from kd.errors import KdError, ModelError, UsageError
 from kd.files import sha256
 from kd.scoring.evaluate import image_size, images_of, require_known_classes, require_same_channels, score
@@ -116,8 +116,10 @@ def device_bench(
     loaded = [_load(str(spec), content, data, count, device, tell) for spec in models]
     if not loaded:
         raise UsageError("MODEL: got none, expected at least one checkpoint or exported file")
-    merged = all(model.yolo.overrides.get("single_cls") for model in loaded)
-    check_splits(data, content, [split], needed=[split], single_cls=merged, tell=tell, quiet=quiet)
+    merged = [bool(model.yolo.overrides.get("single_cls")) for model in loaded]
+    if any(merged) and not all(merged):
+        tell(f"{loaded[merged.index(True)].path}: trained with single_cls, so its mAP is of one class, others' of all")
+    check_splits(data, content, [split], needed=[split], single_cls=all(merged), tell=tell, quiet=quiet)
     if busy := _busy():
         tell(busy)
     timings, accounts = _measure([model.timed for model in loaded], spread(images, IMAGES), rounds, quiet)
@@ -240,7 +242,8 @@ def _measure(
 @contextlib.contextmanager
 def _process(model: Timed) -> Iterator[Callable[..., Any]]:
     """A process for one model; what is given has it call a function with the model, and waits for the result."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent) as pool:
 
         def ask(function: Callable[..., Any], *args: Any) -> Any:
             try:

@@ -28,7 +28,7 @@ from kd.device.writing import (
     place,
     require_packages,
     require_place,
-    scratch_beside,
+    workplace,
     write,
 )
 from kd.errors import KdError, UsageError
@@ -78,8 +78,8 @@ def export(
     is by default named after the model, in the current folder. Its raw outputs are held against the checkpoint's on
     training images of ``data``, else on noise (`Difference.within`); a format that runs on its device alone is not
     checked, and ``tell`` gets a line about it. Returns ``{model, out, format, imgsz, bytes, checked, seconds,
-    metadata}``. Raises UsageError, ModelError and DataError, and KdError for what fails in an exporter or in the check:
-    then ``out`` is as it was.
+    metadata}``. Raises UsageError, ModelError and DataError, RunError where another process writes
+    ``out``, and KdError for what fails in an exporter or in the check: then ``out`` is as it was.
     """
     if format not in FORMATS:
         raise UsageError(f"--format: got {format!r}, expected one of {', '.join(FORMATS)}")
@@ -91,7 +91,7 @@ def export(
     require_packages(format)
     images = _images(yolo, data, imgsz)
     metadata = describe(yolo, checkpoint, out, data)
-    with scratch_beside(out, "export") as scratch:
+    with workplace(out) as scratch:
         made = write(yolo, format, imgsz, scratch / out.name.removesuffix(SUFFIXES[format]), metadata)
         checked = None
         if _runs_here(format):

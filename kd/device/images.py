@@ -14,7 +14,7 @@ from ultralytics.data.augment import LetterBox
 from kd.errors import DataError
 from kd.scoring.evaluate import channels_of, images_of, require_known_classes, require_same_channels
 from kd.scoring.predict import read_image
-from kd.ultra.data import resolve_data
+from kd.ultra.data import resolve_data, spread
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,4 @@ def training_images(yolo: YOLO, data: str | Path, most: int, otherwise: str = ""
     require_same_channels(yolo, content["channels"], data)
     if channels_of(yolo) != 3:
         raise DataError(f"{data}: got images of {channels_of(yolo)} channels, expected 3{otherwise}")
-    paths = images_of(content, data, "train")
-    return paths[:: -(-len(paths) // most)]
+    return spread(images_of(content, data, "train"), most)

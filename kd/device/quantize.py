@@ -6,19 +6,19 @@ Invariant: what is said of its score and its speed was measured on that file its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from kd.config import require_number
 from kd.device.aware import STATE, eager, require_distillable, train_int8
 from kd.device.images import Images, training_images
-from kd.device.int8 import QUANTIZERS, describe_as, recipes
-from kd.device.writing import describe, load_checkpoint, place, require_packages, require_place, scratch_beside, write
+from kd.device.int8 import QUANTIZERS, Recipe, describe_as, recipes
+from kd.device.writing import describe, load_checkpoint, place, require_packages, require_place, workplace, write
 from kd.errors import UsageError
 from kd.scoring.evaluate import image_size, score
 from kd.scoring.predict import model_title
@@ -56,7 +56,8 @@ def quantize(
     Returns ``{model, out, format, imgsz, images, bytes, kept_float, float, int8, tried, seconds, metadata}``, where
     ``float`` and ``int8`` are ``{bytes, map50_95, ms}``, ms of one image through the network alone, and ``tried`` has
     each ``{kept_float, map50_95}``; after ``distil`` also ``distilled``, the distillation term per epoch. Raises
-    UsageError, ModelError, DataError, and KdError for what fails in an exporter: then ``out`` is as it was.
+    UsageError, ModelError, DataError, RunError where another process writes ``out``, and KdError for what fails in an
+    exporter: then ``out`` is as it was.
     """
     if format not in QUANTIZERS:
         raise UsageError(f"--format: got {format!r}, expected one of {', '.join(QUANTIZERS)}")
@@ -74,7 +75,7 @@ def quantize(
     require_packages(format, for_int8=True)
     paths = training_images(yolo, data, IMAGES)
     metadata = describe(yolo, checkpoint, out, data)
-    with scratch_beside(out, "quantize") as scratch:
+    with workplace(out) as scratch:
         judged = write_data(scratch, resolve_data(data, "train"), paths)
         learned = data if distil else judged
         view, merged = resolve_data(learned, "train"), bool(yolo.overrides.get("single_cls"))
@@ -84,30 +85,35 @@ def quantize(
             exported = load_exported(str(file), "cpu")
             return score(exported, judged, split="train", imgsz=imgsz, device="cpu", quiet=quiet)["map50_95"]
 
+        def quantized(recipe: Recipe) -> Path:
+            file = scratch / f"{ladder.index(recipe)}{SUFFIXES[format]}"
+            return QUANTIZERS[format](made, images, recipe, yolo.model, file)
+
         stem = out.name.removesuffix(SUFFIXES[format])
         made = write(yolo, format, imgsz, scratch / stem, metadata)
         images = Images(paths, imgsz, title=None if quiet else "calibrate")
-        base, ladder, tried, terms = judge(made), recipes(yolo.model, format), [], None
+        base, ladder = judge(made), recipes(yolo.model, format)
         if distil:
             state = out.with_name(f"{out.name}{STATE}")
             terms = train_int8(yolo, checkpoint, data, images, distil, state, quiet=quiet, tell=tell)
             (scratch / "trained").mkdir()
             with eager():
-                file = write(yolo, format, imgsz, scratch / "trained" / stem, metadata)
-            tried, ladder = [(judge(file), ladder[0], file)], []
-        for recipe in ladder:
-            file = QUANTIZERS[format](made, images, recipe, yolo.model, scratch / f"{len(tried)}{SUFFIXES[format]}")
-            tried.append((judge(file), recipe, file))
-            if base - tried[-1][0] <= MOST_LOST:
-                break
-        reached, recipe, file = max(tried, key=lambda row: row[0] if base - row[0] > MOST_LOST else 2)
+                trained = write(yolo, format, imgsz, scratch / "trained" / stem, metadata)
+            tried = [Tried(judge(trained), ladder[0], trained)]
+        else:
+            tried = climb(ladder, base, quantized, judge)
+        reached, recipe, file = max(tried, key=lambda each: each.map50_95)
         metadata["int8"] = {"images": len(paths), "float": recipe.title, **({"distilled": distil} if distil else {})}
         describe_as(file, metadata)
         slow, fast = _milliseconds([made, file], torch.from_numpy(next(iter(Images(paths[:1], imgsz)))))
         sizes = [size_bytes(path) for path in (made, file)]
         place(file, out, scratch)
-    if distil:
-        state.unlink()
+        if distil:
+            state.unlink()
+    if base <= MOST_LOST:
+        tell(
+            f"{model}: mAP50-95 is {100 * base:.1f} on training images, and what INT8 costs is not seen: train it first"
+        )
     if base - reached > MOST_LOST:
         tell(f"{out}: mAP50-95 is {100 * (base - reached):.1f} points below the float file's on training images")
     if fast > slow:
@@ -122,11 +128,32 @@ def quantize(
         "kept_float": recipe.title,
         "float": {"bytes": sizes[0], "map50_95": base, "ms": slow},
         "int8": {"bytes": sizes[1], "map50_95": reached, "ms": fast},
-        "tried": [{"kept_float": recipe.title, "map50_95": found} for found, recipe, _ in tried],
+        "tried": [{"kept_float": each.recipe.title, "map50_95": each.map50_95} for each in tried],
         "seconds": round(perf_counter() - begun, 2),
         "metadata": metadata,
         **({"distilled": terms} if distil else {}),
     }
+
+
+class Tried(NamedTuple):
+    """An INT8 file, how it was made and what it scores."""
+
+    map50_95: float
+    recipe: Recipe
+    file: Path
+
+
+def climb(
+    ladder: Sequence[Recipe], base: float, quantized: Callable[[Recipe], Path], judge: Callable[[Path], float]
+) -> list[Tried]:
+    """Quantise by one recipe after the other until one keeps the float file's score; returns what was tried."""
+    tried: list[Tried] = []
+    for recipe in ladder:
+        file = quantized(recipe)
+        tried.append(Tried(judge(file), recipe, file))
+        if base - tried[-1].map50_95 <= MOST_LOST:
+            break
+    return tried
 
 
 def _milliseconds(files: list[Path], image: torch.Tensor) -> list[float]:

@@ -6,12 +6,15 @@ Invariant: it runs as `kd evaluate` and `kd predict` run it, by Ultralytics' Aut
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +63,17 @@ class Running:
     def backend(self) -> AutoBackend:
         """What runs it, there from the first image on."""
         return self.yolo.predictor.model
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that began it has, however that ended."""
+
+    def watch(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 def start(timed: Timed, image: Path) -> None:

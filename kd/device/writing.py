@@ -10,8 +10,8 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ from ultralytics import YOLO
 
 from kd.errors import KdError, ModelError, UsageError
 from kd.files import require_no_input, require_writable, sha256
+from kd.locks import hold
 from kd.scoring.predict import CONFIDENCE
 from kd.ultra import model_files, session
 from kd.ultra.exported import KEY, SUFFIXES, missing, read_metadata
@@ -118,11 +119,24 @@ def write(yolo: YOLO, format: str, imgsz: int, stem: Path, metadata: dict[str, A
 
 
 @contextlib.contextmanager
-def scratch_beside(out: Path, command: str) -> Iterator[Path]:
-    """A hidden temporary folder on the file system of ``out``, whose own folder need not be there yet."""
-    near = next(folder for folder in out.absolute().parents if folder.exists())
-    with tempfile.TemporaryDirectory(prefix=f".kd-{command}-", dir=near) as folder:
-        yield Path(folder)
+def workplace(out: Path) -> Iterator[Path]:
+    """A hidden folder on the file system of ``out``, whose own folder need not be there yet.
+
+    No other process has it meanwhile, and what a killed one left there is gone. Raises RunError where one is at work.
+    """
+    folder = out.absolute().with_name(f".{out.name}.kd")
+    scratch = folder / "scratch"
+    try:
+        with hold(folder, f"{out}: another process is writing it"):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        with contextlib.suppress(OSError):  # where a killed process made it, it is still there
+            folder.rmdir()
 
 
 def place(made: Path, out: Path, scratch: Path) -> None:

@@ -14,13 +14,13 @@ import yaml
 from ultralytics.nn.tasks import guess_model_scale
 
 from kd.config import TrainConfig
-from kd.distillation.teacher import load_detector
 from kd.errors import ModelError, UsageError
 from kd.files import require_no_input, write_all
 from kd.inheritance.weights import Scale
 from kd.runs.record import CONFIG
 from kd.scoring.evaluate import image_size
 from kd.training.run import train
+from kd.ultra.models import load_model
 
 OF_A_BUILT = ("channels", "scale", "yaml_file")  # what Ultralytics adds to a yaml when it builds it
 
@@ -51,7 +51,7 @@ def prune(
     layout = out.with_name(f"{out.name}.yaml")
     if guess_model_scale(str(layout)):
         raise UsageError(f"--out: got {out}, in which Ultralytics reads a model's scale, expected another name")
-    yolo = load_detector(teacher)
+    yolo = load_model(teacher)
     scaled = scale.apply(yolo.model.yaml)
     content = yaml.safe_dump({key: scaled[key] for key in scaled if key not in OF_A_BUILT}, sort_keys=False)
     values = {"imgsz": image_size(yolo)} | values

@@ -47,11 +47,11 @@ def test_below_the_threshold_nothing_counts_but_costs_do(frames):
     assert row["errors"]["background"]["ap50_cost"] > 0.01
 
 
-def test_examples_are_the_surest_and_one_of_each_frame(frames):
+def test_examples_are_the_surest_and_one_of_each_frame_before_a_second(frames):
     found = detector(frames, {"background": 20})
     analysis = measure(frames, [found], NAMES, 0.25)
     worst = analysis.worst[0]["background"]
-    assert [example.frame for example in worst] == [0, 1, 2]
+    assert [example.frame for example in worst] == [0, 1, 2, 0, 0, 0]
     assert worst[0].words == "red 0.90, nothing labelled"
     assert worst[0].box_xyxy == (60, 20, 72, 44)
     assert analysis.figures["models"][0]["worst"]["background"][0]["frame"] == "frame00"
@@ -159,7 +159,9 @@ def test_two_models_side_by_side(frames):
     assert analysis.figures["pair"] == {
         "both": 72, "first_alone": 5, "second_alone": 0, "neither": 3, "p": 2 / 2**5,
     }  # fmt: skip
-    assert [[example.words for example in examples] for examples in analysis.alone] == [["red, at 0.8"], []]
+    assert [[example.words for example in examples] for examples in analysis.alone] == [
+        ["red, at 0.8"] * 2 + ["green, at 0.8"] * 3, [],
+    ]  # fmt: skip
 
 
 def test_labels_that_models_speak_against(frames, tmp_path):

@@ -120,7 +120,7 @@ def test_the_file_is_what_was_trained_and_says_so(folder):
     assert {kind for name, kind in kinds.items() if "dfl" not in name} == {"i8"}
     assert {kind for name, kind in kinds.items() if "dfl" in name} == {"f32"}
     assert not list(folder.glob(f"*{STATE}"))
-    assert not list(folder.glob(".kd-*"))
+    assert not list(folder.glob(".*"))
 
 
 def test_it_is_calibrated_as_it_is_trained_and_detects(quantized):

@@ -31,7 +31,7 @@ from kd.ultra.data import label_file
 from kd.ultra.exported import Exported, load_exported, read_metadata
 from kd.ultra.models import load_model
 from tests.kd.device.test_export import save_lively
-from tests.kd_device import canned, die
+from tests.kd_device import canned, die, kill_the_command
 from tests.kd_fixtures import write_dataset
 
 
@@ -87,6 +87,15 @@ def test_scores_are_those_of_squares(models, tmp_path, measured):
     assert one["map50_95"] == pytest.approx(other["map50_95"], abs=1e-4)
     assert one["map50_95"] > 0.01
     assert abs(one["map50_95"] - evaluate(data, models[0], device="cpu")["map50_95"]) > 1e-3
+
+
+def test_a_model_of_single_cls_beside_others_is_named(models, data, tmp_path, measured):
+    content = torch.load(models[0], weights_only=False)
+    content["train_args"]["single_cls"] = True
+    torch.save(content, tmp_path / "one.pt")
+    lines = []
+    device_bench([models[1], tmp_path / "one.pt"], data, rounds=1, device="cpu", quiet=True, tell=lines.append)
+    assert any("one.pt: trained with single_cls" in line for line in lines)
 
 
 def test_a_format_is_known_by_an_ending_in_capitals_too():
@@ -155,6 +164,23 @@ def test_a_process_has_the_threads_it_is_told_and_says_what_it_runs(models, data
 def test_a_process_that_ends_is_named():
     with module._process(SimpleNamespace(spec="a.onnx")) as ask, pytest.raises(KdError, match=r"^a\.onnx: its process"):
         ask(die)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
+def test_a_process_ends_with_the_command_however_that_ended(monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
+    here, there = fork.Pipe(duplex=False)
+
+    def command():
+        with module._process(SimpleNamespace(spec="a.onnx")) as ask:
+            ask(kill_the_command)
+
+    process = fork.Process(target=command)
+    process.start()
+    there.close()
+    process.join()
+    assert here.poll(10)  # the end of the pipe: nobody has its other end any more
 
 
 def test_turns_alternate_in_direction_and_show_all_the_same_images(monkeypatch):

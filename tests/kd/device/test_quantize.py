@@ -19,12 +19,13 @@ import openvino
 from ultralytics.nn.tasks import DetectionModel
 
 import schemas
+from kd import locks
 from kd.device import quantize as module
 from kd.device import writing
 from kd.device.images import Images
 from kd.device.int8 import recipes
 from kd.device.quantize import quantize
-from kd.errors import DataError, KdError, UsageError
+from kd.errors import DataError, KdError, RunError, UsageError
 from kd.scoring.evaluate import evaluate
 from kd.ultra import models
 from kd.ultra.data import label_file
@@ -71,7 +72,7 @@ def test_it_is_smaller_says_what_it_is_and_is_scored_as_reported(quantized, fold
     assert again["map50_95"] == pytest.approx(found["int8"]["map50_95"])
     assert found["float"]["map50_95"] > 0.2  # on some of its own detections
     assert any("saves size alone" in line for line in lines) == (found["int8"]["ms"] > found["float"]["ms"])
-    assert not list(folder.glob(".kd-*"))
+    assert not list(folder.glob(".*"))
 
 
 def weights_of(file):
@@ -125,6 +126,22 @@ def test_what_stays_float_is_tried_from_the_fastest_on_until_the_score_is_kept(f
     )
     assert found["kept_float"] == "the box decoding, weights in 7 bits"
     assert "mAP50-95 is 20.0 points below the float file's on training images" in lines[1]
+    scores = iter([0.001, 0.0])
+    quantize(folder / "best.pt", folder / "data" / "data.yaml", format="onnx", out=folder / "x.onnx", tell=lines.append)
+    assert "best.pt: mAP50-95 is 0.1 on training images, and what INT8 costs is not seen" in lines[3]
+
+
+def test_one_process_at_a_time_writes_a_file_and_removes_what_a_killed_one_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT_S", 0.1)
+    out, left = tmp_path / "new" / "x.onnx", tmp_path / "new" / ".x.onnx.kd" / "scratch" / "half.onnx"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with writing.workplace(out) as scratch:
+        assert not list(scratch.iterdir())
+        with pytest.raises(RunError, match=r"x\.onnx: another process is writing it"), writing.workplace(out):
+            pass
+        assert scratch.exists()
+    assert not list(out.parent.iterdir())
 
 
 def test_recipes_name_convolutions_of_the_network():

@@ -54,6 +54,11 @@ def test_what_cannot_be_pruned_is_one_line_and_leaves_no_layout(given, tmp_path)
         prune("yolov5n", data, tmp_path / "a", width=0.5)
     with pytest.raises(UsageError, match="in which Ultralytics reads a model's scale"):
         prune(teacher, data, tmp_path / "yolov5s", width=0.5)
+    segment = tmp_path / "segment.pt"
+    YOLO("yolov8n-seg.yaml").save(segment)
+    with pytest.raises(ModelError, match=r"segment\.pt: got a model for segment"):
+        prune(str(segment), data, tmp_path / "a", width=0.5)
+    segment.unlink()
     with pytest.raises(KdError):
         prune(teacher, tmp_path / "none.yaml", tmp_path / "a", width=0.5)
     assert list(tmp_path.iterdir()) == []
