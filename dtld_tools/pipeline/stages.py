@@ -224,7 +224,8 @@ class _Given:
 
 def _read_labels(selection: Selection, out: Path, split: SplitSpec, cut: Cut) -> _Given:
     """The label files of DTLD."""
-    split = replace(split, val_labels=selection.val_labels, test_labels=selection.test_labels)
+    val, test = (*selection.val_labels, *split.val_labels), (*selection.test_labels, *split.test_labels)
+    split = replace(split, val_labels=val, test_labels=test)
     files = [*selection.labels, rules_file(selection.rules), split.split_file, *split.val_labels, *split.test_labels]
     # In ROOT it may lie: frames are only looked for by name.
     refuse_inputs(out, [*files, selection.root], inside=False)
@@ -253,8 +254,9 @@ def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: 
     if not forms:
         return None
     (path, form), *_ = forms.items()
-    others: list[tuple[Path, Split]] = [(file, "val") for file in selection.val_labels]
-    others += [(file, "test") for file in selection.test_labels]
+    said = split or SplitSpec()
+    others: list[tuple[Path, Split]] = [(file, "val") for file in (*selection.val_labels, *said.val_labels)]
+    others += [(file, "test") for file in (*selection.test_labels, *said.test_labels)]
     if len(selection.labels) > 1:
         raise UsageError(
             f"LABELS: got {len(selection.labels)} files, expected {path} alone: one is imported at a time; COCO files "

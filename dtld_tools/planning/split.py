@@ -21,8 +21,7 @@ GroupBy = Literal["sequence", "route", "city"]
 class SplitSpec:
     """Which sequences go where: a file decides alone; else label files and cities first, then shares of frames.
 
-    ``val_labels`` and ``test_labels`` are DTLD's label files whose sequences make up that split, as the stages have
-    them of their selection.
+    ``val_labels`` and ``test_labels`` are label files whose sequences make up that split, beside those of a selection.
     """
 
     val: float = 0.1

@@ -81,6 +81,8 @@ def test_the_official_label_files_as_splits(raw, tmp_path):
     among_all = selection(raw, test_labels=test_labels)
     prepare(raw, tmp_path / "same", split=spec, select=among_all)
     assert tree_bytes(tmp_path / "same") == tree_bytes(tmp_path / "out")
+    prepare(raw, tmp_path / "spec", split=replace(spec, test_labels=test_labels))
+    assert tree_bytes(tmp_path / "spec") == tree_bytes(tmp_path / "out")
 
     write_v2(tmp_path / "test.json", [*test, rest[0]])  # the other frame of its sequence stays in train
     with pytest.raises(DatasetError, match=r"stands in the test labels and in labels of other splits"):
