@@ -95,7 +95,8 @@ def _box(corners: np.ndarray) -> tuple[float, float, float, float]:
 def _frames_first(examples: Iterable[Example], count: int = SHOWN) -> list[Example]:
     """One of each frame before a second one of any: neighbours often are wrong alike."""
     seen: set[int] = set()
-    first, more = [], []
+    first: list[Example] = []
+    more: list[Example] = []
     for example in examples:
         (more if example.frame in seen else first).append(example)
         seen.add(example.frame)
