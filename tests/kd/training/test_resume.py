@@ -34,11 +34,10 @@ EPOCHS = 4
 # Three batches an epoch and steps of two: gradients wait across the ends of epochs.
 BASE = {"warmup_epochs": 0.0, "nbs": 6, "mosaic": 0.0, "optimizer": "SGD", "lr0": 0.01}
 CASES = {
-    "plain": ({}, {}),
+    "plain": ({"seed": 3}, {"mosaic": 1.0, "close_mosaic": 2, "warmup_epochs": 2.0}),  # mosaics end, and a warm-up
     "two epochs": ({"epochs": 2}, {}),
     "distilled": ({"teachers": ("yolov5n",)}, {"optimizer": "AdamW", "lr0": 0.002, "multi_scale": 0.5}),
     "dual heads, distilled": ({"student": "yolo26n", "teachers": ("yolov5n",)}, {"optimizer": "auto"}),
-    "mosaic that closes, warm-up": ({"seed": 3}, {"mosaic": 1.0, "close_mosaic": 2, "warmup_epochs": 2.0}),
 }
 
 
