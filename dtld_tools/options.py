@@ -175,11 +175,6 @@ class Splitting:
         cities = _names(self.val_cities), _names(self.test_cities)
         return SplitSpec(self.val, self.test, self.split_by, *cities, self.split_file)
 
-
-@dataclass(frozen=True)
-class LabelSplitting(Splitting):
-    """The same, where the splits of an import are kept unless one of these is given."""
-
     def given(self, context: typer.Context) -> SplitSpec | None:
         """`spec`, or None where none of the options is given. Raises UsageError."""
         return self.spec() if any(is_given(context, option.name) for option in fields(self)) else None

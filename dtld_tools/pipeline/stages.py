@@ -277,7 +277,7 @@ def _read_import(selection: Selection, out: Path, split: SplitSpec | None, cut: 
         own = found.split_of_sequences()
         notes += ("the source's own splits are kept; --val, --test and the like split anew by whole sequences",)
     else:
-        own, split = {}, split or SplitSpec()
+        own, split = {}, said
         if others:
             notes += ("--val-labels and --test-labels are no splits now: --val, --test and the like split all anew",)
 
