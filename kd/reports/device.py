@@ -36,10 +36,10 @@ def read_bench(path: Path) -> dict[str, Any]:
 def find_benches(folder: Path, given: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """What the given files hold, then every bench.json below ``folder``, and of those by name what is amiss with some.
 
-    Raises RunError for a given one that is none.
+    A file counts once. Raises RunError for a given one that is none.
     """
-    found, amiss = [read_bench(path) for path in given], {}
-    known = {path.resolve() for path in given}
+    known = {path.resolve(): path for path in given}
+    found, amiss = [read_bench(path) for path in known.values()], {}
     for path in (path for path in sorted(folder.rglob(BENCH)) if path.resolve() not in known):
         try:
             found.append(read_bench(path))

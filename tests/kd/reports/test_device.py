@@ -54,7 +54,7 @@ def test_what_is_written_is_read_and_reported_beside_runs(runs, tmp_path):
     assert sorted(path.name for path in (runs / "device").iterdir()) == [BENCH, "figure.png", "figure.svg"]
     car = write(tmp_path / "car.json", found(processor="Cortex-A78AE"))
     out = tmp_path / "report.md"
-    report(runs, out, device=[car, runs / "device" / BENCH])  # the second is found anyway
+    report(runs, out, device=[car, car, runs / "device" / BENCH])  # the last is found anyway
     text = out.read_text()
     heads = [line for line in text.splitlines() if line.startswith("## On the device")]
     assert heads == [
