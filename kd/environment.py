@@ -1,7 +1,7 @@
 """The environment variables of the libraries underneath, set before they are imported.
 
-Invariant: with it, Ultralytics, OpenVINO and NNCF reach no network, and Ultralytics installs nothing and unpickles no
-code.
+Invariant: with it, Ultralytics, OpenVINO, NNCF and MNN reach no network, Ultralytics and MNN install nothing, and
+Ultralytics unpickles no code.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ def prepare() -> None:
     )
     # torch makes this folder with the first optimizer, whether it compiles or not; else among the temporary files.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "torchinductor"))
-    # OpenVINO, when it is imported, and NNCF report to Google Analytics, unless the package for it is not there.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # What reports is not there, which its users allow for. OpenVINO, when it is imported, and NNCF do to Google
+    # Analytics; MNN's converter pip-installs its cloud's client when it is imported and asks a server for credentials.
+    for name in ("openvino_telemetry", "MNN.tools.utils.log"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a video that cannot be read gets one line, of ours
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

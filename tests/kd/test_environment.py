@@ -46,3 +46,17 @@ def test_openvino_has_nothing_to_report_with():
     """By itself it sends an event when it is imported, and NNCF others."""
     code = "import kd, openvino.tools.ovc as ovc; print(type(ovc.telemetry).__module__)"
     assert run(code).stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+def test_mnns_converter_has_nothing_to_report_or_install_with(tmp_path):
+    """By itself it pip-installs a package when it is imported, and asks a server for credentials (MNN 3.6.1)."""
+    tools = tmp_path / "MNN" / "tools"
+    (tools / "utils").mkdir(parents=True)
+    for folder in (tools.parent, tools, tools / "utils"):
+        (folder / "__init__.py").touch()
+    (tools / "utils" / "log.py").write_text("print('reports')\nlogger = 1\n")
+    (tools / "convert.py").write_text("try:\n    from MNN.tools.utils.log import logger\nexcept:\n    logger = None\n")
+    code = "from MNN.tools import convert; print(convert.logger)"
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert run(code, PYTHONPATH=path).stdout.split() == ["reports", "1"]
+    assert run(f"import kd; {code}", PYTHONPATH=path).stdout.split() == ["None"]
