@@ -34,10 +34,10 @@ from kd.device.writing import (
 from kd.errors import KdError, UsageError
 from kd.scoring.evaluate import channels_of, image_size
 from kd.scoring.predict import model_title
-from kd.ultra import session
+from kd.ultra import session, signals
 from kd.ultra.exported import SUFFIXES, missing, run_blank, size_bytes
 
-FLOAT32 = frozenset({"onnx", "torchscript"})  # what other runtimes calculate in is up to the processor
+FLOAT32 = frozenset({"onnx", "openvino", "torchscript"})  # checked in it; others take what the processor has
 IMAGES = 8  # that a file is checked on
 
 
@@ -51,7 +51,7 @@ class Difference:
     max_score: float
 
     def within(self, exact: bool) -> bool:
-        """Whether they are equal: of float32 runtimes at every place, of others, which may use 16 bits, on average.
+        """Whether they are equal: in float32 at every place, of runtimes that may use 16 bits, on average.
 
         The boxes of a yolov8n at 320 px move by 0.8 px on average in bfloat16, and by up to 17 px where nothing is.
         """
@@ -140,7 +140,8 @@ def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Differen
 
     try:
         backend = run_blank(made, None if format == "engine" else "cpu")  # GPUs calculate float32 in TF32
-        theirs = [rows(backend(image[None].to(backend.device))) for image in images]
+        run = _in_float32(made) if format == "openvino" else lambda image: backend(image.to(backend.device))
+        theirs = [rows(run(image[None])) for image in images]
     except ModuleNotFoundError as error:
         raise missing(f"--format {format}", error) from error
     except Exception as error:
@@ -156,6 +157,15 @@ def _difference(yolo: YOLO, made: Path, images: Tensor, format: str) -> Differen
     apart = (torch.stack(ours) - torch.stack(theirs)).abs()  # [M, N, 4 + K]
     boxes, scores = apart[..., :4], apart[..., 4:]
     return Difference(len(images), float(boxes.max()), float(boxes.mean()), float(scores.max()))
+
+
+def _in_float32(folder: Path) -> Callable[[Tensor], Tensor]:
+    """An OpenVINO folder in float32, which by itself takes bfloat16 where the processor has it."""
+    import openvino
+
+    with signals.keep_signal_stack():
+        compiled = openvino.Core().compile_model(next(folder.glob("*.xml")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda image: torch.from_numpy(compiled(image.numpy())[0])
 
 
 def _images(yolo: YOLO, data: str | Path | None, imgsz: int) -> Tensor:
