@@ -6,6 +6,9 @@ Invariant: what a file says of itself is read without running it, and it runs on
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +106,8 @@ def load_exported(spec: str, device: str | None = None) -> Exported:
             f"Ultralytics wrote: export it again"
         )
     try:
+        if path.name.endswith(SUFFIXES["ncnn"]):
+            _require_survival(path)
         backend = run_blank(path, device)
     except ModuleNotFoundError as error:
         raise missing(spec, error) from error
@@ -120,7 +125,7 @@ def load_exported(spec: str, device: str | None = None) -> Exported:
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """What an export by Ultralytics says of itself, without running it; {} for what is none, or only half of one."""
-    found = BaseBackend.read_metadata(path)
+    found = _read_mnn(path) if path.suffix.lower() == ".mnn" else BaseBackend.read_metadata(path)
     return found if isinstance(found, dict) and found.get("names") else {}
 
 
@@ -139,6 +144,13 @@ def run_blank(path: Path, device: str | None = None) -> AutoBackend:
     if output.ndim != 3 or columns not in output.shape[1:]:
         raise TypeError(f"outputs of {list(output.shape)} for {len(backend.names)} classes")
     return backend
+
+
+def _require_survival(path: Path) -> None:
+    """Run a file that may end its process, as NCNN does with half of one, in another. OSError where that died."""
+    code = f"from pathlib import Path; from {__name__} import run_blank; run_blank(Path({str(path)!r}), 'cpu')"
+    if subprocess.run([sys.executable, "-c", code], capture_output=True).returncode not in {0, 1}:
+        raise OSError("its runtime crashed")
 
 
 def stale(spec: str, card: Card) -> str | None:
@@ -168,6 +180,24 @@ def require_side_of(card: Card, imgsz: int) -> None:
 def size_bytes(path: Path) -> int:
     """Of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
+def _read_mnn(path: Path) -> Any:
+    """What Ultralytics put into an .mnn: JSON in the first field, a string, of the root table of a FlatBuffer; or {}.
+
+    Layout: https://flatbuffers.dev/internals, and ``bizCode`` of table Net in MNN's schema/default/MNN.fbs.
+    """
+    try:
+        content = path.read_bytes()
+        (root,) = struct.unpack_from("<I", content, 0)
+        (fields,) = struct.unpack_from("<i", content, root)  # back to the offsets of the table's fields
+        (first,) = struct.unpack_from("<H", content, root - fields + 4)
+        (step,) = struct.unpack_from("<I", content, root + first)
+        (length,) = struct.unpack_from("<I", content, root + first + step)
+        begin = root + first + step + 4
+        return load_json(content[begin : begin + length])
+    except (OSError, struct.error, StrictError):
+        return {}
 
 
 def _card(spec: str, path: Path, backend: AutoBackend) -> Card:
