@@ -1,6 +1,6 @@
 """`kd predict --tiled` and `--sparse` beside SAHI's get_sliced_prediction: time, recall, agreement of boxes.
 
-In: a checkpoint and a folder of frames as `dtld convert` makes it. Out: a line for each of the three.
+In: a checkpoint or export of it, and a folder of frames as `dtld convert` makes it. Out: a line for each of the three.
 Same model, tile size, threads and confidence; windows lie as far apart as SAHI's whole pixels of overlap let them. The
 three take turns on each frame. SAHI's default further look at the whole frame is left out.
 """
@@ -20,7 +20,7 @@ from kd.scoring.shots import Shot, read_shots
 from kd.scoring.sparse import FAINT, Attention
 from kd.scoring.tiled import detect_frames
 from kd.scoring.tiles import Grid, TileDetector
-from kd.ultra.models import load_model
+from kd.ultra.exported import load_runnable
 from kd.ultra.session import check_device, silence
 
 
@@ -52,8 +52,10 @@ def main() -> None:
 
     device, common = check_device(options.device), {"imgsz": side, "batch": options.batch}
     with silence():
-        dense = TileDetector(load_model(options.model), conf=options.conf, device=device, **common)
-        faint = TileDetector(load_model(options.model), conf=FAINT * options.conf, device=device, **common)
+        dense, faint = (
+            TileDetector(load_runnable(options.model, options.device), conf=conf, device=device, **common)
+            for conf in (options.conf, FAINT * options.conf)
+        )
         sahi = AutoDetectionModel.from_pretrained(
             "ultralytics", model_path=options.model, confidence_threshold=options.conf, image_size=side,
             device="cpu" if device.type == "cpu" else "cuda:0",

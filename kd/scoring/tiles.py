@@ -90,12 +90,12 @@ class TileDetector:
     def __call__(self, tiles: Sequence[np.ndarray]) -> list[Detections]:
         """What it finds in each tile, the surest first."""
         found: list[Detections] = []
-        for some in (tiles[i : i + self.batch] for i in range(0, len(tiles), self.batch)):
-            side = some[0].shape[0]
-            if side != self.imgsz:
-                some = [cv2.resize(tile, (self.imgsz,) * 2, interpolation=cv2.INTER_LINEAR) for tile in some]
-            images = torch.from_numpy(np.stack(some)).to(self.device).permute(0, 3, 1, 2).flip(1).float() / 255  # RGB
-            with silence():
+        with silence():  # around all of them: entering it takes 0.5 ms
+            for some in (tiles[i : i + self.batch] for i in range(0, len(tiles), self.batch)):
+                side = some[0].shape[0]
+                if side != self.imgsz:
+                    some = [cv2.resize(tile, (self.imgsz,) * 2, interpolation=cv2.INTER_LINEAR) for tile in some]
+                images = torch.from_numpy(cv2.dnn.blobFromImages(some, swapRB=True)).to(self.device) / 255
                 found += self._choose(self._model(images), side)
         return found
 
