@@ -75,21 +75,25 @@ def run(
 
 
 def _hush_libraries() -> None:
-    """Keep stderr for this program's own lines: what C libraries (libpng, libjpeg, libtiff) print there is lost.
+    """Keep stdout and stderr for this program's own lines: what C libraries (libpng, MNN) print there is lost.
 
-    It names no file, and this program reports the same by name. With ``--debug`` it is shown.
+    It names no file, this program reports the same by name, and on stdout it would stand before the JSON. With
+    ``--debug`` it is shown.
     """
-    if "--debug" in sys.argv[1:] or not sys.stderr:
+    if "--debug" in sys.argv[1:]:
         return
-    try:
-        own = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # stderr is closed
-        return
-    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    sys.stderr = open(own, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        try:
+            own = os.dup(number)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+        except OSError:  # it is closed
+            continue
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        # By lines, so that a full disk or a closed pipe is an error here, not at the interpreter's end.
+        setattr(sys, name, open(own, "w", 1, encoding, errors="backslashreplace"))  # noqa: SIM115
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def _fail(error: Exception, code: int, flags: Sequence[str], kind: str = "") -> None:

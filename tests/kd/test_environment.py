@@ -60,3 +60,14 @@ def test_mnns_converter_has_nothing_to_report_or_install_with(tmp_path):
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     assert run(code, PYTHONPATH=path).stdout.split() == ["reports", "1"]
     assert run(f"import kd; {code}", PYTHONPATH=path).stdout.split() == ["None"]
+
+
+def test_what_c_libraries_print_is_not_among_a_commands_own_lines():
+    """MNN prints what the processor can, on stdout: before the JSON of --json."""
+    code = (
+        "import os, sys, cli; cli._hush_libraries();"
+        "os.write(1, b'noise'); os.write(2, b'noise'); print('mine'); print('too', file=sys.stderr)"
+    )
+    shown = run(code)
+    assert (shown.stdout, shown.stderr) == ("mine\n", "too\n")
+    assert run(code.replace("cli._hush", "sys.argv.append('--debug'); cli._hush")).stdout == "noisemine\n"
