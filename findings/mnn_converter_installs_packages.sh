@@ -15,7 +15,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet MNN==3.6.1 numpy==2.4.6
-mkdir "$work/bin" "$work/client"
+mkdir "$work/bin"
 printf '#!/bin/sh\necho "$@" >> "%s/asked"\n' "$work" > "$work/bin/pip"
 chmod +x "$work/bin/pip"
 cat > "$work/imported.py" <<'PYTHON'

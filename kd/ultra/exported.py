@@ -106,7 +106,7 @@ def load_exported(spec: str, device: str | None = None) -> Exported:
             f"Ultralytics wrote: export it again"
         )
     try:
-        if path.name.endswith(SUFFIXES["ncnn"]):
+        if path.name.lower().endswith(SUFFIXES["ncnn"]):
             _require_survival(path)
         backend = run_blank(path, device)
     except ModuleNotFoundError as error:
