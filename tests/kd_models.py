@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+NAMES = {0: "red", 1: "green"}
+
 
 def save_detector(
     path: Path,
@@ -109,3 +111,32 @@ def as_trained(model: nn.Module, images: Tensor) -> nn.Module:
     with torch.no_grad():
         model.train()(images)
     return model.eval()
+
+
+def squares(images):
+    """Images [images, 3, 64, 64] of coloured squares."""
+    import torch
+
+    return torch.nn.functional.interpolate(torch.rand(images, 3, 8, 8), 64)
+
+
+def save_lively(path, seed=0, names=NAMES, imgsz=64):
+    """A small untrained detector whose activations do not fade: its batch norms have seen coloured squares."""
+    import torch
+
+    from kd.ultra.models import SHIPPED
+
+    save_detector(path, names, imgsz=imgsz, seed=seed, architecture=str(SHIPPED / "yolov8p"))
+    checkpoint = torch.load(path, weights_only=False)
+    network = checkpoint["model"].train()
+    norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # a plain average
+    network(squares(8))
+    for norm in norms:
+        norm.momentum = 0.03
+    for boxes, classes in zip(network.model[-1].cv2, network.model[-1].cv3, strict=True):
+        boxes[-1].bias.data = torch.linspace(4, -4, 16).repeat(4)  # small ones
+        classes[-1].weight.data /= 4  # or all scores were 0 or 1
+    torch.save(checkpoint, path)
+    return path

@@ -23,10 +23,9 @@ from kd.errors import ModelError, UsageError
 from kd.ultra import models
 from kd.ultra.data import image_files, resolve_data
 from kd.ultra.exported import load_exported
-from tests.kd.device.test_export import save_lively
 from tests.kd.device.test_quantize import weights_of
 from tests.kd_fixtures import write_dataset
-from tests.kd_models import save_rtdetr
+from tests.kd_models import save_lively, save_rtdetr
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,9 @@ from kd.scoring.evaluate import evaluate
 from kd.ultra.data import label_file
 from kd.ultra.exported import Exported, load_exported, read_metadata
 from kd.ultra.models import load_model
-from tests.kd.device.test_export import save_lively
 from tests.kd_device import canned, die, kill_the_command
 from tests.kd_fixtures import write_dataset
+from tests.kd_models import save_lively
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ from kd.scoring.evaluate import evaluate
 from kd.ultra import models
 from kd.ultra.data import label_file
 from kd.ultra.exported import load_exported
-from tests.kd.device.test_export import NAMES, save_lively
 from tests.kd_fixtures import write_dataset
+from tests.kd_models import NAMES, save_lively
 
 
 @pytest.fixture(scope="module")
